@@ -1,0 +1,105 @@
+"""Fixtures that several rooms use: seeds, real scans, cases with ellipsoid tumors on unequal grids."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tumorsim import Case
+from tumorsim.io import save_nifti
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Seed every global generator, torch's only where a test has loaded it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002, libraries draw from the global generator
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def real_data():
+    """Folder of real scans; the test is skipped where there is none."""
+    folder = os.environ.get("TUMORSIM_TEST_DATA")
+    if not folder:
+        pytest.skip("TUMORSIM_TEST_DATA is not set: no real scans to read")
+    if not Path(folder).is_dir():
+        pytest.fail(f"TUMORSIM_TEST_DATA is not a folder: {folder}")
+    return Path(folder)
+
+
+def reorder(array, affine, orientation):
+    """Return an array and its affine stored along other axes, by nibabel: 'LAS', 'PIR' and so on."""
+    image = nib.Nifti1Image(array, affine)
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(orientation))
+    )
+    image = image.as_reoriented(change)
+    return np.asanyarray(image.dataobj), image.affine
+
+
+def ellipsoid_mask(shape, ellipsoids, values=None):
+    """Return a uint8 mask of ellipsoids (center, radii) in voxels; `values` default to 1."""
+    grid = np.indices(shape)
+    mask = np.zeros(shape, np.uint8)
+    for i, (center, radii) in enumerate(ellipsoids):
+        scaled = [(g - c) / r for g, c, r in zip(grid, center, radii, strict=True)]
+        mask[sum(s * s for s in scaled) <= 1] = 1 if values is None else values[i]
+    return mask
+
+
+@pytest.fixture
+def make_case():
+    """Return a function that builds a Case in memory.
+
+    The scan is made on a RAS+ grid (`shape`, `ellipsoids` as (center, radii) in its voxels), bright where
+    the tumor is; then it is stored along the axes that `orientation` names.
+    """
+
+    def make(
+        case_id="scan",
+        patient_id="patient",
+        *,
+        shape=(20, 24, 28),
+        spacing=(1.0, 1.5, 2.0),
+        origin=(-10.0, -15.0, -20.0),
+        orientation="RAS",
+        rotation_deg=0.0,
+        ellipsoids=(((9, 12, 14), (4, 5, 6)),),
+        values=None,
+        with_mask=True,
+    ):
+        mask = ellipsoid_mask(shape, ellipsoids, values)
+        ramp = sum(g * weight for g, weight in zip(np.indices(shape), (0.3, 0.2, 0.1), strict=True))
+        image = (50 + ramp + 100 * (mask > 0)).astype(np.float32)
+        turn = np.radians(rotation_deg)
+        rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * spacing
+        affine[:3, 3] = origin
+        stored = reorder(image, affine, orientation)
+        stored_mask = reorder(mask, affine, orientation) if with_mask else None
+        return Case(stored, stored_mask, case_id=case_id, patient_id=patient_id)
+
+    return make
+
+
+@pytest.fixture
+def write_case():
+    """Return a function that writes a Case as NIfTI into a folder and returns the Case of these files."""
+
+    def write(case, folder):
+        files = {}
+        for kind in ("image", "mask"):
+            source = getattr(case, kind)
+            if source is not None:
+                files[kind] = Path(folder) / f"{case.case_id}_{kind}.nii.gz"
+                save_nifti(files[kind], *source)
+        return Case(files["image"], files.get("mask"), case_id=case.case_id, patient_id=case.patient_id)
+
+    return write

@@ -1,0 +1,325 @@
+"""Case, Tumor, Cohort: what they check, what they measure, how they are sliced."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tumorsim import Case, Cohort, Tumor
+from tumorsim.exceptions import CohortError, GeometryError, GridMismatchError
+from tumorsim.geometry import bbox_from_mask, ras_box
+from tumorsim.io import save_nifti
+from tumorsim.records import MEASURES
+
+
+def tumor_of(case, tumor_id=None, **options):
+    """Return the tumor that is the case's whole mask."""
+    return Tumor(
+        case, bbox_from_mask(case.load_mask() > 0), tumor_id=tumor_id or f"{case.case_id}/1", **options
+    )
+
+
+def test_case_in_memory_knows_its_geometry(make_case):
+    """Shape, spacing and affine are those of the array."""
+    case = make_case(spacing=(1.0, 1.5, 2.0))
+    assert case.shape == (20, 24, 28)
+    assert_allclose(case.spacing, (1, 1.5, 2))
+    assert case.has_mask and "scan" in repr(case)
+
+
+def test_case_of_files_equals_case_in_memory(make_case, write_case, tmp_path):
+    """Reading files late gives what the arrays gave."""
+    memory = make_case(orientation="PIR")
+    files = write_case(memory, tmp_path)
+    assert files.shape == memory.shape
+    assert_allclose(files.affine, memory.affine, atol=1e-5)  # headers are float32
+    assert_array_equal(files.load_image(), memory.load_image())
+    assert_array_equal(files.load_mask(), memory.load_mask())
+    again = pickle.loads(pickle.dumps(files))
+    assert again.shape == files.shape
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((3, 4, 5)), TypeError, "path or"),
+        ((np.zeros((3, 4)), np.eye(4)), GeometryError, "3-D array"),
+        ((np.zeros((3, 4, 0)), np.eye(4)), GeometryError, "3-D array"),
+        ((np.zeros((3, 4, 5)), np.zeros((4, 4))), GeometryError, "case 'a'"),
+        ((np.full((3, 4, 5), "x"), np.eye(4)), TypeError, "numeric"),
+        ((np.zeros((3, 4, 5), complex), np.eye(4)), TypeError, "numeric"),
+    ],
+)
+def test_case_refuses_what_is_no_image(image, error, message):
+    """Arrays without an affine, flat, empty or of text are refused at once."""
+    with pytest.raises(error, match=message):
+        Case(image, case_id="a", patient_id="p")
+
+
+def test_nan_voxels_are_counted(make_case):
+    """NaN and infinite voxels are an error that says how many."""
+    case = make_case()
+    case.image[0][0, 0, :3] = (np.nan, np.inf, -np.inf)
+    with pytest.raises(GeometryError, match=r"case 'scan' must be finite\. Got 3"):
+        case.load_image()
+
+
+def test_mask_must_lie_on_the_grid(make_case):
+    """A mask moved by half a millimetre is refused with the distance."""
+    case = make_case()
+    moved = case.mask[1].copy()
+    moved[0, 3] += 0.5
+    case = Case(case.image, (case.mask[0], moved), case_id="sub-012", patient_id="p")
+    for read in (case.check_grid, case.load_mask):
+        with pytest.raises(GridMismatchError, match=r"'sub-012' .* differ by 0\.50 mm"):
+            read()
+
+
+def test_mask_must_be_whole_numbers(make_case):
+    """A float mask of whole numbers is taken; interpolated edges are refused."""
+    case = make_case()
+    whole = Case(case.image, (case.mask[0].astype(np.float32), case.mask[1]), case_id="a", patient_id="p")
+    assert whole.load_mask().dtype == np.int32
+    assert_array_equal(whole.load_mask(), case.load_mask())
+    half = Case(case.image, (case.mask[0] * 0.5, case.mask[1]), case_id="a", patient_id="p")
+    with pytest.raises(GeometryError, match="whole numbers"):
+        half.load_mask()
+
+
+def test_bool_mask_is_taken(make_case):
+    """True and False are 1 and 0."""
+    case = make_case()
+    bools = Case(case.image, (case.mask[0] > 0, case.mask[1]), case_id="a", patient_id="p")
+    assert_array_equal(bools.load_mask(), case.load_mask())
+
+
+def test_case_without_mask_has_none(make_case):
+    """No mask is None, and its grid is no error."""
+    case = make_case(with_mask=False)
+    case.check_grid()
+    assert not case.has_mask and case.load_mask() is None
+
+
+def test_tumor_measures_its_ellipsoid(make_case):
+    """Volume and centroid are those of the ellipsoid that was drawn, in millimetres of the scan."""
+    case = make_case(
+        ellipsoids=(((9, 12, 14), (5, 6, 7)),), spacing=(1.0, 1.5, 2.0), origin=(-10.0, -15.0, -20.0)
+    )
+    tumor = tumor_of(case)
+    assert tumor.bbox.tolist() == [[4, 6, 7], [15, 19, 22]]
+    measures = tumor.measure()
+    assert set(measures) == set(MEASURES)
+    assert measures["volume_mm3"] == tumor.load_mask().sum() * 3.0
+    assert_allclose(measures["volume_mm3"], 4 / 3 * np.pi * 5 * 6 * 7 * 3, rtol=0.05)  # voxels on the edge
+    center = [measures[name] for name in ("x_mm", "y_mm", "z_mm")]
+    assert_allclose(center, (-10 + 9, -15 + 12 * 1.5, -20 + 14 * 2), atol=1e-9)
+
+
+@pytest.mark.parametrize("orientation", ["LAS", "PIR", "SRA", "LPI"])
+def test_measures_do_not_depend_on_storage(make_case, orientation):
+    """The same scan stored otherwise gives the same size, shape and place."""
+    place = {"rotation_deg": 15.0, "ellipsoids": (((7, 10, 16), (4, 5, 6)), ((12, 14, 14), (3, 2, 5)))}
+    plain, turned = make_case(**place), make_case(orientation=orientation, **place)
+    assert plain.load_mask().shape != turned.load_mask().shape or orientation in ("LAS", "LPI")
+    one, other = tumor_of(plain), tumor_of(turned)
+    assert_array_equal(ras_box(other.bbox, turned.shape, turned.affine), one.bbox)
+    for name, value in one.measure().items():
+        assert_allclose(other.measure()[name], value, rtol=1e-5, atol=1e-5, err_msg=name)  # float32 affines
+
+
+def test_tumor_takes_only_its_values(make_case):
+    """mask_value chooses voxels inside the box."""
+    case = make_case(ellipsoids=(((6, 6, 6), (3, 3, 3)), ((6, 6, 12), (2, 2, 2))), values=(1, 3))
+    mask = case.load_mask()
+    box = bbox_from_mask(mask > 0)
+    for value, expected in ((3, mask == 3), ("1+3", mask > 0), (None, mask > 0)):
+        tumor = Tumor(case, box, tumor_id="a", mask_value=value)
+        assert tumor.load_mask().sum() == expected.sum()
+    with pytest.raises(GeometryError, match="no voxel of value 2 in the box of tumor 'a'"):
+        Tumor(case, box, tumor_id="a", mask_value=2).measure()
+
+
+def test_tumor_known_by_its_box_has_a_size(make_case):
+    """Without a mask volume is the ellipsoid's in the box; shape is unknown, not invented."""
+    tumor = Tumor(make_case(with_mask=False), [(2, 4, 6), (6, 8, 12)], tumor_id="a")
+    measures = tumor.measure()
+    assert_allclose(measures["volume_mm3"], np.pi / 6 * 4 * 6 * 12)
+    assert measures["diameter_mm"] == 12
+    assert np.isnan(measures["sphericity"]) and np.isnan(measures["elongation"])
+    assert_allclose(measures["x_mm"], -10 + 3.5)
+
+
+def test_tumor_refuses_a_box_outside(make_case):
+    """check() compares with the image; a malformed box is refused at once."""
+    case = make_case()
+    tumor = Tumor(case, [(0, 0, 20), (5, 5, 29)], tumor_id="scan/1")
+    with pytest.raises(
+        GeometryError, match=r"tumor 'scan/1' must lie inside the image of shape \(20, 24, 28\)"
+    ):
+        tumor.check()
+    with pytest.raises(GeometryError, match="start before it stops"):
+        Tumor(case, [(5, 0, 0), (5, 2, 2)], tumor_id="a")
+    with pytest.raises(TypeError, match="must be a Case"):
+        Tumor("scan.nii", [(0, 0, 0), (1, 1, 1)], tumor_id="a")
+
+
+def test_missing_labels_are_none(make_case):
+    """None, NaN, pandas' NA and blanks are one thing: unknown; the rest is text."""
+    labels = {
+        "a": None,
+        "b": float("nan"),
+        "c": "  ",
+        "d": pd.NA,
+        "e": 2,
+        "f": "glioma",
+        "g": np.nan,
+        "h": pd.NaT,
+    }
+    tumor = tumor_of(make_case(), labels=labels)
+    assert {k: v for k, v in tumor.labels.items() if v is not None} == {"e": "2", "f": "glioma"}
+    assert "glioma" in repr(tumor)
+
+
+@pytest.fixture
+def cohort(make_case):
+    """Three scans of two patients with four tumors, some labels missing."""
+    cases = [make_case("a", "p1"), make_case("b", "p1", spacing=(2.0, 2.0, 2.0)), make_case("c", "p2")]
+    box = [(0, 0, 0), (10, 13, 15)]
+    return Cohort(
+        [
+            tumor_of(cases[0], labels={"type": "glioma", "side": "left"}),
+            tumor_of(cases[1], labels={"type": "meningioma"}),
+            Tumor(cases[1], box, tumor_id="b/2", metadata={"visit": 2}),
+            tumor_of(cases[2], labels={"type": "glioma"}),
+        ]
+    )
+
+
+def test_cohort_is_a_sequence(cohort):
+    """Length, iteration, integers, slices, index arrays and masks work as scikit-learn expects."""
+    assert [t.tumor_id for t in cohort] == ["a/1", "b/1", "b/2", "c/1"]
+    assert cohort[-1].tumor_id == cohort[np.int64(3)].tumor_id == "c/1"
+    assert cohort[1:3].tumor_ids.tolist() == ["b/1", "b/2"]
+    assert cohort[np.array([3, 0])].tumor_ids.tolist() == ["c/1", "a/1"]
+    assert cohort[np.array([False, True, False, True])].tumor_ids.tolist() == ["b/1", "c/1"]
+    assert len(cohort[[]]) == 0 and len(cohort[:0]) == 0
+    assert cohort.patient_ids.tolist() == ["p1", "p1", "p1", "p2"]
+    assert [case.case_id for case in cohort.cases] == ["a", "b", "c"]
+    assert repr(cohort) == "Cohort(4 tumors, 3 scans, 2 patients)"
+    with pytest.raises(IndexError):
+        cohort[4]
+    with pytest.raises(TypeError, match="indexed by"):
+        cohort["a/1"]
+
+
+def test_group_split_keeps_patients_together(cohort):
+    """scikit-learn's splitter takes a cohort and its patients."""
+    from sklearn.model_selection import GroupKFold
+
+    for train, test in GroupKFold(2).split(cohort, groups=cohort.patient_ids):
+        assert not set(cohort[train].patient_ids) & set(cohort[test].patient_ids)
+
+
+def test_cohort_refuses_doubles_and_strangers(cohort):
+    """Ids are unique, elements are tumors, and adding checks it too."""
+    with pytest.raises(ValueError, match="'a/1' twice"):
+        Cohort([cohort[0], cohort[0]])
+    with pytest.raises(ValueError, match="'c/1' twice"):
+        cohort + cohort[3:]
+    with pytest.raises(TypeError, match="Got str"):
+        Cohort(["a"])
+    assert len(cohort[:2] + cohort[2:]) == 4
+
+
+def test_labels_have_a_row_a_tumor(cohort):
+    """Tasks are columns, unknown is None; without any task the rows are still there."""
+    labels = cohort.labels
+    assert list(labels) == ["type", "side"] and len(labels) == 4
+    assert labels["type"].tolist() == ["glioma", "meningioma", None, "glioma"]
+    assert labels["side"].tolist() == ["left", None, None, None]
+    assert cohort[2:3].labels.shape == (1, 0)
+
+
+def test_table_has_the_manifest_columns(cohort):
+    """Ids, box, labels, further columns, measures: a row a tumor, in order."""
+    table = cohort.table
+    assert list(table)[:3] == ["patient_id", "case_id", "tumor_id"]
+    assert list(table)[-8:] == [*MEASURES, "measured_from"]
+    assert table["tumor_id"].tolist() == ["a/1", "b/1", "b/2", "c/1"]
+    for i, tumor in enumerate(cohort):
+        assert table.loc[i, ["x0", "y0", "z0", "x1", "y1", "z1"]].tolist() == tumor.bbox.ravel().tolist()
+        assert_allclose(table.loc[i, "volume_mm3"], tumor.measure()["volume_mm3"])
+    assert table["visit"].dropna().tolist() == [2]
+    assert (table["measured_from"] == "mask").all()
+
+
+def test_table_of_a_slice_is_the_slice_of_the_table(cohort):
+    """Slicing before or after the table is worked out gives the same rows."""
+    chosen = [3, 1]
+    before = cohort[chosen].table
+    _ = cohort.table
+    after = cohort[chosen].table
+    pd.testing.assert_frame_equal(before, after[before.columns])
+    assert after.index.tolist() == [0, 1]
+
+
+def test_table_trusts_measures_of_the_manifest(make_case):
+    """Measures in the metadata are taken, missing ones worked out; ids cannot be overwritten."""
+    metadata = {"volume_mm3": 5.0, "measured_from": "report", "case_id": "other", "dose": 20}
+    row = Cohort([tumor_of(make_case(), metadata=metadata)]).table.iloc[0]
+    assert row["volume_mm3"] == 5 and row["measured_from"] == "report"
+    assert row["diameter_mm"] > 10 and row["case_id"] == "scan" and row["dose"] == 20
+
+
+def test_empty_cohort_has_an_empty_table():
+    """No tumors: no rows, no error."""
+    assert len(Cohort([]).table) == 0 and Cohort([]).patient_ids.tolist() == []
+
+
+def test_summary_counts_by_type(cohort):
+    """Patients, scans and tumors of each type and of all are counted by hand."""
+    summary = cohort.summary()
+    assert summary.index.tolist() == ["glioma", "meningioma", "unknown", "all"]
+    assert summary["tumors"].tolist() == [2, 1, 1, 4]
+    assert summary["patients"].tolist() == [2, 1, 1, 2]
+    assert summary["scans"].tolist() == [2, 1, 1, 3]
+    assert summary.loc["all", "tumors_per_scan"] == 1.33
+    volume = cohort.table["volume_mm3"].median() / 1000
+    assert_allclose(summary.loc["all", "median_volume_ml"], volume, atol=0.005)  # two decimals
+
+
+def test_check_reports_all_bad_scans(make_case, write_case, tmp_path):
+    """One error lists every scan that cannot be used, with file and reason."""
+    good, far, nan = make_case("good"), write_case(make_case("far"), tmp_path), make_case("nan")
+    nan.image[0][0, 0, 0] = np.nan
+    gone = Case(tmp_path / "gone.nii", case_id="gone", patient_id="p")
+    box = [(0, 0, 0), (3, 3, 3)]
+    tumors = [tumor_of(good), Tumor(far, [(0, 0, 0), (99, 3, 3)], tumor_id="far/1")]
+    tumors += [tumor_of(nan), Tumor(gone, box, tumor_id="gone/1")]
+    cohort = Cohort(tumors)
+    with pytest.raises(
+        CohortError, match=r"2 of 4 scans.*\n.*far_image\.nii\.gz.*99.*\n.*gone\.nii.*not exist"
+    ):
+        cohort.check()
+    with pytest.raises(CohortError, match=r"3 of 4 scans[\s\S]*case 'nan' \(in memory\)"):
+        cohort.check(voxels=True)
+    cohort[:1].check(voxels=True)
+
+
+def test_check_finds_masks_without_the_lesion(make_case):
+    """A box that holds no voxel of the mask is found when voxels are read."""
+    cohort = Cohort([Tumor(make_case(), [(0, 0, 0), (2, 2, 2)], tumor_id="scan/1")])
+    cohort.check()
+    with pytest.raises(CohortError, match="no voxel of value >0"):
+        cohort.check(voxels=True)
+
+
+def test_check_finds_4d_masks(make_case, tmp_path):
+    """A mask with several volumes is refused from its header."""
+    case = make_case()
+    save_nifti(tmp_path / "mask.nii.gz", np.stack([case.mask[0]] * 2, axis=-1), case.mask[1])
+    case = Case(case.image, tmp_path / "mask.nii.gz", case_id="a", patient_id="p")
+    with pytest.raises(GeometryError, match=r"mask\.nii\.gz' must be a 3-D image"):
+        case.check_grid()

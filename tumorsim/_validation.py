@@ -1,0 +1,139 @@
+"""Argument checks with one wording: the rule, then what was got, then the remedy."""
+
+import numbers
+
+import numpy as np
+
+from tumorsim.exceptions import GeometryError
+
+__all__ = [
+    "check_box",
+    "check_choice",
+    "check_fitted",
+    "check_integer",
+    "check_mask_value",
+    "check_real",
+    "check_spacing",
+    "check_text",
+]
+
+
+def check_integer(value, name, *, minimum=None, allow_none=False):
+    """Return `value` as int, or raise ``ValueError``/``TypeError`` that names the parameter."""
+    if value is None and allow_none:
+        return None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"Parameter '{name}' must be an integer. Got {value!r}.")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"Parameter '{name}' must be at least {minimum}. Got {value!r}.")
+    return int(value)
+
+
+def check_real(value, name, *, minimum=None, maximum=None, exclusive=False, allow_none=False):
+    """Return `value` as float within [minimum, maximum] (`exclusive`: greater than minimum)."""
+    if value is None and allow_none:
+        return None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"Parameter '{name}' must be a number. Got {value!r}.")
+    value = float(value)
+    if not np.isfinite(value):
+        raise ValueError(f"Parameter '{name}' must be finite. Got {value!r}.")
+    if minimum is not None and (value <= minimum if exclusive else value < minimum):
+        rule = "greater than" if exclusive else "at least"
+        raise ValueError(f"Parameter '{name}' must be {rule} {minimum}. Got {value!r}.")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"Parameter '{name}' must be at most {maximum}. Got {value!r}.")
+    return value
+
+
+def check_choice(value, name, choices):
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"Parameter '{name}' must be one of {listed}. Got {value!r}.")
+    return value
+
+
+def check_text(value, name):
+    """Return `value` as a non-empty string without line breaks; ids and labels are text."""
+    if not isinstance(value, str):
+        raise TypeError(f"'{name}' must be text. Got {value!r}; convert it with str().")
+    if not value.strip() or any(c in value for c in "\r\n\0"):
+        raise ValueError(f"'{name}' must be non-empty text on one line. Got {value!r}.")
+    return value
+
+
+def check_spacing(value, name="spacing"):
+    """Return spacing in mm as a float64 array of shape (3,); a number means all three axes."""
+    try:
+        array = np.broadcast_to(np.asarray(value, dtype=np.float64), (3,)).copy()
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"Parameter '{name}' must be one or three numbers in mm. Got {value!r}.") from err
+    if not np.isfinite(array).all() or (array <= 0).any():
+        raise ValueError(f"Parameter '{name}' must be greater than 0 mm on every axis. Got {value!r}.")
+    return array
+
+
+def check_box(bbox, *, shape=None, what="The box"):
+    """Return `bbox` as int64 (2, 3), start before stop, inside `shape` where that is given.
+
+    Raises
+    ------
+    GeometryError
+        If the box is not (2, 3) whole numbers, is empty, or leaves the image.
+    """
+    try:
+        array = np.asarray(bbox)
+    except ValueError:  # rows of unequal length
+        array = np.empty(0)
+    if array.shape != (2, 3):
+        raise GeometryError(f"{what} must have shape (2, 3): start and stop voxel. Got {bbox!r}.")
+    numeric = np.issubdtype(array.dtype, np.number)
+    if not numeric or not np.isfinite(array).all() or not np.array_equal(array, np.round(array)):
+        raise GeometryError(f"{what} must hold whole numbers of voxels. Got {array.tolist()}.")
+    array = array.astype(np.int64)
+    start, stop = (tuple(int(v) for v in row) for row in array)
+    if (array[0] >= array[1]).any():
+        raise GeometryError(
+            f"{what} must start before it stops on every axis. Got start {start}, stop {stop}."
+        )
+    if (array[0] < 0).any() or (shape is not None and (array[1] > np.asarray(shape)).any()):
+        inside = "" if shape is None else f" of shape {tuple(int(n) for n in shape)}"
+        raise GeometryError(
+            f"{what} must lie inside the image{inside}. Got start {start}, stop {stop}. "
+            "Check that it is in voxels of this image, not in mm."
+        )
+    return array
+
+
+def check_mask_value(mask_value):
+    """Parse `mask_value`: ``1``, ``"1"``, ``"1+3"`` or ``">0"`` → tuple of ints, or None for ``">0"``.
+
+    Examples
+    --------
+    >>> check_mask_value("1+3"), check_mask_value(2), check_mask_value(">0")
+    ((1, 3), (2,), None)
+    """
+    if mask_value is None or (isinstance(mask_value, str) and mask_value.replace(" ", "") == ">0"):
+        return None
+    if isinstance(mask_value, numbers.Integral) and not isinstance(mask_value, bool):
+        mask_value = str(int(mask_value))
+    rule = "mask_value must be a positive integer, several joined by '+', or '>0'."
+    if not isinstance(mask_value, str):
+        raise ValueError(f"{rule} Got {mask_value!r}.")
+    try:
+        values = tuple(sorted({int(part) for part in mask_value.split("+")}))
+    except ValueError as err:
+        raise ValueError(f"{rule} Got {mask_value!r}.") from err
+    if values[0] <= 0:
+        raise ValueError(f"{rule} Got {mask_value!r}; 0 is background.")
+    return values
+
+
+def check_fitted(estimator, attribute):
+    """Raise scikit-learn's ``NotFittedError`` unless `estimator` has `attribute`."""
+    if not hasattr(estimator, attribute):
+        from sklearn.exceptions import NotFittedError
+
+        name = type(estimator).__name__
+        raise NotFittedError(f"This {name} is not fitted yet. Call 'fit' first, or load a saved one.")

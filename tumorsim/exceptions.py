@@ -1,0 +1,39 @@
+"""Errors that a user of tumorsim can act on; all are ``ValueError``."""
+
+__all__ = [
+    "CohortError",
+    "GeometryError",
+    "GridMismatchError",
+    "IndexMismatchError",
+    "ManifestError",
+    "TrainingError",
+    "WeightsError",
+]
+
+
+class GeometryError(ValueError):
+    """An image, mask or box has a geometry that cannot be used."""
+
+
+class GridMismatchError(GeometryError):
+    """An image and its mask lie on different voxel grids."""
+
+
+class ManifestError(ValueError):
+    """A manifest or scan table has rows that cannot be used."""
+
+
+class CohortError(ValueError):
+    """Scans of a cohort cannot be used; the message lists all of them with file and reason."""
+
+
+class WeightsError(ValueError):
+    """A model file is missing, damaged, or not what it claims to be."""
+
+
+class IndexMismatchError(ValueError):
+    """Embeddings and index come from different embedders, or an index directory is damaged."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on, for instance because the loss is not finite."""
