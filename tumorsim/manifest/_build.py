@@ -1,0 +1,149 @@
+"""Scan table → manifest; Cohort → manifest."""
+
+import os
+from pathlib import Path
+
+from tumorsim._validation import check_mask_value, check_real, check_text
+from tumorsim.exceptions import ManifestError
+from tumorsim.manifest._lesions import tumors_from_case
+from tumorsim.manifest._tables import read_table, relative_path, write_table
+from tumorsim.records import Case, Cohort
+
+__all__ = ["build_manifest", "save_manifest"]
+
+
+def build_manifest(
+    scans,
+    output,
+    *,
+    mask_value=">0",
+    min_volume_mm3=14.0,
+    merge_distance_mm=2.0,
+    by_value=False,
+    skip_bad=False,
+    progress=False,
+):
+    """Turn a table of scans into a manifest of tumors.
+
+    Parameters
+    ----------
+    scans : str or Path
+        CSV or Parquet, a row a scan: ``patient_id, case_id, image, mask``, optional ``mask_value`` (which
+        overrides the argument), ``label_<task>`` and any further columns, which all tumors of the scan
+        inherit. Paths are absolute or relative to the table.
+    output : str or Path
+        The manifest to write, CSV or Parquet by its suffix: a row a tumor, with box, size, shape and place.
+    mask_value, min_volume_mm3, merge_distance_mm, by_value
+        As in `tumors_from_case`.
+    skip_bad : bool, default=False
+        Go on without bad rows, and warn.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    Cohort
+        What `load_cohort` returns for the manifest.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no table.
+    ManifestError
+        If rows are bad: ids missing or repeated, files missing or damaged, grids that differ, voxels that
+        are NaN, empty masks. Every scan is read before the manifest is written; the list of bad rows goes to
+        ``<output>.errors.txt``.
+
+    Notes
+    -----
+    One scan at a time is in memory.
+    """
+    from tqdm import tqdm
+
+    options = {
+        "min_volume_mm3": check_real(min_volume_mm3, "min_volume_mm3", minimum=0),
+        "merge_distance_mm": check_real(merge_distance_mm, "merge_distance_mm", minimum=0),
+        "by_value": by_value,
+    }
+    check_mask_value(mask_value)
+    output = Path(output)
+    table = read_table(scans)
+    if os.path.realpath(scans) == os.path.realpath(output):
+        raise ValueError(f"The manifest must not replace its scan table. Got '{output}' for both.")
+    if "tumor_id" in table.columns:
+        raise ManifestError(f"'{scans}' has a column 'tumor_id': it is a manifest already. Use it as it is.")
+    table.require(("patient_id", "case_id", "image", "mask"))
+
+    rows, found, lines = [], [], {}
+    for row in tqdm(table.rows, "reading scans", disable=not progress, leave=False):
+        if row.line in table.problems.reasons:
+            continue
+        try:
+            case = _case_of_scan(table, row, lines)
+            value = row.get("mask_value") or mask_value
+            found.append(tumors_from_case(case, mask_value=value, labels=table.labels(row), **options))
+            rows.append(row)
+        except (OSError, TypeError, ValueError) as err:
+            table.problems.add(row, err, table.locate)
+    errors = Path(f"{output}.errors.txt")
+    table.problems.finish(errors, n_rows=len(table.rows), skip_bad=skip_bad, always_list=True)
+
+    for tumors, metadata in zip(found, table.metadata(rows), strict=True):
+        for tumor in tumors:
+            tumor.metadata = metadata | tumor.metadata
+    cohort = Cohort(tumor for tumors in found for tumor in tumors)
+    save_manifest(cohort, output)
+    if not table.problems:
+        errors.unlink(missing_ok=True)  # of an earlier attempt
+    return cohort
+
+
+def save_manifest(cohort, path):
+    """Write a cohort whose scans are files as a manifest, atomically.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Its table is written: ids, files (relative to the manifest where possible), boxes, labels, further
+        columns, size, shape and place.
+    path : str or Path
+        CSV, or Parquet by its suffix.
+
+    Raises
+    ------
+    ManifestError
+        If a scan is in memory, so that there is no file to name.
+    """
+    path = Path(path)
+    for case in cohort.cases:
+        if not isinstance(case.image, str) or (case.has_mask and not isinstance(case.mask, str)):
+            raise ManifestError(
+                f"A manifest lists files. Got case '{case.case_id}' in memory. Write its arrays with "
+                "tumorsim.io.save_nifti and make the Case from the paths, or give make_cohort an output_dir."
+            )
+    frame = cohort.table.copy()
+    folder = path.parent
+    for column in ("image", "mask"):
+        if column in frame:
+            frame[column] = [relative_path(f, folder) if isinstance(f, str) else None for f in frame[column]]
+    write_table(path, frame)
+
+
+def _case_of_scan(table, row, lines):
+    """Return the checked case of a scan's row; `lines` (case_id → line) holds those before it."""
+    patient_id = check_text(row.get("patient_id"), "patient_id")
+    case_id = check_text(row.get("case_id"), "case_id")
+    if case_id in lines:
+        raise ManifestError(f"case_id '{case_id}' must be unique. It is in line {lines[case_id]} too.")
+    lines[case_id] = row.line
+    check_text(row.get("image"), "image")
+    if not row.get("mask"):
+        raise ManifestError(
+            f"case '{case_id}' needs a mask or a box. A tumor known by its box only is a row of a manifest "
+            "(tumor_id, x0, y0, z0, x1, y1, z1), not of a scan table."
+        )
+    files = table.existing_files(row)
+    case = Case(files["image"], files["mask"], case_id=case_id, patient_id=patient_id)
+    case.check_grid()
+    case.load_image()
+    return case
