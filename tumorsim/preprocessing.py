@@ -1,0 +1,325 @@
+"""Voxels on one grid: RAS+ order, one spacing, one intensity scale; and the cache of them."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tumorsim._validation import check_spacing
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import box_to_grid, ras_affine, ras_box, spacing_from_affine, to_ras, to_storage
+from tumorsim.io import atomic_path, content_key
+
+__all__ = ["Preprocessing", "Volume", "VoxelCache", "normalize_intensity", "resample"]
+
+_VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
+MAX_VOXELS = 512**3
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan on the network's grid.
+
+    Attributes
+    ----------
+    image : ndarray of shape (x, y, z), dtype=float16
+        RAS+ order; 0 is air, 1 the median of the brain.
+    mask : ndarray of shape (x, y, z), dtype=uint8, or None
+        Share of each voxel that is tumor, 0 to 255.
+    spacing : tuple of float
+        Millimetres per voxel of this grid.
+    source_shape, source_affine
+        Grid of the case.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    spacing: tuple
+    source_shape: tuple
+    source_affine: np.ndarray
+
+    def boxes(self, boxes):
+        """Map boxes (n, 2, 3) of the case's voxels onto this grid; int64 (n, 2, 3)."""
+        spacing = spacing_from_affine(ras_affine(self.source_shape, self.source_affine)[1])
+        mapped = [
+            box_to_grid(
+                ras_box(b, self.source_shape, self.source_affine), spacing, self.spacing, self.image.shape
+            )
+            for b in boxes
+        ]
+        return np.array(mapped, dtype=np.int64).reshape(-1, 2, 3)
+
+    def to_source(self, array):
+        """Bring a float array (x, y, z) of this grid back to the case's own voxels, linearly."""
+        shape, affine = ras_affine(self.source_shape, self.source_affine)
+        return to_storage(
+            resample(array, self.spacing, spacing_from_affine(affine), shape), self.source_affine
+        )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a scan becomes what the network reads.
+
+    Parameters
+    ----------
+    spacing : float or tuple of 3 float
+        Millimetres per voxel of the network's grid.
+
+    Examples
+    --------
+    >>> image = np.arange(720, dtype=np.float32).reshape(8, 9, 10)
+    >>> Preprocessing(2.0).prepare(image, np.eye(4)).image.shape
+    (4, 5, 5)
+    """
+
+    spacing: tuple
+
+    def __init__(self, spacing):
+        object.__setattr__(self, "spacing", tuple(float(s) for s in check_spacing(spacing)))
+
+    def to_dict(self):
+        """Return what JSON can hold; `Preprocessing(**d)` without ``version`` restores it."""
+        return asdict(self) | {"version": _VERSION}
+
+    @classmethod
+    def from_dict(cls, values):
+        """Restore from `to_dict`."""
+        if values.get("version") != _VERSION:
+            raise ValueError(
+                f"Preprocessing version must be {_VERSION}. Got {values.get('version')}; update tumorsim."
+            )
+        return cls(values["spacing"])
+
+    def prepare(self, image, affine, mask=None):
+        """Return the scan as a `Volume`.
+
+        Parameters
+        ----------
+        image : ndarray of shape (nx, ny, nz)
+            Intensities in any unit and storage order.
+        affine : ndarray of shape (4, 4)
+            Voxel → RAS+ mm.
+        mask : ndarray of shape (nx, ny, nz), dtype=bool, optional
+            Tumor voxels.
+
+        Raises
+        ------
+        GeometryError
+            If the grid would be too large to hold, or the image has one intensity only.
+        """
+        ras_shape, ras = ras_affine(image.shape, affine)
+        spacing = spacing_from_affine(ras)
+        shape = _grid_shape(ras_shape, spacing, self.spacing)
+        if math.prod(shape) > MAX_VOXELS:
+            raise GeometryError(
+                f"The scan would have {shape} voxels at {self.spacing} mm, which is too many. Check its "
+                f"header: it states a field of view of {(spacing * ras_shape).round().tolist()} mm."
+            )
+        if image.min() == image.max():  # before resampling, whose rounding makes a constant image vary
+            raise GeometryError(_one_intensity(image.min()))
+        on_grid = resample(to_ras(image, affine), spacing, self.spacing, shape)
+        on_grid = normalize_intensity(on_grid, self.spacing).astype(np.float16)
+        if mask is not None:
+            share = resample(to_ras(mask.astype(np.uint8), affine), spacing, self.spacing, shape)
+            mask = np.round(255 * share).astype(np.uint8)
+        return Volume(on_grid, mask, self.spacing, tuple(image.shape), np.asarray(affine))
+
+    def prepare_case(self, case, *, mask=None, cache=None):
+        """Read a `Case` and prepare it, through a `VoxelCache` where one is given."""
+
+        def make():
+            return self.prepare(case.load_image(), case.affine, mask)
+
+        return make() if cache is None else cache.get(self, case, mask, make)
+
+
+def resample(array, spacing, new_spacing, new_shape):
+    """Resample onto a grid that starts at the same edge; linear, and anti-aliased where it coarsens.
+
+    The kernel is a triangle as wide as the coarser of the two voxels (what Pillow calls a reducing
+    bilinear filter), applied axis by axis as a matrix, so nothing finer than the new grid folds back.
+
+    Parameters
+    ----------
+    array : ndarray of shape (x, y, z)
+    spacing, new_spacing : array-like of shape (3,)
+        Millimetres per voxel before and after.
+    new_shape : tuple of 3 int
+
+    Returns
+    -------
+    ndarray of shape `new_shape`, dtype=float32
+
+    Examples
+    --------
+    >>> ramp = np.arange(8, dtype=np.float32).reshape(8, 1, 1)
+    >>> resample(ramp, (1, 1, 1), (2, 1, 1), (4, 1, 1)).ravel().round(2).tolist()
+    [0.67, 2.5, 4.5, 6.33]
+    """
+    tensor = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # torch warns of read-only arrays
+    for axis in range(3):
+        ratio = float(new_spacing[axis]) / float(spacing[axis])
+        if abs(ratio - 1) < 1e-6 and tensor.shape[axis] == new_shape[axis]:
+            continue
+        weights = _axis_weights(tensor.shape[axis], new_shape[axis], ratio)
+        tensor = torch.movedim(torch.tensordot(weights, tensor, dims=([1], [axis])), 0, axis)
+    return np.ascontiguousarray(tensor.numpy())
+
+
+def normalize_intensity(image, spacing):
+    """Put air at 0 and the median of the brain at 1; whole heads and stripped brains alike.
+
+    Scalp fat is the brightest tissue of a whole head and absent from a stripped brain, so percentiles of
+    the whole image would differ between them. The brain is taken from the middle of the head: the central
+    half, along each axis, of the foreground's extent, of which only the upper 150 mm count, since necks
+    are imaged at random. Enhancement is not clipped, only compressed beyond ten times the brain.
+
+    Parameters
+    ----------
+    image : ndarray of shape (x, y, z), dtype=float32
+        RAS+ order, any unit, negative values allowed.
+    spacing : array-like of shape (3,)
+        Millimetres per voxel.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z), dtype=float32
+
+    Raises
+    ------
+    GeometryError
+        If the image has one intensity only.
+    """
+    sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+    floor, top = np.percentile(sample, (0.5, 99))
+    if top <= floor:
+        floor, top = float(image.min()), float(image.max())
+    if top <= floor:
+        raise GeometryError(_one_intensity(floor))
+    foreground = image > floor + 0.1 * (top - floor)
+    center = []
+    for axis in range(3):
+        share = foreground.mean(axis=tuple(a for a in range(3) if a != axis))
+        inside = np.flatnonzero(share > 0.1 * share.max())  # a tenth: ignore noise and the table
+        low, high = inside[0], inside[-1] + 1
+        if axis == 2:
+            low = max(low, high - int(np.ceil(150 / spacing[2])))
+        quarter = (high - low) // 4
+        center.append(slice(low + quarter, max(high - quarter, low + quarter + 1)))
+    brain = image[tuple(center)][foreground[tuple(center)]]
+    unit = (np.median(brain) if brain.size else top) - floor
+    scaled = np.maximum((image - floor) / max(unit, 1e-6 * (top - floor)), 0)
+    return np.where(scaled > 10, 10 + np.log1p(np.maximum(scaled - 10, 0)), scaled).astype(np.float32)
+
+
+class VoxelCache:
+    """Prepared scans as ``.npy`` files, keyed by content and preprocessing, safe for several processes.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Made when needed; it may be deleted at any time.
+    max_bytes : int, default=20 GB
+        Oldest files go first when it grows beyond.
+    """
+
+    def __init__(self, directory, *, max_bytes=20 * 1024**3):
+        self.directory = Path(directory)
+        self.max_bytes = max_bytes
+
+    def get(self, preprocessing, case, mask, make):
+        """Return the `Volume` of `case` as memory maps, from `make()` where it is not here yet."""
+        files = {"image": self.directory / f"{self._key(preprocessing, case, case.image)}-image.npy"}
+        if mask is not None:
+            files["mask"] = self.directory / f"{self._key(preprocessing, case, mask)}-mask.npy"
+        arrays = {name: _map(file) for name, file in files.items()}
+        if any(array is None for array in arrays.values()):
+            volume = make()
+            for name, file in files.items():
+                # Windows refuses to replace what another process has mapped: then it is there already
+                with (
+                    contextlib.suppress(PermissionError),
+                    atomic_path(file) as temporary,
+                    open(temporary, "wb") as stream,
+                ):
+                    np.save(stream, getattr(volume, name), allow_pickle=False)
+            self._shrink(keep=set(files.values()))
+            for name, file in files.items():  # another process may have removed it by now
+                mapped = _map(file)
+                arrays[name] = getattr(volume, name) if mapped is None else mapped
+        return Volume(arrays["image"], arrays.get("mask"), preprocessing.spacing, case.shape, case.affine)
+
+    @staticmethod
+    def _key(preprocessing, case, source):
+        digest = hashlib.sha256(json.dumps(preprocessing.to_dict(), sort_keys=True).encode())
+        digest.update(case.affine.tobytes())
+        if isinstance(source, str):
+            digest.update(content_key(source).encode())
+        else:
+            array = np.ascontiguousarray(source[0] if isinstance(source, tuple) else source)
+            digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
+        return digest.hexdigest()[:40]
+
+    def _shrink(self, keep):
+        files = []
+        for file in self.directory.glob("*.npy"):
+            try:
+                stat = file.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            if not file.name.startswith(".") or time.time() - stat.st_mtime > 3600:  # being written: not ours
+                files.append((stat.st_mtime, stat.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total <= self.max_bytes:
+                break
+            if file not in keep:
+                with contextlib.suppress(PermissionError):  # in use, on Windows
+                    file.unlink(missing_ok=True)
+                    total -= size
+
+
+def _map(file):
+    """Map a ``.npy`` file into memory and mark it as used; None where there is none, or a damaged one.
+
+    NumPy's own maps hold a file handle each, of which a process may have 256 on macOS; these hold none.
+    """
+    try:
+        with contextlib.suppress(PermissionError):  # written by somebody else
+            os.utime(file)
+        with open(file, "rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            start = stream.tell()
+        size = start + math.prod(shape) * dtype.itemsize
+        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+    except (FileNotFoundError, ValueError, RuntimeError):  # not there, or damaged
+        return None
+    return content[start:].view(dtype).reshape(shape)
+
+
+def _one_intensity(value):
+    """Return the message for an image without contrast."""
+    return f"The image has one intensity only ({value:g}), so there is nothing to see in it."
+
+
+def _axis_weights(n_in, n_out, ratio):
+    """Return the (n_out, n_in) matrix that resamples one axis; `ratio` is new over old spacing."""
+    position = (np.arange(n_out) + 0.5) * ratio - 0.5
+    distance = np.abs(np.clip(position, 0, n_in - 1)[:, None] - np.arange(n_in)[None])
+    weights = np.maximum(0, 1 - distance / max(ratio, 1.0))
+    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def _grid_shape(shape, spacing, new_spacing):
+    """Return how many new voxels cover the old extent, at least one an axis."""
+    extent = np.asarray(shape) * np.asarray(spacing) / np.asarray(new_spacing)
+    return tuple(int(n) for n in np.maximum(1, np.ceil(extent - 1e-3)))
