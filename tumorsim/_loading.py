@@ -1,0 +1,112 @@
+"""Scans → prepared volumes, ahead of the network and few at a time."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from tumorsim._validation import check_mask_value
+from tumorsim.exceptions import CohortError
+from tumorsim.geometry import select_mask
+from tumorsim.patches import TrainingCase
+from tumorsim.records import Tumor
+
+__all__ = ["ahead", "check_tumors", "group_by_case", "load_training_cases"]
+
+
+def group_by_case(tumors):
+    """Return row numbers grouped by case, in order of first appearance; list of lists."""
+    groups = {}
+    for row, tumor in enumerate(tumors):
+        groups.setdefault(id(tumor.case), []).append(row)
+    return list(groups.values())
+
+
+def check_tumors(tumors):
+    """Return a list of Tumor, or raise ``TypeError``."""
+    if isinstance(tumors, Tumor):
+        raise TypeError("'tumors' must be a Cohort or a sequence of Tumor. Got one Tumor; wrap it in a list.")
+    try:
+        tumors = list(tumors)
+    except TypeError as err:
+        raise TypeError(
+            f"'tumors' must be a Cohort or a sequence of Tumor. Got {type(tumors).__name__}."
+        ) from err
+    for tumor in tumors:
+        if not isinstance(tumor, Tumor):
+            raise TypeError(
+                f"'tumors' must be a Cohort or a sequence of Tumor. Got an element {type(tumor).__name__}."
+            )
+    return tumors
+
+
+def ahead(make, items, *, n_jobs, description, verbose):
+    """Yield ``make(item)`` in order, worked out in threads; at most ``n_jobs + 1`` results wait at once."""
+    with ThreadPoolExecutor(n_jobs) as pool:
+        waiting, coming = deque(), iter(items)
+        for _ in tqdm(items, description, unit="scan", disable=not verbose or len(items) < 2):
+            while len(waiting) <= n_jobs and (item := next(coming, None)) is not None:
+                waiting.append(pool.submit(make, item))
+            yield waiting.popleft().result()
+
+
+def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose):
+    """Read and prepare every scan of the tumors.
+
+    Parameters
+    ----------
+    tumors : list of Tumor
+    codes : ndarray of shape (n_tumors, n_tasks), dtype=int64
+        Class numbers, -1 where missing.
+    preprocessing : Preprocessing
+    cache : VoxelCache or None
+    n_jobs, verbose : int
+
+    Returns
+    -------
+    list of TrainingCase
+        One a scan.
+
+    Raises
+    ------
+    CohortError
+        With every scan that cannot be used, its file and the reason.
+    """
+
+    def prepare(rows):
+        case = tumors[rows[0]].case
+        try:
+            for row in rows:
+                tumors[row].check()
+            mask = case.load_mask()
+            if mask is not None:
+                for row in rows:
+                    if not tumors[row].select(mask).any():
+                        tumors[row].measure(mask)  # raises, and names tumor, file and value
+                mask = _tumor_voxels([tumors[row] for row in rows], mask)
+            return preprocessing.prepare_case(case, mask=mask, cache=cache)
+        except (ValueError, OSError) as err:
+            where = case.image if isinstance(case.image, str) else "in memory"
+            return f"case '{case.case_id}' ({where}): {err}"
+
+    groups = group_by_case(tumors)
+    volumes = ahead(prepare, groups, n_jobs=n_jobs, description="preparing", verbose=verbose)
+    cases, problems = [], []
+    for rows, volume in zip(groups, volumes, strict=True):
+        if isinstance(volume, str):
+            problems.append(volume)
+            continue
+        case = tumors[rows[0]].case
+        boxes = volume.boxes([tumors[row].bbox for row in rows])
+        cases.append(TrainingCase(volume, boxes, codes[rows], case.case_id, case.patient_id))
+    if problems:
+        raise CohortError("\n  ".join([f"{len(problems)} of {len(groups)} scans cannot be used:", *problems]))
+    return cases
+
+
+def _tumor_voxels(tumors, mask):
+    """Return as bool (nx, ny, nz) all voxels of the values that these tumors of one case select."""
+    values = {check_mask_value(t.mask_value) for t in tumors}
+    return select_mask(
+        mask, None if None in values else tuple(sorted({v for chosen in values for v in chosen}))
+    )

@@ -1,0 +1,102 @@
+"""Labels of tumors ↔ class numbers: what the heads are trained on."""
+
+import numpy as np
+import pandas as pd
+
+from tumorsim._validation import check_real
+from tumorsim.records import Cohort
+
+__all__ = ["MISSING", "class_factors", "encode_labels", "head_weights", "label_table"]
+
+MISSING = -1
+RESERVED = ("embedding", "mask", "total")  # other things that the network and the history call so
+
+
+def label_table(tumors, y=None, tasks=None):
+    """Return a DataFrame of labels, a row a tumor, a column a task, None where missing.
+
+    Parameters
+    ----------
+    tumors : list of Tumor
+    y : DataFrame, dict or array-like of shape (n_tumors,), optional
+        A table or dict replaces the tumors' labels; a 1-D array counts only where they carry none.
+    tasks : sequence of str, optional
+        Columns to keep.
+
+    Raises
+    ------
+    ValueError
+        If `y` has another length, or a task is not there or has a name that is taken.
+    """
+    labels = Cohort(tumors).labels
+    if isinstance(y, dict | pd.DataFrame):
+        labels = pd.DataFrame(y).reset_index(drop=True)
+    elif y is not None and labels.isna().to_numpy().all():
+        labels = pd.DataFrame({"target": np.asarray(y)})
+    if len(labels.columns) and len(labels) != len(tumors):
+        raise ValueError(f"'y' must hold one row a tumor ({len(tumors)}). Got {len(labels)}.")
+    if tasks is not None:
+        unknown = [task for task in tasks if task not in labels]
+        if unknown:
+            raise ValueError(
+                f"'tasks' must be labels of the tumors: {', '.join(labels) or 'none'}. Got {unknown}."
+            )
+        labels = labels[list(dict.fromkeys(tasks))]
+    for task in labels:
+        if task in RESERVED:
+            raise ValueError(
+                f"A task must not be called {', '.join(RESERVED)}. Got '{task}'. Rename it, or leave it out "
+                "with 'tasks'."
+            )
+    return labels.apply(
+        lambda column: column.map(lambda v: None if pd.isna(v) or v == "" else str(v)).astype(object)
+    )
+
+
+def encode_labels(labels, classes):
+    """Return class numbers, -1 where missing; int64 (n_tumors, n_tasks).
+
+    Parameters
+    ----------
+    labels : DataFrame
+        As from `label_table`.
+    classes : dict of list
+        Task → class names; the columns of the result are its keys.
+    """
+    codes = np.full((len(labels), len(classes)), MISSING, dtype=np.int64)
+    for column, (task, names) in enumerate(classes.items()):
+        numbers = {name: i for i, name in enumerate(names)}
+        codes[:, column] = [numbers.get(value, MISSING) for value in labels[task]]
+    return codes
+
+
+def class_factors(codes, n_classes):
+    """Return 1 over the root of each class's frequency, scaled to mean 1 over the labels; (n_classes,)."""
+    count = np.bincount(codes[codes != MISSING], minlength=n_classes)
+    factors = 1 / np.sqrt(np.maximum(count, 1))
+    return factors * count.sum() / (factors * count).sum()
+
+
+def head_weights(classes, given=None):
+    """Return every head's factor in the loss, `given` ones before the defaults.
+
+    Parameters
+    ----------
+    classes : dict of list
+        Task → class names.
+    given : dict of float, optional
+        Head → factor; ``mask`` is a head.
+
+    Raises
+    ------
+    ValueError
+        If `given` names another head, or a factor is negative.
+    """
+    weights = {"mask": 10.0} | {task: 1 / 3 if len(names) == 2 else 1.0 for task, names in classes.items()}
+    for name, value in (given or {}).items():
+        if name not in weights:
+            raise ValueError(
+                f"'task_weights' must name heads of this fit: {', '.join(weights)}. Got {name!r}."
+            )
+        weights[name] = check_real(value, f"task_weights[{name!r}]", minimum=0)
+    return weights

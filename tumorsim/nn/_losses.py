@@ -1,0 +1,62 @@
+"""The multitask loss, in which a missing label drops its term."""
+
+from torch.nn import functional
+
+__all__ = ["dice_loss", "multitask_loss"]
+
+MISSING = -1
+
+
+def dice_loss(logits, target, *, smooth=1.0):
+    """Return one minus the soft Dice overlap of the whole batch, a scalar tensor.
+
+    Parameters
+    ----------
+    logits, target : Tensor of shape (n, 1, x, y, z)
+        Target is 0 to 1.
+    """
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum()
+    return 1 - (2 * overlap + smooth) / (probability.sum() + target.sum() + smooth)
+
+
+def multitask_loss(outputs, batch, *, task_weights, class_weights=None, mask_dice=0.0):
+    """Return the weighted sum of the heads' losses, and each of them.
+
+    Parameters
+    ----------
+    outputs : dict
+        What `Network.forward` returns: ``mask`` (n, 1, x, y, z) logits, and a task's logits (m, n_classes).
+    batch : patches.Batch
+        ``mask`` (n, 1, x, y, z), ``mask_known`` bool (n,), ``labels`` int64 (m, n_tasks), -1 where missing.
+    task_weights : dict of float
+        A head's factor; ``mask`` is one.
+    class_weights : dict of Tensor of shape (n_classes,), optional
+        Factors against class imbalance, a task.
+    mask_dice : float, default=0
+        Share of soft Dice in the mask's loss, beside binary cross-entropy. The paper uses none.
+
+    Returns
+    -------
+    total : scalar Tensor
+    parts : dict of scalar Tensor
+        Unweighted, only of the heads that had a label in this batch.
+
+    References
+    ----------
+    arXiv:1810.09369, section 2: weighted sum over heads; a missing label drops its term.
+    """
+    parts = {}
+    known = batch.mask_known
+    if "mask" in outputs and bool(known.any()):
+        logits, target = outputs["mask"][known], batch.mask[known]
+        parts["mask"] = functional.binary_cross_entropy_with_logits(logits, target)
+        if mask_dice:
+            parts["mask"] = parts["mask"] + mask_dice * dice_loss(logits, target)
+    for i, (task, logits) in enumerate((t, v) for t, v in outputs.items() if t not in ("mask", "embedding")):
+        target = batch.labels[:, i]
+        if bool((target != MISSING).any()):
+            weight = None if class_weights is None else class_weights[task]
+            parts[task] = functional.cross_entropy(logits, target, weight=weight, ignore_index=MISSING)
+    total = sum(task_weights[name] * part for name, part in parts.items())
+    return total, parts

@@ -1,0 +1,110 @@
+"""RoiPool: the maximum of every channel over a tumor's bounding box."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+__all__ = ["roi_pool", "roi_pool_upsampled"]
+
+
+def roi_pool(features, boxes, index=None):
+    """Max-pool feature maps over boxes of any size.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, c, x, y, z)
+    boxes : array-like of shape (m, 2, 3), dtype=int
+        Start-inclusive, stop-exclusive, in voxels of `features`.
+    index : array-like of shape (m,), dtype=int, optional
+        The element of the batch that each box belongs to; may be left out when n is 1.
+
+    Returns
+    -------
+    Tensor of shape (m, c)
+
+    Raises
+    ------
+    ValueError
+        If a box is empty or leaves the feature map, or `index` is missing or out of range.
+
+    References
+    ----------
+    arXiv:1810.09369, section 2: here RoiPool keeps no grid, so a vector of c numbers, whatever the box.
+
+    Examples
+    --------
+    >>> features = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
+    >>> roi_pool(features, [[(0, 0, 0), (1, 2, 2)], [(0, 0, 0), (2, 2, 2)]])
+    tensor([[3.],
+            [7.]])
+    """
+    boxes, index = _check(boxes, index, len(features), features.shape[2:])
+    if not len(boxes):
+        return features.new_zeros((0, features.shape[1]))
+    return torch.stack(
+        [
+            features[(i, slice(None), *_slices(b))].amax(dim=(1, 2, 3))
+            for i, b in zip(index, boxes, strict=True)
+        ]
+    )
+
+
+def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
+    """Return ``roi_pool(upsample(coarse), boxes)`` without building the upsampled map.
+
+    Only the cells under a box, and one around it, are interpolated. Linear interpolation with
+    ``align_corners=False`` looks at no other, so the result is that of the whole map.
+
+    Parameters
+    ----------
+    coarse : Tensor of shape (n, c, x, y, z)
+    boxes : array-like of shape (m, 2, 3), dtype=int
+        In voxels of the upsampled map, `factor` times as many an axis.
+    index : array-like of shape (m,), dtype=int, optional
+    factor : int
+
+    Returns
+    -------
+    Tensor of shape (m, c)
+    """
+    size = torch.as_tensor(coarse.shape[2:])
+    boxes, index = _check(boxes, index, len(coarse), (size * factor).tolist())
+    if not len(boxes):
+        return coarse.new_zeros((0, coarse.shape[1]))
+    pooled = []
+    for i, box in zip(index, boxes, strict=True):
+        first = np.maximum(box[0] // factor - 1, 0)
+        last = np.minimum(-(-box[1] // factor) + 1, size.numpy())
+        cells = coarse[(slice(i, i + 1), slice(None), *_slices(np.stack([first, last])))]
+        fine = functional.interpolate(cells, scale_factor=factor, mode="trilinear", align_corners=False)
+        pooled.append(fine[(0, slice(None), *_slices(box - first * factor))].amax(dim=(1, 2, 3)))
+    return torch.stack(pooled)
+
+
+def _slices(box):
+    """Return a (2, 3) box as three slices."""
+    return tuple(slice(int(a), int(b)) for a, b in zip(box[0], box[1], strict=True))
+
+
+def _check(boxes, index, n, shape):
+    """Return boxes as int64 (m, 2, 3) and index as a list, both checked."""
+    boxes = np.asarray(boxes)
+    if boxes.size and (boxes.shape[-2:] != (2, 3) or not np.array_equal(boxes, np.round(boxes))):
+        raise ValueError(f"Boxes must be whole numbers of shape (m, 2, 3). Got {boxes.tolist()}.")
+    boxes = boxes.astype(np.int64).reshape(-1, 2, 3)
+    if index is None:
+        if n != 1 and len(boxes):
+            raise ValueError(f"'index' must say which of the {n} feature maps each box belongs to. Got None.")
+        index = np.zeros(len(boxes), dtype=np.int64)
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    if len(index) != len(boxes) or (len(index) and (index.min() < 0 or index.max() >= n)):
+        raise ValueError(
+            f"'index' must hold one number from 0 to {n - 1} a box ({len(boxes)}). Got {index.tolist()}."
+        )
+    bad = (boxes[:, 0] < 0) | (boxes[:, 1] > np.asarray(shape)) | (boxes[:, 0] >= boxes[:, 1])
+    if bad.any():
+        first = boxes[bad.any(axis=1)][0].tolist()
+        raise ValueError(
+            f"Boxes must be non-empty and inside the feature map of shape {tuple(shape)}. Got {first}."
+        )
+    return boxes, index.tolist()

@@ -1,0 +1,281 @@
+"""Seeded sampling of training patches: a patch holds a whole tumor, and labels follow what is done to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tumorsim._targets import MISSING
+from tumorsim.preprocessing import resample
+
+__all__ = ["Batch", "PatchSampler", "TrainingCase"]
+
+MIRRORED = ("left", "right")  # label values that a left-right flip swaps
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A prepared scan with its tumors.
+
+    Attributes
+    ----------
+    volume : preprocessing.Volume
+    boxes : ndarray of shape (n, 2, 3), dtype=int64
+        In voxels of the volume.
+    labels : ndarray of shape (n, n_tasks), dtype=int64
+        Class numbers, -1 where missing.
+    case_id, patient_id : str
+    """
+
+    volume: object
+    boxes: np.ndarray
+    labels: np.ndarray
+    case_id: str
+    patient_id: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step reads: tensors, and the ids of the scans they came from.
+
+    Attributes
+    ----------
+    image : Tensor of shape (n, 1, x, y, z)
+    mask : Tensor of shape (n, 1, x, y, z)
+        Share of tumor, 0 to 1; zeros where unknown.
+    mask_known : Tensor of shape (n,), dtype=bool
+    boxes : ndarray of shape (m, 2, 3), dtype=int64
+    index : ndarray of shape (m,), dtype=int64
+        Element of the batch of each box.
+    labels : Tensor of shape (m, n_tasks), dtype=int64
+    case_ids : tuple of str
+    """
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    mask_known: torch.Tensor
+    boxes: np.ndarray
+    index: np.ndarray
+    labels: torch.Tensor
+    case_ids: tuple
+
+    def to(self, device, place):
+        """Return the batch on `device`; `place` moves a tensor there."""
+        return Batch(
+            place(self.image, device), place(self.mask, device), self.mask_known.to(device),
+            self.boxes, self.index, self.labels.to(device), self.case_ids,
+        )  # fmt: skip
+
+
+class PatchSampler:
+    """Draw batches that depend on the seed and their number only, so a resumed run draws the same ones.
+
+    A patient is drawn first, then one of the patient's tumors, so that someone with twenty metastases
+    weighs no more than someone with one. The patch lies at random on the condition that it holds the
+    whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors that are whole in
+    the patch count too.
+
+    Parameters
+    ----------
+    cases : sequence of TrainingCase
+    classes : dict of list
+        Task → class names, in the order of the labels' columns.
+    patch_shape : tuple of 3 int
+        Voxels; multiples of 4.
+    batch_size : int
+    augment : bool
+        Mirror, turn, stretch, change contrast, thicken slices, crop the field of view.
+    box_jitter : float
+        Each side of a box is stretched by up to this share, and the box shifted by up to half of it.
+    random_state : int
+    """
+
+    def __init__(self, cases, classes, *, patch_shape, batch_size, augment, box_jitter, random_state):
+        self.cases = list(cases)
+        self.patch_shape = np.array(patch_shape, dtype=np.int64)
+        self.batch_size = batch_size
+        self.augment = augment
+        self.box_jitter = box_jitter
+        self.random_state = random_state
+        self._mirrors = [_mirror_table(names) for names in classes.values()]
+        self._by_patient = {}
+        for number, case in enumerate(self.cases):
+            for tumor in range(len(case.boxes)):
+                self._by_patient.setdefault(case.patient_id, []).append((number, tumor))
+        self._patients = sorted(self._by_patient)
+
+    def batch(self, number):
+        """Return batch `number` of the run as a `Batch`."""
+        rng = np.random.default_rng((self.random_state, number))
+        images, masks, known, boxes, index, labels, ids = [], [], [], [], [], [], []
+        for element in range(self.batch_size):
+            patient = self._patients[rng.integers(len(self._patients))]
+            choices = self._by_patient[patient]
+            case_number, tumor = choices[rng.integers(len(choices))]
+            case = self.cases[case_number]
+            image, mask, case_boxes, case_labels = self._patch(case, tumor, rng)
+            images.append(image)
+            known.append(mask is not None)
+            masks.append(torch.zeros_like(image) if mask is None else mask)
+            boxes.append(case_boxes)
+            index.append(np.full(len(case_boxes), element))
+            labels.append(case_labels)
+            ids.append(case.case_id)
+        return Batch(
+            torch.stack(images)[:, None], torch.stack(masks)[:, None], torch.tensor(known),
+            np.concatenate(boxes), np.concatenate(index), torch.from_numpy(np.concatenate(labels)),
+            tuple(ids),
+        )  # fmt: skip
+
+    def _patch(self, case, tumor, rng):
+        """Return image and mask (x, y, z), boxes (m, 2, 3) and labels (m, n_tasks) of one patch."""
+        turn, mirror = _random_turn(rng, case.volume.spacing) if self.augment else (np.eye(3), False)
+        boxes = _turned(case.boxes, turn)  # (n, 2, 3), real numbers, relative to the turned origin
+        corner = _place(boxes[tumor], self.patch_shape, rng)
+        known = case.volume.mask is not None
+        arrays = (case.volume.image, case.volume.mask) if known else (case.volume.image,)
+        patch = _cut(arrays, turn, corner, self.patch_shape)  # (1 or 2, x, y, z)
+        image, mask = patch[0], patch[1] / 255 if known else None
+        boxes = boxes - corner
+        half_voxel = 0.5  # boxes of a turned case have broken edges; half a voxel outside is still inside
+        whole = ((boxes[:, 0] >= -half_voxel) & (boxes[:, 1] <= self.patch_shape + half_voxel)).all(axis=1)
+        whole[tumor] = True
+        boxes = _whole_voxels(self._jitter(boxes[whole], rng), self.patch_shape)
+        labels = case.labels[whole].copy()
+        if mirror:
+            for task, table in enumerate(self._mirrors):
+                if table is not None:
+                    labels[:, task] = np.where(labels[:, task] == MISSING, MISSING, table[labels[:, task]])
+        if self.augment:
+            image, mask = _change_look(image, mask, boxes, rng)
+        return image, mask, boxes, labels
+
+    def _jitter(self, boxes, rng):
+        """Stretch and shift boxes (m, 2, 3) at random."""
+        if not self.box_jitter or not len(boxes):
+            return boxes
+        side = boxes[:, 1] - boxes[:, 0]
+        center = boxes.mean(axis=1) + side * rng.uniform(-self.box_jitter, self.box_jitter, side.shape) / 2
+        side = side * rng.uniform(1 - self.box_jitter, 1 + self.box_jitter, side.shape)
+        return np.stack([center - side / 2, center + side / 2], axis=1)
+
+
+def _mirror_table(names):
+    """Return what each class becomes in the mirror (-1: no class), or None for a task without sides."""
+    if not any(side in names for side in MIRRORED):
+        return None
+    swap = dict(zip(MIRRORED, reversed(MIRRORED), strict=True))
+    numbers = {name: i for i, name in enumerate(names)}
+    return np.array([numbers.get(swap.get(name, name), MISSING) for name in names])
+
+
+def _random_turn(rng, spacing):
+    """Return a matrix (3, 3) from patch to scan voxels, and whether it mirrors left and right."""
+    from scipy.spatial.transform import Rotation
+
+    turn = np.eye(3)
+    if rng.random() < 0.5:  # the other half keeps its voxels unblurred
+        turn = Rotation.from_euler("xyz", rng.uniform(-15, 15, 3), degrees=True).as_matrix()
+        turn = turn * np.divide.outer(spacing, spacing).T @ np.diag(rng.uniform(0.9, 1.1, 3))  # turned in mm
+    mirror = bool(rng.integers(2))
+    return (turn @ np.diag([-1.0, 1.0, 1.0]) if mirror else turn), mirror
+
+
+def _turned(boxes, turn):
+    """Return the boxes (n, 2, 3) of the ellipsoids inside `boxes`, in coordinates of the patch."""
+    back = np.linalg.inv(turn)
+    center = boxes.mean(axis=1) @ back.T
+    half = (boxes[:, 1] - boxes[:, 0]) / 2
+    half = np.sqrt((half**2) @ (back**2).T)
+    return np.stack([center - half, center + half], axis=1)
+
+
+def _place(box, patch_shape, rng):
+    """Return the corner (3,) of a patch that holds `box`, or as much of it as fits."""
+    slack = np.sort(np.stack([np.ceil(box[1]) - patch_shape, np.floor(box[0])]), axis=0)
+    return rng.integers(slack[0].astype(np.int64), slack[1].astype(np.int64) + 1).astype(np.float64)
+
+
+def _cut(arrays, turn, corner, patch_shape):
+    """Return patches (n_arrays, x, y, z) as float32, zeros outside.
+
+    Voxel i of a patch is voxel ``turn @ (corner + i + 1/2) - 1/2`` of the arrays.
+    """
+    patch_shape = np.asarray(patch_shape)
+    if np.array_equal(np.abs(turn), np.eye(3)):  # at most mirrored: no interpolation
+        mirrored = np.flatnonzero(np.diag(turn) < 0).tolist()
+        low = np.where(np.diag(turn) < 0, -(corner + patch_shape), corner).astype(np.int64)
+        patch = torch.stack([_crop(array, low, low + patch_shape) for array in arrays])
+        return patch.flip([1 + axis for axis in mirrored])
+    ends = np.array(np.meshgrid(*[(0.5, n - 0.5) for n in patch_shape], indexing="ij")).reshape(3, -1).T
+    ends = (corner + ends) @ turn.T - 0.5
+    low = np.floor(ends.min(axis=0)).astype(np.int64) - 1
+    high = np.ceil(ends.max(axis=0)).astype(np.int64) + 2
+    low, high = np.maximum(low, -1), np.minimum(high, np.array(arrays[0].shape) + 1)
+    high = np.maximum(high, low + 2)
+    source = torch.stack([_crop(array, low, high) for array in arrays])
+    # edges of each array are -1 and 1 for torch, which also names the last axis first: hence the reversals
+    size, source_size = patch_shape.astype(np.float64), (high - low).astype(np.float64)
+    linear = turn * size[None] / source_size[:, None]
+    center = (turn @ (corner + size / 2) - low) / source_size * 2 - 1
+    theta = np.concatenate([linear[::-1, ::-1], center[::-1, None]], axis=1)
+    theta = torch.from_numpy(theta.astype(np.float32))
+    grid = functional.affine_grid(theta[None], (1, 1, *patch_shape.tolist()), align_corners=False)
+    return functional.grid_sample(source[None], grid, align_corners=False)[0]
+
+
+def _crop(array, low, high):
+    """Return array[low:high] as a float32 tensor, zeros where that leaves the array."""
+    inside_low = np.clip(low, 0, array.shape)
+    inside_high = np.clip(high, inside_low, array.shape)
+    result = torch.zeros(tuple(int(n) for n in high - low))
+    if (inside_high > inside_low).all():
+        source = tuple(slice(a, b) for a, b in zip(inside_low, inside_high, strict=True))
+        target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
+        result[target] = torch.from_numpy(np.asarray(array[source], dtype=np.float32))
+    return result
+
+
+def _whole_voxels(boxes, shape):
+    """Round boxes to voxels inside `shape`, at least one voxel a side."""
+    start = np.clip(np.floor(boxes[:, 0] + 0.25), 0, shape - 1)  # a quarter: do not grow by rounding
+    stop = np.clip(np.ceil(boxes[:, 1] - 0.25), start + 1, shape)
+    return np.stack([start, stop], axis=1).astype(np.int64)
+
+
+def _change_look(image, mask, boxes, rng):
+    """Return the patch as another scanner might show it, and the mask of what that shows."""
+    if rng.random() < 0.3:
+        image = _thick_slices(image, int(rng.integers(2, 5)), int(rng.integers(3)), rng)
+    if rng.random() < 0.2:
+        image, mask = _cropped_view(image, mask, boxes, rng)
+    if rng.random() < 0.5:
+        image = image.clamp(min=0) ** float(rng.uniform(0.8, 1.25))
+    if rng.random() < 0.5:
+        noise = np.random.default_rng(rng.integers(2**63)).standard_normal(image.shape, dtype=np.float32)
+        image = image + float(rng.uniform(0, 0.06)) * torch.from_numpy(noise) * (image > 0.02)
+    return image * float(rng.uniform(0.8, 1.2)), mask
+
+
+def _thick_slices(image, thickness, axis, rng):
+    """Average runs of `thickness` voxels along `axis` and interpolate them back."""
+    shape = list(image.shape)
+    shift = int(rng.integers(thickness))
+    rolled = torch.roll(image, shift, axis)
+    few = shape.copy()
+    few[axis] = -(-shape[axis] // thickness)
+    ratio = np.ones(3)
+    ratio[axis] = thickness
+    thick = resample(rolled.numpy(), np.ones(3), ratio, few)
+    return torch.roll(torch.from_numpy(resample(thick, ratio, np.ones(3), shape)), -shift, axis)
+
+
+def _cropped_view(image, mask, boxes, rng):
+    """Blank what lies beyond a random slab that holds every box, as in a scan of few slices."""
+    axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
+    low = int(rng.integers(0, boxes[:, 0, axis].min() + 1))
+    high = int(rng.integers(boxes[:, 1, axis].max(), image.shape[axis] + 1))
+    shown = torch.zeros([n if a == axis else 1 for a, n in enumerate(image.shape)])
+    shown.narrow(axis, low, high - low).fill_(1)
+    return image * shown, None if mask is None else mask * shown

@@ -1,0 +1,279 @@
+"""One readable training loop, which a kill interrupts and ``resume`` continues bit for bit."""
+
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tumorsim.exceptions import TrainingError
+from tumorsim.io import atomic_path
+from tumorsim.nn import multitask_loss
+from tumorsim.nn._device import to_device
+
+__all__ = ["Recipe", "saved_seed", "train"]
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; see `TumorEmbedder` for what each value means."""
+
+    max_epochs: int
+    batches_per_epoch: int
+    optimizer: str
+    lr: float
+    lr_schedule: str
+    lr_milestones: tuple
+    weight_decay: float
+    gradient_clip: float
+    mask_dice: float
+    task_weights: dict
+    n_jobs: int
+
+
+def train(
+    network, sampler, recipe, device, *, class_weights, identity, checkpoint_dir=None, resume=False, verbose=1
+):
+    """Train `network` in place.
+
+    Parameters
+    ----------
+    network : Network
+        On `device`.
+    sampler : patches.PatchSampler
+    recipe : Recipe
+    device : torch.device
+    class_weights : dict of Tensor or None
+        Task → factors, on `device`.
+    identity : str
+        What data, architecture and sampling the run has; a checkpoint of another is refused.
+    checkpoint_dir : str or Path, optional
+        Where the state is written after every epoch.
+    resume : bool, default=False
+        Go on from the checkpoint; where there is none, begin.
+    verbose : int, default=1
+        0: silent. 1: a progress bar with the time left and each head's loss.
+
+    Returns
+    -------
+    history : list of dict
+        An entry an epoch: epoch (from 1), lr, loss, ``loss_<head>``, seconds.
+    pooled : ndarray of shape (m, n_channels)
+        Embeddings of the tumors in the batches that fixed the batch norms at the end.
+
+    Raises
+    ------
+    TrainingError
+        If loss or gradient are not finite (the batch's cases are named), or the checkpoint is damaged or
+        of another run.
+    """
+    optimizer = _make_optimizer(network, recipe)
+    identity = hashlib.sha256(f"{identity}|{json.dumps(_fixed(recipe), sort_keys=True)}".encode()).hexdigest()
+    history = []
+    if resume and checkpoint_dir is not None:
+        history = _load_checkpoint(Path(checkpoint_dir), network, optimizer, identity, device)
+
+    total = recipe.max_epochs * recipe.batches_per_epoch
+    done = len(history) * recipe.batches_per_epoch
+    network.train()
+    with (
+        tqdm(total=total, initial=done, desc="training", unit="batch", disable=not verbose) as bar,
+        _Prefetch(sampler, range(done, total), recipe.n_jobs) as batches,
+    ):
+        for epoch in range(len(history), recipe.max_epochs):
+            started = time.perf_counter()
+            sums, counts = {}, {}
+            for step in range(recipe.batches_per_epoch):
+                number = epoch * recipe.batches_per_epoch + step
+                lr = _learning_rate(recipe, number / recipe.batches_per_epoch)
+                losses = _step(network, optimizer, batches.next(), lr, recipe, device, class_weights)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0) + 1
+                bar.update()
+                if verbose:
+                    shown = {name: f"{sums[name] / counts[name]:.3f}" for name in sums}
+                    bar.set_postfix({"epoch": f"{epoch + 1}/{recipe.max_epochs}"} | shown, refresh=False)
+            means = {("loss" if n == "total" else f"loss_{n}"): sums[n] / counts[n] for n in sums}
+            seconds = round(time.perf_counter() - started, 3)
+            history.append({"epoch": epoch + 1, "lr": lr} | means | {"seconds": seconds})
+            if checkpoint_dir is not None:
+                _save_checkpoint(
+                    Path(checkpoint_dir), network, optimizer, identity, sampler.random_state, history
+                )
+    pooled = _settle_batch_norms(network, sampler, total, min(50, max(10, recipe.batches_per_epoch)), device)
+    network.eval()
+    if not np.isfinite(pooled).all():
+        raise TrainingError("The embeddings must be finite. Got NaN after the last step. Lower 'lr'.")
+    return history, pooled
+
+
+def _step(network, optimizer, batch, lr, recipe, device, class_weights):
+    """Do one gradient step and return the losses as floats."""
+    batch = batch.to(device, to_device)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    outputs = network(batch.image, batch.boxes, batch.index)
+    total, parts = multitask_loss(
+        outputs,
+        batch,
+        task_weights=recipe.task_weights,
+        class_weights=class_weights,
+        mask_dice=recipe.mask_dice,
+    )
+    if not parts:  # a batch without any label teaches nothing
+        return {}
+    values = {name: float(part.detach()) for name, part in ({"total": total} | parts).items()}
+    total.backward()
+    norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip))
+    if not np.isfinite([values["total"], norm]).all():
+        bad = ", ".join(f"{name} {value:g}" for name, value in (values | {"gradient": norm}).items())
+        raise TrainingError(
+            f"The loss must stay finite. Got {bad} on a batch of the cases {', '.join(batch.case_ids)}. "
+            "Look at these scans, or lower 'lr'."
+        )
+    optimizer.step()
+    return values
+
+
+def _make_optimizer(network, recipe):
+    """Return SGD with Nesterov momentum, as the paper, or AdamW."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _learning_rate(recipe, epoch):
+    """Return the rate at a time in epochs: divided by 10 at milestones, or warmed up and down a cosine."""
+    if recipe.lr_schedule == "milestones":
+        return recipe.lr * 0.1 ** sum(epoch >= milestone for milestone in recipe.lr_milestones)
+    share = epoch / recipe.max_epochs
+    warm = 0.05
+    if share < warm:
+        return recipe.lr * max(share / warm, 0.1)
+    return recipe.lr * float(0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm))))
+
+
+def _settle_batch_norms(network, sampler, first, n_batches, device):
+    """Put running means to those of `n_batches` batches under the final weights; return their embeddings."""
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean of all batches
+    network.train()
+    pooled = []
+    with torch.no_grad():
+        for number in range(first, first + n_batches):
+            batch = sampler.batch(number)
+            pooled.append(
+                network(to_device(batch.image, device), batch.boxes, batch.index)["embedding"].cpu()
+            )
+    for norm in norms:
+        norm.momentum = 0.1
+    return torch.cat(pooled).numpy()
+
+
+class _Prefetch:
+    """Make batches ahead in threads; their order and content do not depend on how many."""
+
+    def __init__(self, sampler, numbers, n_jobs):
+        self._sampler = sampler
+        self._numbers = iter(numbers)
+        self._n_ahead = n_jobs
+        self._futures = []
+
+    def __enter__(self):
+        self._pool = ThreadPoolExecutor(self._n_ahead)
+        for _ in range(self._n_ahead + 1):
+            self._submit()
+        return self
+
+    def __exit__(self, *_):
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def next(self):
+        """Return the next batch."""
+        batch = self._futures.pop(0).result()
+        self._submit()
+        return batch
+
+    def _submit(self):
+        number = next(self._numbers, None)
+        if number is not None:
+            self._futures.append(self._pool.submit(self._sampler.batch, number))
+
+
+def _fixed(recipe):
+    """Return what of a recipe changes its result; workers do not."""
+    values = asdict(recipe)
+    del values["n_jobs"]
+    return values
+
+
+def _save_checkpoint(directory, network, optimizer, identity, seed, history):
+    """Write the whole state atomically: tensors, the optimizer's moments, the history."""
+    from safetensors.torch import save_file
+
+    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value.contiguous()
+    metadata = {"identity": identity, "seed": str(seed), "history": json.dumps(history)}
+    with atomic_path(directory / CHECKPOINT) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def saved_seed(checkpoint_dir):
+    """Return the seed of the run that left a checkpoint, or None where there is none."""
+    metadata, _ = _read_checkpoint(Path(checkpoint_dir))
+    return int(metadata["seed"]) if metadata else None
+
+
+def _read_checkpoint(directory, device="cpu", tensors=False):
+    """Return metadata and, if asked for, tensors by name; two empty dicts where there is no checkpoint."""
+    from safetensors import SafetensorError, safe_open
+
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        return {}, {}
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            names = file.keys() if tensors else ()
+            # copies: Windows cannot replace a file of which something is still mapped
+            return file.metadata(), {name: file.get_tensor(name).clone() for name in names}
+    except SafetensorError as err:
+        raise TrainingError(f"The checkpoint '{path}' is damaged: {err}. Delete it.") from err
+
+
+def _load_checkpoint(directory, network, optimizer, identity, device):
+    """Restore the state and return the history; nothing happens where there is no checkpoint."""
+    metadata, tensors = _read_checkpoint(directory, device, tensors=True)
+    if not metadata:
+        return []
+    if metadata["identity"] != identity:
+        raise TrainingError(
+            f"The checkpoint in '{directory}' must come from the same tumors and parameters. Got another "
+            "run's. Use another checkpoint_dir, or fit with resume=False."
+        )
+    network.load_state_dict(
+        {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
+    )
+    state = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return json.loads(metadata["history"])

@@ -1,0 +1,96 @@
+"""Model files: one safetensors file ↔ network and its configuration; no pickle anywhere."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from tumorsim.exceptions import WeightsError
+from tumorsim.io import atomic_path
+
+__all__ = ["fingerprint", "load_model", "save_model"]
+
+_FORMAT = "tumorsim-model-1"
+
+
+def fingerprint(state, preprocessing):
+    """Return the SHA-256 of tensors and preprocessing: equal means comparable embeddings.
+
+    Parameters
+    ----------
+    state : dict of Tensor
+        ``network.state_dict()``.
+    preprocessing : dict
+        ``Preprocessing.to_dict()``.
+    """
+    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name].detach().cpu().numpy())
+        digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def save_model(path, network, config):
+    """Write a model file atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+    network : Network
+    config : dict
+        ``architecture``, ``preprocessing``, ``classes``, ``aspects`` … ; what JSON holds, arrays, paths.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    text = json.dumps(
+        config, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
+    )
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": _FORMAT, "config": text})
+
+
+def load_model(path):
+    """Read a model file.
+
+    Returns
+    -------
+    network : Network
+        In evaluation mode, on the CPU.
+    config : dict
+        What was saved.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or not a tumorsim model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from tumorsim.nn import Network
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise WeightsError(
+                    f"'{path}' must be a tumorsim model ({_FORMAT}). Got {metadata.get('format')!r}."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        config = json.loads(metadata["config"])
+        n_classes = {task: len(names) for task, names in config["classes"].items()}
+        network = Network(n_classes, **config["architecture"])
+        network.load_state_dict(tensors)
+        found, expected = fingerprint(tensors, config["preprocessing"]), config["fingerprint"]
+        if found != expected:
+            raise WeightsError(
+                f"'{path}' does not match its fingerprint. Expected {expected[:12]}…, got {found[:12]}…. "
+                "Copy the file anew."
+            )
+    except WeightsError:
+        raise
+    except FileNotFoundError as err:
+        raise WeightsError(f"Model file '{path}' does not exist. Make one with 'tumorsim fit'.") from err
+    except (SafetensorError, KeyError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as err:
+        raise WeightsError(f"'{path}' is damaged or not a model file: {err}") from err
+    return network.eval(), config
