@@ -454,11 +454,12 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         values["box_jitter"] = check_real(self.box_jitter, "box_jitter", minimum=0, maximum=0.9)
         if isinstance(self.tasks, str):
             raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {self.tasks!r}.")
-        for name, kind in (("task_weights", dict), ("lr_milestones", tuple | list)):
-            if not isinstance(values[name], kind | None):
-                raise TypeError(f"Parameter '{name}' must be {kind}. Got {values[name]!r}.")
+        if not isinstance(self.task_weights, dict | None):
+            raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {self.task_weights!r}.")
+        if not isinstance(self.lr_milestones, tuple | list):
+            raise TypeError(f"Parameter 'lr_milestones' must be a tuple of epochs. Got {self.lr_milestones!r}.")
         values["lr_milestones"] = tuple(
-            check_real(epoch, "lr_milestones", minimum=0) for epoch in self.lr_milestones or ()
+            check_real(epoch, "lr_milestones", minimum=0) for epoch in self.lr_milestones
         )
         patch = np.asarray(self.patch_size)
         whole = patch.shape in ((), (3,)) and patch.dtype.kind in "iu"
@@ -472,7 +473,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
 
     def _seed(self, resume):
         """Return the run's seed: on resume that of the checkpoint, unless `random_state` fixes it."""
-        generator = check_random_state(self.random_state)
+        try:
+            generator = check_random_state(self.random_state)
+        except ValueError as err:
+            raise ValueError(f"Parameter 'random_state' cannot be used: {err}") from err
         if resume and self.checkpoint_dir is None:
             raise ValueError("Parameter 'checkpoint_dir' must name a folder for resume=True. Got None.")
         if resume and not isinstance(self.random_state, numbers.Integral):

@@ -1,0 +1,144 @@
+"""`Case`: one scan of a patient."""
+
+import os
+from functools import cached_property
+
+import numpy as np
+
+from tumorsim._validation import check_text
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
+from tumorsim.io import load_image, read_geometry
+
+__all__ = ["Case", "of_file"]
+
+
+class Case:
+    """One contrast-enhanced T1 scan of a patient, with its mask where there is one; voxels are read late.
+
+    Parameters
+    ----------
+    image : str, Path or tuple (array, affine)
+        A NIfTI or NRRD file, or an array of shape (nx, ny, nz) with its affine (voxel → RAS+ mm).
+    mask : str, Path or tuple (array, affine), optional
+        Integers on the image's own grid, 0 background.
+    case_id, patient_id : str
+        Identifiers; a patient's scans share `patient_id`.
+
+    Raises
+    ------
+    TypeError, GeometryError
+        If an array is not 3-D numeric, or its affine is no use.
+
+    Examples
+    --------
+    >>> case = Case((np.zeros((7, 8, 9), np.float32), np.eye(4)), case_id="a", patient_id="p")
+    >>> case.shape, case.spacing.tolist(), case.has_mask
+    ((7, 8, 9), [1.0, 1.0, 1.0], False)
+    """
+
+    def __init__(self, image, mask=None, *, case_id, patient_id):
+        self.case_id = check_text(case_id, "case_id")
+        self.patient_id = check_text(patient_id, "patient_id")
+        self.image = _check_source(image, f"image of case '{case_id}'")
+        self.mask = None if mask is None else _check_source(mask, f"mask of case '{case_id}'")
+
+    def __repr__(self):
+        return f"Case(case_id={self.case_id!r}, patient_id={self.patient_id!r}, has_mask={self.has_mask})"
+
+    @property
+    def has_mask(self):
+        """Whether a mask was given."""
+        return self.mask is not None
+
+    @cached_property
+    def _geometry(self):
+        return (
+            read_geometry(self.image) if isinstance(self.image, str) else (self.image[0].shape, self.image[1])
+        )
+
+    @property
+    def shape(self):
+        """Shape (nx, ny, nz), from the header."""
+        return self._geometry[0]
+
+    @property
+    def affine(self):
+        """Voxel → RAS+ mm, shape (4, 4), from the header."""
+        return self._geometry[1]
+
+    @property
+    def spacing(self):
+        """Millimetres per voxel, shape (3,)."""
+        return spacing_from_affine(self.affine)
+
+    def load_image(self):
+        """Return the voxels, shape (nx, ny, nz); a file is read each time.
+
+        Raises
+        ------
+        GeometryError
+            If the file cannot be read, or holds NaN or infinite voxels.
+        """
+        array = load_image(self.image)[0] if isinstance(self.image, str) else self.image[0]
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).sum())
+            raise GeometryError(
+                f"The image of case '{self.case_id}' must be finite. Got {bad} NaN or infinite voxels"
+                f"{of_file(self.image)}. Replace them, for instance by the background value."
+            )
+        return array
+
+    def load_mask(self):
+        """Return the mask's integers, shape (nx, ny, nz), or None where there is no mask.
+
+        Raises
+        ------
+        GridMismatchError
+            If it does not lie on the image's grid.
+        GeometryError
+            If it holds anything but whole numbers.
+        """
+        if self.mask is None:
+            return None
+        self.check_grid()
+        array = load_image(self.mask)[0] if isinstance(self.mask, str) else self.mask[0]
+        if array.dtype.kind == "f":
+            whole = np.isfinite(array) & (array == np.round(array))
+            if not whole.all():
+                raise GeometryError(
+                    f"The mask of case '{self.case_id}' must hold whole numbers{of_file(self.mask)}. Got "
+                    f"{int((~whole).sum())} voxels that are not. Resample masks with nearest-neighbor "
+                    "interpolation."
+                )
+            array = array.astype(np.int32)
+        return array
+
+    def check_grid(self):
+        """Raise ``GridMismatchError`` unless image and mask share a grid; reads headers only."""
+        if self.mask is not None:
+            mask = (
+                read_geometry(self.mask) if isinstance(self.mask, str) else (self.mask[0].shape, self.mask[1])
+            )
+            check_same_grid(self.shape, self.affine, *mask, case_id=self.case_id)
+
+
+def _check_source(source, what):
+    """Return a path as str, or (array, affine) checked."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if not isinstance(source, tuple | list) or len(source) != 2:
+        raise TypeError(f"The {what} must be a path or (array, affine). Got {type(source).__name__}.")
+    array = np.asarray(source[0])
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.dtype.kind not in "uif":
+        raise TypeError(f"The {what} must be a numeric array. Got dtype {array.dtype}.")
+    if array.ndim != 3 or 0 in array.shape:
+        raise GeometryError(f"The {what} must be a 3-D array with voxels. Got shape {array.shape}.")
+    return array, check_affine(source[1], what=what)
+
+
+def of_file(source):
+    """Return " in '<path>'" for a file, nothing for an array."""
+    return f" in '{source}'" if isinstance(source, str) else ""

@@ -1,0 +1,123 @@
+"""`Tumor`: one lesion of a case."""
+
+import numpy as np
+
+from tumorsim._validation import check_box, check_mask_value, check_text
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import crop_slices, lesion_shape, select_mask
+from tumorsim.records._case import Case, of_file
+
+__all__ = ["MEASURES", "Tumor"]
+
+MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
+
+
+class Tumor:
+    """One lesion of a case: its box, its labels.
+
+    Parameters
+    ----------
+    case : Case
+        The scan that shows it.
+    bbox : array-like of shape (2, 3)
+        First voxel inside and first voxel outside, per axis, in voxels of the case.
+    tumor_id : str
+        Unique within a cohort, for instance ``"sub-012/1"``.
+    labels : dict of str, optional
+        Task → value; None or a missing key is an unknown label.
+    mask_value : int or str, optional
+        Voxels of the case's mask that are tumor: ``1``, ``"1+3"``; default all above 0, ``">0"``.
+    metadata : dict, optional
+        Further columns of the manifest, carried along untouched.
+
+    Raises
+    ------
+    TypeError, GeometryError
+        If an argument has the wrong type, or the box is malformed. Whether the box lies inside the image
+        is checked by `check`, since that reads the header.
+    """
+
+    def __init__(self, case, bbox, *, tumor_id, labels=None, mask_value=None, metadata=None):
+        if not isinstance(case, Case):
+            raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
+        self.case = case
+        self.tumor_id = check_text(tumor_id, "tumor_id")
+        self.bbox = check_box(bbox, what=f"The box of tumor '{tumor_id}'")
+        self.mask_value = ">0" if mask_value is None else str(mask_value)
+        check_mask_value(self.mask_value)
+        self.labels = {task: _check_label(value, task) for task, value in (labels or {}).items()}
+        self.metadata = dict(metadata or {})
+
+    def __repr__(self):
+        labels = ", ".join(f"{k}={v!r}" for k, v in self.labels.items() if v is not None)
+        return f"Tumor(tumor_id={self.tumor_id!r}{', ' + labels if labels else ''})"
+
+    @property
+    def patient_id(self):
+        """The patient's identifier."""
+        return self.case.patient_id
+
+    def check(self):
+        """Raise ``GeometryError`` unless the box lies inside the image; reads the header only."""
+        check_box(self.bbox, shape=self.case.shape, what=f"The box of tumor '{self.tumor_id}'")
+
+    def load_mask(self):
+        """Return the lesion's voxels inside its box as bool, or None where the case has no mask."""
+        mask = self.case.load_mask()
+        return None if mask is None else self.select(mask)
+
+    def select(self, mask):
+        """Return as bool the lesion's voxels in the box, cut from the case's `mask` (nx, ny, nz)."""
+        return select_mask(mask[crop_slices(self.bbox)], check_mask_value(self.mask_value))
+
+    def measure(self, mask=None):
+        """Return size, shape and place as a dict of float.
+
+        Parameters
+        ----------
+        mask : ndarray of shape (nx, ny, nz), optional
+            The case's mask if it is at hand; otherwise it is read.
+
+        Returns
+        -------
+        dict
+            The values of `geometry.lesion_shape` and the centroid ``x_mm, y_mm, z_mm`` in RAS+ mm of the
+            scan. Without a mask, volume is that of the ellipsoid inside the box, diameter is the box's
+            longest side, and shape is NaN.
+
+        Raises
+        ------
+        GeometryError
+            If the mask has no voxel in the box.
+        """
+        mask = self.case.load_mask() if mask is None else mask
+        spacing = self.case.spacing
+        if mask is None:
+            sides = (self.bbox[1] - self.bbox[0]) * spacing
+            shape = {"volume_mm3": float(np.pi / 6 * sides.prod()), "diameter_mm": float(sides.max())}
+            shape |= {"sphericity": np.nan, "elongation": np.nan}
+            center = (self.bbox.sum(axis=0) - 1) / 2
+        else:
+            inside = self.select(mask)
+            if not inside.any():
+                raise GeometryError(
+                    f"The mask of case '{self.case.case_id}' has no voxel of value {self.mask_value} in the "
+                    f"box of tumor '{self.tumor_id}'{of_file(self.case.mask)}. Check mask_value."
+                )
+            shape = lesion_shape(inside, spacing)
+            center = self.bbox[0] + np.argwhere(inside).mean(axis=0)
+        x, y, z = self.case.affine[:3, :3] @ center + self.case.affine[:3, 3]
+        return shape | {"x_mm": float(x), "y_mm": float(y), "z_mm": float(z)}
+
+
+def _check_label(value, task):
+    """Return a label as str, or None where it is missing (None, NaN, empty text)."""
+    check_text(task, "task name")
+    if (
+        value is None
+        or type(value).__name__ == "NAType"
+        or value != value
+        or (isinstance(value, str) and not value.strip())
+    ):
+        return None
+    return check_text(str(value), f"label of task '{task}'")
