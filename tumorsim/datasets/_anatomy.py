@@ -1,0 +1,214 @@
+"""The head that tumors are put into: MNI152 tissue maps, and skull, face and vessels modeled around them."""
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tumorsim.datasets._face import face_channels
+
+__all__ = ["Head", "Maps", "load_head", "noise", "region_at", "smooth_field"]
+
+_HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower than the template, to the neck
+_HEAD_SHAPE = (99, 125, 105)
+_HEAD_SPACING = 2.0
+_NOISE_SIZE = 64  # voxels
+_NOISE_WAVE = 8  # voxels a wavelength
+
+
+class Maps(NamedTuple):
+    """Channels on a regular grid in MNI millimetres."""
+
+    values: torch.Tensor  # (1, channels, nx, ny, nz)
+    origin: np.ndarray  # (3,), mm of the first voxel's center
+    spacing: float  # mm
+
+    def sample(self, points):
+        """Interpolate linearly at `points` (n, 3) in mm; returns (channels, n), edge values outside."""
+        size = np.array(self.values.shape[2:])
+        scale = (2 / (size - 1) / self.spacing).astype(np.float32)
+        grid = (points - self.origin.astype(np.float32)) * scale - np.float32(1)
+        grid = torch.from_numpy(np.ascontiguousarray(grid[:, ::-1]))[
+            None, None, None
+        ]  # grid_sample wants z, y, x
+        found = functional.grid_sample(self.values, grid, padding_mode="border", align_corners=True)
+        return found[0, :, 0, 0].numpy()
+
+
+class Head(NamedTuple):
+    """What `load_head` builds once a process."""
+
+    brain: Maps  # channels gray, white, brain (probabilities)
+    shell: Maps  # channels mm outside the brain's envelope, mm outside the skin, cerebrum (0..1)
+    extras: Maps  # channels fat, muscle, air, eye, mucosa, veins, arteries, pituitary (0..1)
+    surface: np.ndarray  # (n, 3), mm; points on the envelope
+    normals: np.ndarray  # (n, 3); outward
+    junction: np.ndarray  # (n, 3), mm; gray-white junction of the cerebrum
+    cerebellum: np.ndarray  # (n, 3), mm
+    brainstem: np.ndarray  # (n, 3), mm
+
+
+@lru_cache(maxsize=1)
+def _landmarks():
+    """Return a KD tree of the landmarks and their regions (n,)."""
+    import pandas as pd
+    from scipy.spatial import cKDTree
+
+    with files("tumorsim").joinpath("data/areas.csv").open() as file:
+        table = pd.read_csv(file)
+    return cKDTree(table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)), table["region"].to_numpy(str)
+
+
+def region_at(points):
+    """Return the region of the nearest landmark for `points` (..., 3) in MNI mm; array of str."""
+    tree, regions = _landmarks()
+    return regions[tree.query(np.asarray(points, dtype=float))[1]]
+
+
+@lru_cache(maxsize=1)
+def load_head():
+    """Build the head model from the MNI152 2009a templates that nilearn ships; takes a few seconds.
+
+    Returns
+    -------
+    Head
+    """
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
+    from scipy import ndimage
+
+    images = [
+        load(resolution=1)
+        for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)
+    ]
+    origin = images[0].affine[:3, 3]
+    gray, white, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    tissue = Maps(
+        torch.from_numpy(np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)]))[None], origin, 1.0
+    )
+
+    axes = [_HEAD_ORIGIN[a] + _HEAD_SPACING * np.arange(_HEAD_SHAPE[a]) for a in range(3)]
+    mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)  # (x, y, z, 3)
+    gray, white, brain = (m.reshape(_HEAD_SHAPE) for m in tissue.sample(mm.reshape(-1, 3)))
+    brain = brain > 0.5
+    brain[..., mm[0, 0, :, 2] < -72] = False  # below the template: edge values would draw the brainstem out
+    cord = np.hypot(mm[..., 0], (mm[..., 1] + 47) / 1.1) < 9
+    cistern = ((mm - np.float32((0, 2, -19))) ** 2 / np.float32((13, 13, 8)) ** 2).sum(-1) < 1  # suprasellar
+    envelope = _close(brain | cistern | (cord & (mm[..., 2] < -66)), 7.0)
+    distance = ndimage.gaussian_filter(_signed_distance(envelope), 0.8)
+
+    areas = region_at(mm[::2, ::2, ::2]).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 4 mm is fine enough here
+    areas = areas[: mm.shape[0], : mm.shape[1], : mm.shape[2]]
+    hind = np.isin(areas, ["cerebellum", "brainstem", "cerebellopontine_angle", "sellar"])
+    cerebrum = ndimage.gaussian_filter((~hind).astype(np.float32), 1.5)
+
+    skin = _skin(mm, envelope)
+    extras = face_channels(mm, distance)
+    normals = np.stack(np.gradient(distance, _HEAD_SPACING), axis=-1)
+    on_surface = (np.abs(distance) < 1) & (mm[..., 2] > -60)
+    directions = normals[on_surface]
+    junction = (gray > 0.3) & (white > 0.3) & (distance < -5) & (distance > -28) & (cerebrum > 0.9)
+    hindbrain = brain & (distance < -3) & (gray + white > 0.7)
+    return Head(
+        brain=tissue,
+        shell=Maps(torch.from_numpy(np.stack([distance, skin, cerebrum]))[None], _HEAD_ORIGIN, _HEAD_SPACING),
+        extras=Maps(torch.from_numpy(extras)[None], _HEAD_ORIGIN, _HEAD_SPACING),
+        surface=mm[on_surface].astype(float),
+        normals=directions / np.linalg.norm(directions, axis=1, keepdims=True),
+        junction=mm[junction].astype(float),
+        cerebellum=mm[hindbrain & (areas == "cerebellum")].astype(float),
+        brainstem=mm[hindbrain & (areas == "brainstem")].astype(float),
+    )
+
+
+def _close(mask, radius, spacing=_HEAD_SPACING):
+    """Close gaps up to twice `radius` mm wide in a bool array."""
+    from scipy.ndimage import distance_transform_edt
+
+    grown = distance_transform_edt(~mask, sampling=spacing) <= radius
+    return distance_transform_edt(grown, sampling=spacing) > radius
+
+
+def _signed_distance(mask, spacing=_HEAD_SPACING):
+    """Return mm to the border of `mask`, negative inside; float32."""
+    from scipy.ndimage import distance_transform_edt
+
+    outside = distance_transform_edt(~mask, sampling=spacing)
+    inside = distance_transform_edt(mask, sampling=spacing)
+    return (outside - inside).astype(np.float32)
+
+
+def _skin(mm, envelope):
+    """Return mm to the skin, negative inside: the brain's envelope grown by 14 mm, a face and a neck."""
+    from scipy.ndimage import gaussian_filter
+
+    spacing, pad = 2 * _HEAD_SPACING, 8  # skin is smooth: every second voxel will do
+    hull = _close(np.pad(envelope[::2, ::2, ::2], pad), 24.0, spacing)
+    head = _signed_distance(hull, spacing)[pad:-pad, pad:-pad, pad:-pad] < 14
+    x, y, z = np.moveaxis(mm[::2, ::2, ::2], -1, 0)
+    face = (x / 66) ** 2 + ((y - 34) / 60) ** 2 + ((z + 62) / 72) ** 2 < 1
+    nose = (x / 15) ** 2 + ((y - 84) / 18) ** 2 + ((z + 58) / 26) ** 2 < 1
+    neck = ((x / 62) ** 2 + ((y + 38) / 66) ** 2 < 1) & (z < -45)
+    skin = torch.from_numpy(gaussian_filter(_signed_distance(head | face | nose | neck, spacing), 1.0))
+    skin = functional.interpolate(skin[None, None], size=_HEAD_SHAPE, mode="trilinear", align_corners=True)
+    return skin[0, 0].numpy()
+
+
+@lru_cache(maxsize=1)
+def _noise_maps():
+    """Return a periodic band-pass noise, its gradient, and three more noises; (1, 5, 65, 65, 65)."""
+    rng = np.random.default_rng(20181009)  # the same for everybody; patients differ by phase and rotation
+    size = _NOISE_SIZE
+    k = np.sqrt(
+        sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(size) * size] * 3, indexing="ij", sparse=True))
+    )
+    center = size / _NOISE_WAVE
+    band = np.exp(-0.5 * ((k - center) / (0.35 * center)) ** 2)
+    fields = [np.fft.ifftn(np.fft.fftn(rng.standard_normal((size,) * 3)) * band).real for _ in range(4)]
+    fields = [f / f.std() for f in fields]
+    slope = np.sqrt(sum(((np.roll(fields[0], -1, a) - np.roll(fields[0], 1, a)) / 2) ** 2 for a in range(3)))
+    stack = np.stack([fields[0], slope, *fields[1:]]).astype(np.float32)
+    return Maps(torch.from_numpy(np.pad(stack, [(0, 0)] + [(0, 1)] * 3, mode="wrap"))[None], np.zeros(3), 1.0)
+
+
+def noise(points, wavelength, frame, n_channels=5):
+    """Sample smooth noise of unit variance at `points` (n, 3) in mm.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, 3), dtype=float32
+    wavelength : float
+        In mm.
+    frame : ndarray of shape (4, 3)
+        Rotation and, as the last row, phase in voxels; what makes one patient's noise his own.
+    n_channels : int, default=5
+        How many of the channels below.
+
+    Returns
+    -------
+    ndarray of shape (n_channels, n), dtype=float32
+        Noise; its gradient per mm; three more independent noises.
+    """
+    scale = _NOISE_WAVE / wavelength
+    where = points @ (frame[:3] * scale).astype(np.float32) + frame[3].astype(np.float32)
+    maps = _noise_maps()
+    maps = maps._replace(values=maps.values[:, :n_channels])
+    found = maps.sample(np.mod(where, np.float32(_NOISE_SIZE), out=where))
+    found[1:2] *= scale
+    return found
+
+
+def smooth_field(rng, shape, n_control, n_channels=1):
+    """Draw fields that vary over 1/`n_control` of the grid, std about 1; float32 (channels, *shape)."""
+    from scipy.ndimage import zoom
+
+    coarse = rng.standard_normal((n_channels, *[n_control + 2] * 3))
+    fine = np.stack([zoom(c, 24 / (n_control + 2), order=3, mode="nearest") for c in coarse]).astype(
+        np.float32
+    )
+    fine = functional.interpolate(
+        torch.from_numpy(fine)[None], size=shape, mode="trilinear", align_corners=True
+    )
+    return fine[0].numpy()
