@@ -10,7 +10,7 @@ SHAPE = (40, 44, 36)
 
 TINY = {
     "spacing": 2.0,
-    "patch_size": 32,
+    "patch_size": 24,
     "n_channels": 8,
     "n_blocks": 1,
     "batch_size": 2,
@@ -31,9 +31,7 @@ def head(shape=SHAPE, *, scalp=False, seed=0):
     """Return a float32 head at about 100 in the brain, 0 outside, with smooth texture."""
     middle = (np.array(shape) - 1) / 2
     rng = np.random.default_rng(seed)
-    wave = sum(
-        np.cos(g / rng.uniform(3, 6) + rng.uniform(0, 6)) for g in np.indices(shape)
-    )  # of no symmetry
+    wave = sum(np.cos(g / rng.uniform(3, 6) + rng.uniform(0, 6)) for g in np.indices(shape))  # of no symmetry
     brain = ball(shape, middle, 0.40 * np.array(shape))
     image = np.where(brain, 100 + 8 * wave, 0)
     if scalp:

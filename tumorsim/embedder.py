@@ -50,11 +50,11 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         See `nn.Network`.
     n_channels : int, default=32
         Channels of the feature map, and numbers in an embedding.
-    n_blocks : int, default=8
+    n_blocks : int, default=6
         ResBlocks in the backbone; a feature sees ``8 * n_blocks * spacing`` mm to each side.
     spacing : float or tuple of 3 float, default=2.0
         Millimetres per voxel of the network's grid.
-    patch_size : int or tuple of 3 int, default=96
+    patch_size : int or tuple of 3 int, default=80
         Voxels of a training patch, a multiple of 4.
     batch_size : int, default=4
         Patches a step.
@@ -69,7 +69,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     weight_decay : float, default=1e-4
     gradient_clip : float, default=5.0
         Largest norm of the gradient.
-    mask_dice : float, default=0.1
+    mask_dice : float, default=0.3
         Weight of the soft Dice loss beside the mask's cross-entropy, which alone is slow on small tumors.
     augment : bool, default=True
         Mirror (the labels ``left`` and ``right`` swap), turn, stretch, thicken slices, crop the view, change
@@ -125,9 +125,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         task_weights=None,
         architecture="fast",
         n_channels=32,
-        n_blocks=8,
+        n_blocks=6,
         spacing=2.0,
-        patch_size=96,
+        patch_size=80,
         batch_size=4,
         max_epochs=30,
         batches_per_epoch=100,
@@ -137,7 +137,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         lr_milestones=(90, 105),
         weight_decay=1e-4,
         gradient_clip=5.0,
-        mask_dice=0.1,
+        mask_dice=0.3,
         augment=True,
         box_jitter=0.15,
         balance_classes=True,
@@ -190,6 +190,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         recipe = {
             "architecture": "paper",
             "n_channels": 64,
+            "n_blocks": 8,
             "spacing": 1.5,
             "patch_size": 128,
             "batch_size": 2,

@@ -1,6 +1,15 @@
 """Files ↔ arrays with affines; knows no records."""
 
+from tumorsim.io._embeddings import load_embeddings, save_embeddings
 from tumorsim.io._files import atomic_path, content_key
 from tumorsim.io._images import load_image, read_geometry, save_nifti
 
-__all__ = ["atomic_path", "content_key", "load_image", "read_geometry", "save_nifti"]
+__all__ = [
+    "atomic_path",
+    "content_key",
+    "load_embeddings",
+    "load_image",
+    "read_geometry",
+    "save_embeddings",
+    "save_nifti",
+]

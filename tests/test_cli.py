@@ -1,0 +1,308 @@
+"""The command line: from scans to an answer, and one clear line for every mistake."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import phantoms
+import pytest
+from archives import write_cohort, write_scan_table
+from typer.testing import CliRunner
+
+from tumorsim.cli import app
+from tumorsim.cli._parse import parse_aspects, parse_where
+from tumorsim.io import load_embeddings, load_image
+
+TRAINING = "--max-epochs 1 --batches-per-epoch 4 --batch-size 2 --patch-size 32 --n-channels 8 --n-blocks 1"
+
+
+def run(*parts, code=0):
+    """Run a command, words split at blanks where a part is text, and check the exit code."""
+    words = [w for part in parts for w in (part.split() if isinstance(part, str) else [str(part)])]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == code, f"{words}: {result.output} {result.exception!r}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a scan table, its archive, a model, embeddings and an index, made by commands."""
+    path = tmp_path_factory.mktemp("cli")
+    cohort = write_cohort(phantoms.cohort(6), path)
+    write_scan_table(cohort, path / "scans.csv")
+    run("manifest", path / "scans.csv", "-o", path / "archive.csv")
+    run("fit", path / "archive.csv", "-o", path / "model.safetensors", TRAINING, "--device cpu")
+    run("embed", path / "archive.csv", "--model", path / "model.safetensors", "-o", path / "archive.npz")
+    run("index build", path / "archive.npz", "-o", path / "index")
+    return path
+
+
+def ask(folder, *parts, scan="s0_image.nii.gz", **kwargs):
+    """Run a query of one of the folder's scans."""
+    model = ("--model", folder / "model.safetensors", "--device cpu")
+    return run("query", folder / "index", folder / scan, *model, *parts, **kwargs)
+
+
+def test_every_step_leaves_what_it_says(folder):
+    """Manifest, model, embeddings and index are there, agree with each other, and nothing else is left."""
+    archive = pd.read_csv(folder / "archive.csv", dtype={"tumor_id": str})
+    X, columns, _ = load_embeddings(folder / "archive.npz")
+    assert len(archive) == len(X) == 6 and columns["tumor_id"] == archive["tumor_id"].tolist()
+    assert columns["visit"] == ["2024-05"] * 6
+    assert all(os.path.isabs(path) for path in columns["image"])
+    names = {p.name for p in folder.iterdir() if not p.name.endswith(".nii.gz")}
+    made = {"scans.csv", "archive.csv", "model.safetensors", "archive.npz", "index"}
+    assert {n for n in names if "partial" in n or n.startswith(".")} == set() and made <= names
+
+
+def test_index_info_counts(folder):
+    """Numbers of tumors and patients, fingerprint and labels are told."""
+    text = run("index info", folder / "index").output
+    _, _, space = load_embeddings(folder / "archive.npz")
+    assert "tumors:        6" in text and "patients:      6" in text
+    assert space["fingerprint"] in text and "meningioma 3" in text and "metastasis 3" in text
+
+
+def test_index_of_a_manifest_is_that_of_its_embeddings(folder, tmp_path):
+    """Building from the archive and the model gives the index of the embeddings file."""
+    run(
+        "index build",
+        folder / "archive.csv",
+        "--model",
+        folder / "model.safetensors",
+        "-o",
+        tmp_path / "index",
+    )
+    a, b = (run("index info", path / "index").output for path in (folder, tmp_path))
+    assert a == b
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_index_add_appends_and_refuses_twice(folder, tmp_path):
+    """New tumors are searched afterwards; the same ones a second time are an error and change nothing."""
+    new = write_cohort(phantoms.cohort(8)[6:], tmp_path)
+    write_scan_table(new, tmp_path / "scans.csv")
+    run("manifest", tmp_path / "scans.csv", "-o", tmp_path / "new.csv")
+    run("index build", folder / "archive.npz", "-o", tmp_path / "index")
+    added = ("index add", tmp_path / "index", tmp_path / "new.csv", "--model", folder / "model.safetensors")
+    assert "now holds 8 tumors, 2 of them new" in run(*added).output
+    again = run(*added, code=2)
+    assert "Error: Every 'tumor_id' must be unique" in again.stderr
+    assert "tumors:        8" in run("index info", tmp_path / "index").output
+
+
+def test_query_by_mask_finds_itself(folder, tmp_path):
+    """The scan's own tumor is the nearest at distance 0; excluding its patient it is gone."""
+    mask = ("--mask", folder / "s0_mask.nii.gz")
+    ask(folder, *mask, "-o", tmp_path / "near.csv")
+    near = pd.read_csv(tmp_path / "near.csv")
+    assert near["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert near["tumor_id"][0] == "s0/1" and near["distance"][0] == pytest.approx(0, abs=1e-3)
+    assert near["query_tumor_id"].tolist() == ["s0_image/1"] * 5
+    ask(folder, *mask, "--patient-id patient-s0 --exclude same_patient -n 9 -o", tmp_path / "other.csv")
+    assert "s0/1" not in pd.read_csv(tmp_path / "other.csv")["tumor_id"].tolist()
+
+
+def test_query_by_box_equals_query_by_mask(folder, tmp_path):
+    """A box is all that an embedding needs: the answer is that of the mask."""
+    ask(folder, "--mask", folder / "s1_mask.nii.gz", "-o", tmp_path / "mask.csv", scan="s1_image.nii.gz")
+    archive = pd.read_csv(folder / "archive.csv").set_index("case_id").loc["s1"]
+    box = " ".join(str(archive[name]) for name in ("x0", "y0", "z0", "x1", "y1", "z1"))
+    ask(folder, "--box", box, "-o", tmp_path / "box.csv", scan="s1_image.nii.gz")
+    by_mask, by_box = (pd.read_csv(tmp_path / name) for name in ("mask.csv", "box.csv"))
+    assert by_mask["tumor_id"].tolist() == by_box["tumor_id"].tolist()
+    np.testing.assert_allclose(by_mask["distance"], by_box["distance"], atol=1e-5)
+
+
+def test_query_with_nothing_asks_the_model(folder):
+    """Lesions are proposed, and said to be; where there are none that is an error of one line."""
+    result = ask(folder, "--threshold 0 -n 2")
+    assert "(proposed by the model)" in result.output and "s0_image/1" in result.output
+    nothing = ask(folder, "--threshold 1", code=2)
+    assert (
+        nothing.stderr.startswith("Error: The model proposes no lesion") and nothing.stderr.count("\n") == 1
+    )
+
+
+def test_query_conditions_hold(folder, tmp_path):
+    """Only tumors that meet --where are returned; --show adds a column; --aspect adds its distance."""
+    mask = ("--mask", folder / "s0_mask.nii.gz")
+    ask(folder, *mask, "--where type=metastasis --where volume_mm3>=500 -o", tmp_path / "a.csv")
+    found = pd.read_csv(tmp_path / "a.csv")
+    archive = pd.read_csv(folder / "archive.csv")
+    expected = archive[(archive["label_type"] == "metastasis") & (archive["volume_mm3"] >= 500)]
+    assert set(found["tumor_id"]) == set(expected["tumor_id"])
+    text = ask(folder, *mask, "--aspect type=1 --show visit -n 1").output
+    assert "distance_type" in text and "2024-05" in text
+    assert "No tumor of the archive meets" in ask(folder, *mask, "--where volume_mm3>1e9").output
+
+
+def test_query_report_shows_the_neighbors(folder, tmp_path):
+    """The answer sheet has three pictures for the query and each neighbor, from anywhere it is asked."""
+    ask(folder, "--mask", folder / "s0_mask.nii.gz", "-n 3 --report", tmp_path / "answer.html")
+    page = (tmp_path / "answer.html").read_text()
+    assert page.count("<image ") == 12 and page.count('class="outline"') == 12
+    _, _, space = load_embeddings(folder / "archive.npz")
+    assert space["fingerprint"] in page and "Research use only" in page
+
+
+def test_evaluate_reads_embeddings_and_index(folder, tmp_path):
+    """Both give one table, with chance and intervals, also as CSV."""
+    by_file = run("evaluate", folder / "archive.npz", "--n-neighbors 1,3 -o", tmp_path / "knn.csv").output
+    by_index = run("evaluate", folder / "index", "--n-neighbors 1,3").output
+    assert by_file.startswith(by_index.rstrip("\n"))
+    table = pd.read_csv(tmp_path / "knn.csv")
+    assert {"type", "hemisphere", "log_volume"} <= set(table["task"]) and set(table["k"]) == {1, 3}
+
+
+def test_segment_writes_a_mask_on_the_scans_grid(folder, tmp_path):
+    """Shape and affine are the scan's; values are 0 and 1."""
+    scan = folder / "s0_image.nii.gz"
+    run("segment", scan, "--model", folder / "model.safetensors", "--threshold 0 -o", tmp_path / "m.nii.gz")
+    (mask, affine), (image, expected) = load_image(tmp_path / "m.nii.gz"), load_image(scan)
+    assert mask.shape == image.shape and set(np.unique(mask)) == {1}
+    np.testing.assert_allclose(affine, expected, atol=1e-5)
+
+
+def test_fit_resumes(folder, tmp_path):
+    """A second run from the checkpoint ends with the fingerprint of the first."""
+    common = (TRAINING, "--device cpu --checkpoint-dir", tmp_path / "run", "--resume")
+    first = run("fit", folder / "archive.csv", "-o", tmp_path / "a.safetensors", *common).output
+    second = run("fit", folder / "archive.csv", "-o", tmp_path / "b.safetensors", *common).output
+    assert first.split("fingerprint ")[1].split(",")[0] == second.split("fingerprint ")[1].split(",")[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("manifest {f}/gone.csv -o {t}/a.csv", "gone.csv"),
+        ("manifest {f}/archive.csv -o {t}/a.csv", "is a manifest already"),
+        ("fit {f}/scans.csv -o {t}/m.safetensors", "This is a scan table"),
+        ("fit {f}/archive.csv -o {t}", "is a folder"),
+        ("fit {f}/archive.csv -o {t}/m.safetensors --patch-size 30", "multiples of 4"),
+        ("embed {f}/archive.csv --model {f}/gone.safetensors -o {t}/a.npz", "gone.safetensors"),
+        ("embed {f}/archive.csv --model {f}/scans.csv -o {t}/a.npz", "scans.csv"),
+        ("index build {f}/archive.csv -o {t}/index", "is no embeddings file"),
+        ("index build {f}/archive.npz -o {f}", "something else"),
+        ("index info {f}/gone", "does not exist"),
+        ("evaluate {f}/gone.npz", "does not exist"),
+        ("evaluate {f}/archive.npz --n-neighbors five", "whole numbers such as"),
+        ("segment {f}/s0_image.nii.gz --model {f}/model.safetensors -o {t}/m.png", "must end in .nii"),
+        ("query {f}/index {f}/gone.nii.gz --model {f}/model.safetensors --box 0 0 0 5 5 5", "gone.nii.gz"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --box 0 0 0 99 5 5", "inside the image"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --exclude same_patient", "--patient-id"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --where type", "such as 'type=meningioma'"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --where volume_mm3>big", "holds numbers"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --show dose", "Got 'dose'"),
+        ("query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors --aspect type=x", "such as 'type=1'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(folder, tmp_path, command, message):
+    """Exit code 2, the reason in one line on stderr, no traceback, and no output file."""
+    result = run(command.format(f=folder, t=tmp_path), code=2)
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_embeddings_of_another_model_are_refused(folder, tmp_path):
+    """A model of another fingerprint can neither query the index nor add to it."""
+    other = tmp_path / "other.safetensors"
+    run("fit", folder / "archive.csv", "-o", other, TRAINING, "--device cpu --random-state 1")
+    scan, mask = folder / "s0_image.nii.gz", folder / "s0_mask.nii.gz"
+    result = run("query", folder / "index", scan, "--model", other, "--mask", mask, code=2)
+    assert "come from different embedders" in result.stderr
+    result = run("index add", folder / "index", folder / "archive.csv", "--model", other, code=2)
+    assert "come from different embedders" in result.stderr
+
+
+def test_bad_scans_are_listed_and_can_be_skipped(folder, tmp_path):
+    """All bad rows are named at once; --skip-bad goes on without them and says so."""
+    table = pd.read_csv(folder / "scans.csv")
+    table.loc[1, "image"], table.loc[3, "mask"] = "gone.nii.gz", "gone_mask.nii.gz"
+    table.to_csv(tmp_path / "scans.csv", index=False)
+    command = ("manifest", tmp_path / "scans.csv", "-o", tmp_path / "archive.csv")
+    result = run(*command, code=2)
+    assert "line 3" in result.stderr and not (tmp_path / "archive.csv").exists()
+    with pytest.warns(UserWarning, match="2 of 6"):
+        assert "4 tumors in 4 scans" in run(*command, "--skip-bad").output
+
+
+def test_debug_lets_the_traceback_through(folder):
+    """With --debug the exception itself arrives."""
+    result = CliRunner().invoke(app, ["--debug", "index", "info", str(folder / "gone")])
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def _names(group, prefix=()):
+    """Yield the words of every command."""
+    for name, command in group.commands.items():
+        yield (*prefix, name)
+        if hasattr(command, "commands"):
+            yield from _names(command, (*prefix, name))
+
+
+def test_every_command_teaches():
+    """Help works for every command at 40 columns too, has an example each, and holds no escape codes."""
+    import typer.main
+
+    names = list(_names(typer.main.get_command(app)))
+    assert {"demo", "manifest", "fit", "embed", "query", "evaluate", "segment"} <= {n[0] for n in names}
+    assert {("index", "build"), ("index", "add"), ("index", "info")} <= set(names)
+    for name in names:
+        for columns in ("40", "100"):
+            text = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": columns}).output
+            assert "\x1b" not in text
+            assert name == ("index",) or f"tumorsim {' '.join(name)}" in text.split("Example", 1)[1]
+
+
+def test_help_and_version_are_quick_and_light():
+    """They import neither torch nor pandas nor Matplotlib."""
+    code = (
+        "import sys\nfrom tumorsim.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code in (0, None)\n"
+        "heavy = {'torch', 'pandas', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, option], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "tumorsim" in done.stdout or "Usage" in done.stdout
+
+
+def test_entry_point_ends_with_two_and_no_escape_codes(folder):
+    """As a program of its own: exit code 2, one line on stderr, nothing for a terminal only."""
+    code = "from tumorsim.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "index", "info", str(folder / "gone")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        done.stderr.startswith("Error: Index")
+        and "\x1b" not in done.stderr
+        and "Traceback" not in done.stderr
+    )
+
+
+def test_conditions_take_the_columns_kind():
+    """Numbers, text that looks like numbers, booleans, lists and ranges are told apart by the column."""
+    table = pd.DataFrame(
+        {"visit": ["1", "2"], "age": [1, 2], "proven": [True, False], "label_type": ["a", "b"]}
+    )
+    assert parse_where(["visit=1", "age>=1", "age<5"], table) == {
+        "visit": ("==", "1"),
+        "age": [(">=", 1.0), ("<", 5.0)],
+    }
+    assert parse_where(["proven=true", "type=a,b"], table) == {"proven": ("==", True), "type": ["a", "b"]}
+    assert parse_where(["type="], table) == {"type": ("==", None)}
+    assert parse_where(None, table) is None and parse_aspects([]) is None
+    for bad in ("proven=perhaps", "age>1,2", "=3"):
+        with pytest.raises(ValueError, match="Got"):
+            parse_where([bad], table)

@@ -1,0 +1,95 @@
+"""Inference: exactness against the plain formula."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from tumorsim import roi_pool
+from tumorsim.inference import TILE, embed_boxes, mask_probability
+from tumorsim.nn import ARCHITECTURES, Network
+from tumorsim.nn._network import FACTOR, pad_to_cells
+
+BOXES = np.array(
+    [
+        [(0, 0, 0), (1, 1, 1)],  # corner
+        [(40, 30, 29), (47, 37, 30)],  # far border, sides no multiple of 4
+        [(0, 0, 0), (47, 37, 30)],  # everything
+        [(11, 5, 8), (19, 20, 13)],
+        [(22, 15, 16), (24, 16, 24)],
+    ]
+)
+
+
+def trained_like(architecture, *, n_blocks=2, n_channels=8):
+    """Return a network whose batch norms have statistics of their own, in evaluation mode."""
+    torch.manual_seed(1)
+    network = Network({"t": 2}, n_channels=n_channels, n_blocks=n_blocks, architecture=architecture)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.02, 0.2)  # small: differences grow from layer to layer
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    return network.eval()
+
+
+def image_of(shape, seed=0):
+    """Return a float16 image with structure of all sizes."""
+    return np.random.default_rng(seed).gamma(2, 0.5, shape).astype(np.float16)
+
+
+def plain(network, image, boxes):
+    """Return embeddings by the formula: the whole feature map at full resolution, then RoiPool."""
+    with torch.no_grad():
+        whole = pad_to_cells(image.astype(np.float32))[None, None]
+        return roi_pool(network.features(whole), boxes).numpy()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("n_blocks", [1, 2])
+def test_embeddings_equal_the_plain_formula(architecture, n_blocks):
+    """One box or all at once, at borders or inside: what is left out could not be seen."""
+    network, image = trained_like(architecture, n_blocks=n_blocks), image_of((47, 37, 30))
+    expected = plain(network, image, BOXES)
+    assert np.median(expected.std(axis=0)) > 0.1  # the test can fail
+    for boxes, rows in ((BOXES, slice(None)), *((BOXES[i : i + 1], slice(i, i + 1)) for i in range(5))):
+        assert_allclose(embed_boxes(network, image, boxes), expected[rows], atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_image_of_several_tiles_equals_the_plain_formula(architecture):
+    """The stem's tiles leave no seams."""
+    network, image = trained_like(architecture, n_blocks=1, n_channels=4), image_of((167, 26, 21))
+    boxes = np.array([[(70, 3, 2), (90, 20, 19)], [(150, 0, 0), (167, 26, 21)], [(3, 3, 3), (166, 9, 8)]])
+    assert image.shape[0] > 2 * TILE * FACTOR
+    assert_allclose(embed_boxes(network, image, boxes), plain(network, image, boxes), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mask_of_several_tiles_equals_that_of_the_whole(architecture):
+    """The mask's head works tile by tile and gives what the whole map gives, at the image's own size."""
+    network, image = trained_like(architecture, n_blocks=1, n_channels=4), image_of((170, 27, 90))
+    with torch.no_grad():
+        cells = network.cells(pad_to_cells(image.astype(np.float32))[None, None])
+        expected = network.mask_head(cells).sigmoid()[0, 0].numpy()[:170, :27, :90]
+    found = mask_probability(network, image)
+    assert found.shape == image.shape and found.dtype == np.float32
+    assert expected.std() > 0.01
+    assert_allclose(found, expected, atol=1e-5)
+
+
+def test_image_smaller_than_a_cell_works():
+    """A stack of three slices is padded, not refused."""
+    network, image = trained_like("fast"), image_of((9, 10, 3))
+    boxes = np.array([[(2, 2, 0), (6, 7, 3)]])
+    assert_allclose(embed_boxes(network, image, boxes), plain(network, image, boxes), atol=1e-4)
+    assert mask_probability(network, image).shape == (9, 10, 3)
+
+
+def test_inference_leaves_the_network_trainable():
+    """Nothing of inference mode sticks to the parameters."""
+    network = trained_like("fast")
+    embed_boxes(network, image_of((16, 16, 16)), np.array([[(2, 2, 2), (6, 7, 9)]]))
+    network.train()(torch.randn(2, 1, 8, 8, 8), [[(0, 0, 0), (3, 3, 3)]], [1])["t"].sum().backward()
+    assert network.stem.mix.weight.grad is not None

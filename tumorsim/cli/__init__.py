@@ -1,0 +1,14 @@
+"""The command line: Typer commands without logic of their own."""
+
+from tumorsim.cli import _ask, _build
+from tumorsim.cli._app import app
+
+__all__ = ["app", "main"]
+
+_build.register(app)
+_ask.register(app)
+
+
+def main():
+    """Run the command line; the entry point ``tumorsim``."""
+    app(prog_name="tumorsim")

@@ -1,0 +1,223 @@
+"""Commands that ask: query, evaluate, segment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tumorsim.cli._app import check_output, split_names
+from tumorsim.cli._build import ByValue, Device, MaskValue, MergeDistance, MinVolume, Model, load_model
+from tumorsim.cli._parse import parse_aspects, parse_where
+
+__all__ = ["register"]
+
+Box = tuple[int, int, int, int, int, int]
+Threshold = Annotated[float, Option(min=0, max=1, help="Probability from which a proposed voxel is tumor.")]
+
+
+def register(app):
+    """Add the commands to the root."""
+    app.command(
+        epilog="\b\nExamples:\n"
+        "  tumorsim query index new.nii.gz --mask mask.nii.gz --model model.safetensors\n"
+        "  tumorsim query index new.nii.gz --box 90 60 40 120 95 70 --model model.safetensors \\\n"
+        "      --where type=meningioma --where 'volume_mm3>=500' --report answer.html\n\n"
+        "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
+        "up to 30 mm around; nothing is sent anywhere."
+    )(query)
+    app.command(
+        epilog="\b\nExample:\n  tumorsim evaluate archive.npz -o knn.csv\n\n"
+        "Every tumor is compared with those of all other patients. Where the model was trained on the same "
+        "tumors the numbers flatter it; for new patients embed an archive that it has not seen."
+    )(evaluate)
+    app.command(
+        epilog="\b\nExample:\n  tumorsim segment new.nii.gz --model model.safetensors -o mask.nii.gz"
+    )(segment)
+
+
+def query(
+    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
+    scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
+    model: Model,
+    mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
+    box: Annotated[
+        Box | None, Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="The tumor's box in voxels, half-open.")
+    ] = None,
+    patient_id: Annotated[str | None, Option(help="The patient, for --exclude same_patient.")] = None,
+    n_neighbors: Annotated[int, Option("--n-neighbors", "-n", min=1, help="Neighbors a tumor.")] = 5,
+    where: Annotated[
+        list[str] | None, Option(help="Condition on the archive, such as type=a,b or volume_mm3>=500.")
+    ] = None,
+    exclude: Annotated[str | None, Option(help="same_patient or same_case: leave these out.")] = None,
+    aspect: Annotated[
+        list[str] | None, Option(help="Search by aspects, with weights, such as type=1. See 'index info'.")
+    ] = None,
+    max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
+    show: Annotated[str | None, Option(help="Further columns, such as volume_mm3,visit.")] = None,
+    report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
+    mask_value: MaskValue = ">0",
+    min_volume: MinVolume = 14.0,
+    merge_distance: MergeDistance = 2.0,
+    by_value: ByValue = False,
+    threshold: Threshold = 0.5,
+    max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are asked for.")] = 5,
+    device: Device = "auto",
+):
+    """Find the tumors of an archive that are most like a new one."""
+    from tumorsim.index import TumorIndex
+    from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
+
+    for path in (report, output):
+        if path is not None:
+            check_output(path)
+    if exclude is not None and patient_id is None:
+        raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
+    index = TumorIndex.load(index_dir)
+    conditions, aspects, columns = (
+        parse_where(where, index.metadata_),
+        parse_aspects(aspect),
+        split_names(show),
+    )
+    unknown = [name for name in columns or () if name not in index.metadata_]
+    if unknown:
+        raise ValueError(
+            f"--show names columns of the index: {', '.join(index.metadata_)}. Got '{unknown[0]}'."
+        )
+    embedder = load_model(model, device)
+    tumors = query_tumors(
+        scan,
+        mask=mask,
+        box=box,
+        embedder=embedder,
+        patient_id=patient_id,
+        threshold=threshold,
+        max_lesions=max_lesions,
+        mask_value=mask_value,
+        min_volume_mm3=min_volume,
+        merge_distance_mm=merge_distance,
+        by_value=by_value,
+    )
+    neighbors = find_similar(
+        embedder,
+        index,
+        tumors,
+        n_neighbors,
+        where=conditions,
+        exclude=exclude,
+        aspects=aspects,
+        max_per_patient=max_per_patient,
+    )
+    proposed = " (proposed by the model)" if mask is None and box is None else ""
+    for i, tumor in enumerate(tumors):
+        typer.echo(f"{tumor.tumor_id}: {tumors.table['volume_mm3'][i] / 1000:.2f} ml{proposed}")
+        typer.echo(_as_text(neighbors[neighbors["query"] == i], columns or ()))
+    if output is not None:
+        from tumorsim.io import atomic_path
+
+        named = neighbors.copy()
+        named.insert(1, "query_tumor_id", [tumors[i].tumor_id for i in neighbors["query"]])
+        with atomic_path(output) as temporary:
+            named.to_csv(temporary, index=False)
+        typer.echo(f"Wrote {output}.")
+    if report is not None:
+        from tumorsim.report import describe_model, save_report
+
+        settings = {"Neighbors asked for": n_neighbors, "At most a patient": max_per_patient}
+        settings |= {"Where": ", ".join(where)} if where else {}
+        settings |= {"Left out": exclude} if exclude else {}
+        settings |= {"Aspects": ", ".join(aspect)} if aspect else {}
+        if proposed:
+            settings["Query tumors"] = "proposed by the model, not drawn by a person"
+        save_report(
+            report,
+            query=tumors,
+            neighbors=neighbors,
+            archive=neighbor_tumors(neighbors),
+            archive_name=f"{index_dir} ({index.n_samples_fit_} tumors)",
+            model_info=describe_model(embedder, model),
+            settings=settings,
+            show=columns or (),
+        )
+        typer.echo(f"Wrote {report}.")
+
+
+def evaluate(
+    source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
+    n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")] = None,
+    random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
+):
+    """Say how well neighbors tell labels and shape.
+
+    Numbers come with chance and 95 % intervals by patient.
+    """
+    from tumorsim.cli._build import read_source
+    from tumorsim.evaluation import evaluate_knn, format_knn_table
+    from tumorsim.index import TumorIndex
+
+    if output is not None:
+        check_output(output)
+    try:
+        ks = [int(k) for k in split_names(n_neighbors) or ()]
+    except ValueError as err:
+        raise ValueError(f"--n-neighbors takes whole numbers such as 1,5,10. Got {n_neighbors!r}.") from err
+    metric = "euclidean"
+    if source.is_dir():
+        index = TumorIndex.load(source)
+        X, table, space, metric = index.embeddings_, index.metadata_, index.space_, index.metric
+    else:
+        X, table, space = read_source(source, None, "cpu", 1, None)
+    result = evaluate_knn(X, table, n_neighbors=ks, random_state=random_state, metric=metric, space=space)
+    typer.echo(format_knn_table(result))
+    if output is not None:
+        from tumorsim.io import atomic_path
+
+        with atomic_path(output) as temporary:
+            result.to_csv(temporary, index=False)
+        typer.echo(f"Wrote {output}.")
+
+
+def segment(
+    scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
+    model: Model,
+    output: Annotated[Path, Option("--output", "-o", help="Mask to write (.nii.gz).")],
+    threshold: Threshold = 0.5,
+    device: Device = "auto",
+):
+    """Propose a tumor mask for a scan, on the scan's own grid.
+
+    Look at it before you use it.
+    """
+    import numpy as np
+
+    from tumorsim.io import save_nifti
+    from tumorsim.records import Case
+
+    check_output(output)
+    if not output.name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            f"The mask is written as NIfTI: its name must end in .nii or .nii.gz. Got '{output}'."
+        )
+    case = Case(scan, case_id=scan.name, patient_id="unknown")
+    mask = load_model(model, device).segment(case, threshold=threshold)
+    save_nifti(output, mask, case.affine)
+    volume = np.count_nonzero(mask) * case.spacing.prod() / 1000
+    typer.echo(f"Wrote {output}: {volume:.2f} ml of tumor proposed.")
+
+
+def _as_text(neighbors, columns):
+    """Return one query's neighbors as a table of text."""
+    if not len(neighbors):
+        return "No tumor of the archive meets the conditions."
+    shown = [
+        "rank",
+        "distance",
+        *(n for n in neighbors if n.startswith("distance_")),
+        "tumor_id",
+        "patient_id",
+    ]
+    shown += [name for name in neighbors if name.startswith("label_")] + ["volume_mm3", *columns]
+    table = neighbors[[name for name in dict.fromkeys(shown) if name in neighbors]]
+    return table.round(3).to_string(index=False, na_rep="-")

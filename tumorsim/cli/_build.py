@@ -1,0 +1,272 @@
+"""Commands that build an archive: manifest, fit, embed, index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tumorsim.cli._app import check_output, interactive, split_names
+
+__all__ = ["register"]
+
+MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
+MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
+MergeDistance = Annotated[
+    float, Option("--merge-distance-mm", help="Components nearer than this are one lesion.")
+]
+ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
+Model = Annotated[Path, Option(help="Model file that 'tumorsim fit' wrote.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
+Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
+
+index_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Build, extend or describe an index."
+)
+
+
+def register(app):
+    """Add the commands to the root."""
+    app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")(demo)
+    app.command(
+        epilog="\b\nExample:\n  tumorsim manifest scans.csv -o archive.csv --mask-value 1+3\n\n"
+        "scans.csv has a row a scan: patient_id, case_id, image, mask, and any label_<task> and further "
+        "columns. Bad rows are all reported at once."
+    )(manifest)
+    app.command(
+        epilog="\b\nExample:\n"
+        "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n\n"
+        "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
+    )(fit)
+    app.command(
+        epilog="\b\nExample:\n  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
+        "A run that was stopped goes on by the same command."
+    )(embed)
+    index_app.command("build", epilog="\b\nExample:\n  tumorsim index build archive.npz -o index")(
+        index_build
+    )
+    index_app.command("add", epilog="\b\nExample:\n  tumorsim index add index new.npz")(index_add)
+    index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")(index_info)
+    app.add_typer(index_app, name="index")
+
+
+def demo(
+    out: Annotated[Path, Option(help="Folder for figures, tables and answer.html.")] = Path("tumorsim-demo"),
+    n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 60,
+    random_state: Annotated[int, Option(help="Seed.")] = 0,
+    n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
+):
+    """Walk the whole way once on simulated patients.
+
+    Simulates, fits, indexes, queries and evaluates, and leaves figures, a table and answer.html; at most
+    3 minutes on two cores.
+    """
+    from tumorsim.demo import run_demo
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"'{out}' is a file. Give a folder.")
+    run_demo(out, n_patients=n_patients, random_state=random_state, n_jobs=n_jobs, echo=typer.echo)
+
+
+def manifest(
+    scans: Annotated[Path, Argument(help="Table with a row a scan (CSV).", metavar="SCANS.csv")],
+    output: Annotated[Path, Option("--output", "-o", help="Manifest to write: a row a tumor.")],
+    mask_value: MaskValue = ">0",
+    min_volume: MinVolume = 14.0,
+    merge_distance: MergeDistance = 2.0,
+    by_value: ByValue = False,
+    skip_bad: SkipBad = False,
+):
+    """Find the tumors in a table of scans, and write a row a tumor."""
+    from tumorsim.manifest import build_manifest
+
+    check_output(output)
+    cohort = build_manifest(
+        scans,
+        output,
+        mask_value=mask_value,
+        min_volume_mm3=min_volume,
+        merge_distance_mm=merge_distance,
+        by_value=by_value,
+        skip_bad=skip_bad,
+        progress=interactive(),
+    )
+    typer.echo(cohort.summary().to_string())
+    typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans.")
+
+
+def fit(
+    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    output: Annotated[Path, Option("--output", "-o", help="Model file to write (safetensors).")],
+    tasks: Annotated[str | None, Option(help="Labels to learn, such as type,region. Default: all.")] = None,
+    paper: Annotated[bool, Option("--paper", help="The paper's recipe; it needs a GPU.")] = False,
+    max_epochs: Annotated[int | None, Option(min=1)] = None,
+    batches_per_epoch: Annotated[int | None, Option(min=1)] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Patches a step.")] = None,
+    spacing: Annotated[float | None, Option(help="Millimetres per voxel of the network's grid.")] = None,
+    patch_size: Annotated[int | None, Option(help="Voxels on a patch's edge, a multiple of 4.")] = None,
+    n_channels: Annotated[int | None, Option(min=1, help="Numbers in an embedding.")] = None,
+    n_blocks: Annotated[int | None, Option(min=1, help="ResBlocks in the backbone.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    device: Device = "auto",
+    n_jobs: Jobs = 2,
+    cache_dir: Annotated[Path | None, Option(help="Keep prepared scans here for the next run.")] = None,
+    checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
+    random_state: Annotated[int, Option(help="Seed.")] = 0,
+    skip_bad: SkipBad = False,
+):
+    """Train an embedder on an archive's masks and labels.
+
+    Options that are not given keep the recipe's values.
+    """
+    check_output(output)
+    given = {
+        "tasks": split_names(tasks),
+        "max_epochs": max_epochs,
+        "batches_per_epoch": batches_per_epoch,
+        "batch_size": batch_size,
+        "spacing": spacing,
+        "patch_size": patch_size,
+        "n_channels": n_channels,
+        "n_blocks": n_blocks,
+        "lr": lr,
+        "cache_dir": cache_dir,
+        "checkpoint_dir": checkpoint_dir,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    from tumorsim import TumorEmbedder, load_cohort
+
+    cohort = load_cohort(archive, skip_bad=skip_bad)
+    make = TumorEmbedder.paper if paper else TumorEmbedder
+    common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": int(interactive())}
+    embedder = make(**given, **common).fit(cohort, resume=resume)
+    embedder.save(output)
+    first, last = embedder.history_[0], embedder.history_[-1]
+    for name in (n for n in last if n.startswith("loss")):
+        head = name.removeprefix("loss_") if name != "loss" else "all"
+        typer.echo(f"  loss of {head:<16} {first.get(name, float('nan')):8.3f} → {last[name]:.3f}")
+    typer.echo(f"Wrote {output}: fingerprint {embedder.space_.fingerprint[:16]}, trained on {cohort!r}.")
+
+
+def embed(
+    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    model: Model,
+    output: Annotated[Path, Option("--output", "-o", help="Embeddings file to write (npz).")],
+    device: Device = "auto",
+    n_jobs: Jobs = 2,
+    skip_bad: SkipBad = False,
+):
+    """Turn each tumor of an archive into a vector."""
+    from tumorsim.manifest import load_cohort
+    from tumorsim.retrieval import embed_to_file
+
+    check_output(output)
+    cohort = load_cohort(archive, skip_bad=skip_bad)
+    embedder = load_model(model, device, n_jobs)
+    X = embed_to_file(embedder, cohort, output, progress=interactive())
+    typer.echo(f"Wrote {output}: {X.shape[0]} tumors, {X.shape[1]} numbers each.")
+
+
+def index_build(
+    source: Annotated[
+        Path, Argument(help="Embeddings file, or a manifest together with --model.", metavar="EMBEDDINGS.npz")
+    ],
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+    model: Annotated[Path | None, Option(help="Model file; only for a manifest.")] = None,
+    metric: Annotated[str, Option(help="euclidean or cosine.")] = "euclidean",
+    engine: Annotated[str, Option(help="exact, or pynndescent for very large archives.")] = "exact",
+    device: Device = "auto",
+    n_jobs: Jobs = 2,
+):
+    """Make an index of an archive's embeddings.
+
+    An index of that name is replaced.
+    """
+    from tumorsim.index import TumorIndex
+
+    X, table, space = read_source(source, model, device, n_jobs, f"{output}.partial")
+    index = TumorIndex(metric=metric, engine=engine).fit(X, metadata=table, space=space)
+    index.save(output)
+    _forget(f"{output}.partial")
+    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+
+
+def index_add(
+    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
+    source: Annotated[
+        Path, Argument(help="Embeddings file, or a manifest together with --model.", metavar="EMBEDDINGS.npz")
+    ],
+    model: Annotated[Path | None, Option(help="Model file; only for a manifest.")] = None,
+    device: Device = "auto",
+    n_jobs: Jobs = 2,
+):
+    """Append tumors to an index of the same model."""
+    from tumorsim.index import TumorIndex
+
+    index = TumorIndex.load(index_dir)
+    X, table, space = read_source(source, model, device, n_jobs, f"{index_dir}.partial")
+    index.add(X, metadata=table, space=space).save(index_dir)
+    _forget(f"{index_dir}.partial")
+    typer.echo(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them new.")
+
+
+def index_info(index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]):
+    """Say what an index holds."""
+    from tumorsim.index import TumorIndex
+
+    index = TumorIndex.load(index_dir)
+    table = index.metadata_
+    facts = {"tumors": index.n_samples_fit_}
+    facts |= {
+        f"{name}s": table[f"{name}_id"].nunique() for name in ("patient", "case") if f"{name}_id" in table
+    }
+    facts |= {"numbers each": index.n_features_in_, "metric": index.metric, "engine": index.engine}
+    if index.space_ is not None:
+        facts |= {
+            "fingerprint": index.space_.fingerprint,
+            "aspects": ", ".join(index.space_.aspects) or "none",
+        }
+    for column in (name for name in table if name.startswith("label_")):
+        counts = table[column].value_counts()
+        facts[column.removeprefix("label_")] = (
+            ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
+        )
+    facts["columns"] = ", ".join(table.columns)
+    for name, value in facts.items():
+        typer.echo(f"{name + ':':<14} {value}")
+
+
+def load_model(path, device, n_jobs=2):
+    """Return the embedder of a model file."""
+    from tumorsim.embedder import TumorEmbedder
+
+    embedder = TumorEmbedder.load(path, device=device)
+    return embedder.set_params(n_jobs=n_jobs)
+
+
+def read_source(source, model, device, n_jobs, partial):
+    """Return embeddings, table and space of an embeddings file, or of a manifest that is embedded now."""
+    import pandas as pd
+
+    from tumorsim.io import load_embeddings
+    from tumorsim.spaces import EmbeddingSpace
+
+    if model is None:
+        X, columns, space = load_embeddings(source)
+        return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
+    from tumorsim.manifest import load_cohort
+    from tumorsim.retrieval import embed_archive
+
+    cohort = load_cohort(source)
+    embedder = load_model(model, device, n_jobs)
+    X, columns = embed_archive(embedder, cohort, partial_dir=partial, progress=interactive())
+    return X, pd.DataFrame(columns), embedder.space_
+
+
+def _forget(partial):
+    """Delete what was kept for a run that is done."""
+    from tumorsim.retrieval import remove_partial
+
+    remove_partial(partial)

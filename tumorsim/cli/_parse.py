@@ -1,0 +1,96 @@
+"""Text of options → arguments of `TumorIndex.search`."""
+
+import re
+
+__all__ = ["parse_aspects", "parse_where"]
+
+_CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
+
+
+def parse_where(texts, metadata):
+    """Return conditions like ``type=meningioma`` or ``volume_mm3>=500`` as `where` of a search.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), or with ``!=``, ``<``,
+        ``<=``, ``>``, ``>=``. Several conditions on one column must all hold.
+    metadata : DataFrame
+        Of the index: a column of numbers makes the value a number.
+
+    Returns
+    -------
+    where : dict or None
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label_type": ["glioma"], "volume_mm3": [1.0]})
+    >>> parse_where(["type=glioma,meningioma", "volume_mm3>=500"], table)
+    {'type': ['glioma', 'meningioma'], 'volume_mm3': ('>=', 500.0)}
+    """
+    parsed = {}
+    for text in texts or ():
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"A condition is a column, one of = != < <= > >=, and a value, such as 'type=meningioma'. "
+                f"Got {text!r}."
+            )
+        column, operator, right = match.groups()
+        values = [_value(part, column, metadata) for part in right.split(",")]
+        if operator in ("=", "=="):
+            condition = values if len(values) > 1 else ("==", values[0])
+        elif len(values) > 1:
+            raise ValueError(f"Only '=' takes several values. Got {text!r}.")
+        else:
+            condition = (operator, values[0])
+        parsed.setdefault(column, []).append(condition)
+    return {column: _joined(column, conditions) for column, conditions in parsed.items()} or None
+
+
+def parse_aspects(texts):
+    """Return ``type=1`` and the like as a dict of weights, or None without any.
+
+    Examples
+    --------
+    >>> parse_aspects(["type=1", "region=0.5"])
+    {'type': 1.0, 'region': 0.5}
+    """
+    aspects = {}
+    for text in texts or ():
+        name, separator, weight = text.partition("=")
+        try:
+            aspects[name.strip()] = float(weight) if separator else 1.0
+        except ValueError as err:
+            raise ValueError(f"An aspect is a task and its weight, such as 'type=1'. Got {text!r}.") from err
+    return aspects or None
+
+
+def _joined(column, conditions):
+    """Return one condition, or the list of those that must all hold."""
+    if len(conditions) == 1:
+        return conditions[0]
+    if any(isinstance(condition, list) for condition in conditions):
+        raise ValueError(f"A list of values for '{column}' cannot be joined with further conditions on it.")
+    return conditions
+
+
+def _value(text, column, metadata):
+    """Return a value as the column holds it: number, boolean or text; None if empty."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    text = text.strip()
+    if not text:
+        return None
+    series = metadata[column] if column in metadata else metadata.get(f"label_{column}")
+    if series is None or not is_numeric_dtype(series):
+        return text
+    if is_bool_dtype(series):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"Column '{column}' holds true or false. Got {text!r}.")
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError as err:
+        raise ValueError(f"Column '{column}' holds numbers. Got {text!r}.") from err

@@ -1,0 +1,213 @@
+"""The rows of an archive that a query may be answered with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorsim._validation import check_choice
+from tumorsim.index._metadata import check_ids, is_missing, kind_of, kind_of_dtype
+
+__all__ = ["Selection", "first_of_groups", "nearest_per_group", "select", "where_mask"]
+
+_COMPARE = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+_SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Rows of the archive that queries may be answered with; the default is all of them.
+
+    Parameters
+    ----------
+    allowed : ndarray of shape (n_rows,), dtype=bool, optional
+        Rows that every query may use.
+    row_codes, query_codes : ndarray of int, shapes (n_rows,) and (n_queries,), optional
+        A query may not use rows of its own code; a negative query code is no row's.
+    """
+
+    allowed: np.ndarray | None = None
+    row_codes: np.ndarray | None = None
+    query_codes: np.ndarray | None = None
+
+    def of(self, queries):
+        """Return the selection of some of the queries."""
+        codes = None if self.query_codes is None else self.query_codes[queries]
+        return Selection(self.allowed, self.row_codes, codes)
+
+    def pairs_allowed(self, of_query, row):
+        """Tell for pairs of query and row whether their codes differ, shape (n_pairs,)."""
+        if self.query_codes is None:
+            return np.ones(len(row), dtype=bool)
+        return self.query_codes[of_query] != self.row_codes[row]
+
+    def exclude_from(self, distances, rows):
+        """Set distances (n_queries, n_columns) to inf where codes agree; `rows` are those of the columns."""
+        if self.query_codes is not None:
+            codes = self.row_codes if rows is None else self.row_codes[rows]
+            for line, code in zip(distances, self.query_codes, strict=True):
+                if code >= 0:
+                    line[codes == code] = np.inf
+
+    def most_excluded(self):
+        """Return the largest number of rows that one of the queries loses by its code."""
+        if self.query_codes is None or not (self.query_codes >= 0).any():
+            return 0
+        counts = np.bincount(self.row_codes)
+        return int(counts[self.query_codes[self.query_codes >= 0]].max())
+
+
+def select(metadata, where, exclude, query_table, n_queries, codes_of):
+    """Return the Selection that `where` and `exclude` of `TumorIndex.search` ask for.
+
+    Parameters
+    ----------
+    metadata, query_table : DataFrame
+        Of archive and queries; `query_table` may be None.
+    where, exclude
+        As in `TumorIndex.search`.
+    n_queries : int
+        Number of queries.
+    codes_of : callable
+        Tuple of columns → codes of the archive's rows, and the dict value → code.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a column is unknown or absent, or a condition or id is malformed.
+    """
+    allowed = None if where is None else where_mask(metadata, where)
+    if exclude is None:
+        return Selection(allowed)
+    if isinstance(exclude, str):
+        check_choice(exclude, "exclude", tuple(_SAME))
+        columns = _columns_of_same(exclude, metadata, query_table)
+        row_codes, lookup = codes_of(columns)
+        keys = zip(*(query_table[column] for column in columns), strict=True)
+        query_codes = np.fromiter((lookup.get(key, -1) for key in keys), dtype=np.int64, count=n_queries)
+        return Selection(allowed, row_codes, query_codes)
+    ids = list(exclude)
+    if not all(isinstance(value, str) for value in ids):
+        rule = "Parameter 'exclude' must be 'same_patient', 'same_case' or tumor ids as text."
+        raise TypeError(f"{rule} Got {exclude!r}.")
+    others = ~metadata["tumor_id"].isin(ids).to_numpy()
+    return Selection(others if allowed is None else allowed & others)
+
+
+def where_mask(table, where):
+    """Return which rows of `table` meet all conditions of `where`, shape (n_rows,), dtype=bool.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `check_metadata` returns it.
+    where : mapping of str to condition
+        The grammar of `TumorIndex.search`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a column is unknown, or a condition does not suit its column.
+    """
+    if not isinstance(where, Mapping):
+        raise TypeError(f"Parameter 'where' must map columns to conditions. Got {type(where).__name__}.")
+    mask = np.ones(len(table), dtype=bool)
+    for key, condition in where.items():
+        column = key if key in table else f"label_{key}"
+        if column not in table:
+            listed = ", ".join(table.columns)
+            raise ValueError(f"'where' must name columns of the metadata. Got {key!r}; columns are {listed}.")
+        mask &= _condition_mask(table[column], condition, column)
+    return mask
+
+
+def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
+    """Return distances and rows (n_queries, n_neighbors) as `Engine.nearest`, at most `limit` a code.
+
+    The engine is asked for more and more neighbors, until those that the limit leaves are enough.
+    """
+    n = len(codes)
+    distances = np.full((len(X), n_neighbors), np.inf)
+    rows = np.full((len(X), n_neighbors), -1, dtype=np.int64)
+    pending, depth = np.arange(len(X)), min(2 * n_neighbors + 8, n)
+    while len(pending):
+        near, found = engine.nearest(X[pending], depth, selection.of(pending))
+        held = found >= 0
+        keep = first_of_groups(np.where(held, codes[found], -1), limit) & held
+        rank = np.cumsum(keep, axis=1) - 1
+        done = (rank[:, -1] >= n_neighbors - 1) | ~held[:, -1] | (depth == n)
+        query, place = np.nonzero(keep & (rank < n_neighbors) & done[:, None])
+        target = pending[query], rank[query, place]
+        distances[target], rows[target] = near[query, place], found[query, place]
+        pending, depth = pending[~done], min(4 * depth, n)
+    return distances, rows
+
+
+def first_of_groups(codes, limit):
+    """Tell which of codes (n_queries, n_ranked) are among the first `limit` of their value in their row."""
+    order = np.argsort(codes, axis=1, kind="stable")
+    ordered = np.take_along_axis(codes, order, axis=1)
+    fresh = np.ones_like(ordered, dtype=bool)
+    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    place = np.arange(codes.shape[1])
+    occurrence = place - np.maximum.accumulate(np.where(fresh, place, 0), axis=1)
+    keep = np.empty_like(fresh)
+    np.put_along_axis(keep, order, occurrence < limit, axis=1)
+    return keep
+
+
+def _columns_of_same(exclude, metadata, query_table):
+    """Return the columns that must agree; a case id need only be unique within its patient."""
+    needed = _SAME[exclude][-1]
+    for what, table in (("metadata", metadata), ("query_metadata", query_table)):
+        if table is None or needed not in table:
+            got = "no table" if table is None else f"columns {', '.join(table.columns)}"
+            raise ValueError(f"exclude='{exclude}' needs column '{needed}' in '{what}'. Got {got}.")
+    check_ids(query_table, "query_metadata")
+    return tuple(c for c in _SAME[exclude] if c in metadata and c in query_table)
+
+
+def _condition_mask(series, condition, name):
+    """Return which values of one column meet one condition."""
+    if _is_comparison(condition):
+        return _compare(series, *condition, name)
+    if isinstance(condition, list) and condition and all(_is_comparison(part) for part in condition):
+        return np.logical_and.reduce([_compare(series, *part, name) for part in condition])
+    if isinstance(condition, list | tuple | set | frozenset | np.ndarray):
+        masks = [_compare(series, "==", value, name) for value in condition]
+        return np.logical_or.reduce(masks) if masks else np.zeros(len(series), dtype=bool)
+    return _compare(series, "==", condition, name)
+
+
+def _is_comparison(condition):
+    """Tell whether a condition is (operator, value)."""
+    pair = isinstance(condition, tuple) and len(condition) == 2
+    return pair and isinstance(condition[0], str) and condition[0] in _COMPARE
+
+
+def _compare(series, operator, value, name):
+    """Return where `series` <operator> `value` holds; a missing value only equals None."""
+    missing = series.isna().to_numpy()
+    if is_missing(value):
+        if operator not in ("==", "!="):
+            raise ValueError(f"'where' cannot order column '{name}' by a missing value. Got {operator!r}.")
+        return missing if operator == "==" else ~missing
+    kind, mask = kind_of(value), np.zeros(len(series), dtype=bool)
+    if missing.all():
+        return mask
+    present = series[~missing]
+    kinds = {kind_of(v) for v in present} if series.dtype == object else {kind_of_dtype(series.dtype)}
+    held = " and ".join(sorted(kinds))
+    if kind not in kinds:
+        raise TypeError(f"Column '{name}' holds {held}. Got {value!r} in 'where'.")
+    if operator not in ("==", "!=") and len(kinds) > 1:
+        raise TypeError(f"'where' cannot order column '{name}', which holds {held}.")
+    mask[~missing] = np.asarray(_COMPARE[operator](present, value), dtype=bool)
+    return mask

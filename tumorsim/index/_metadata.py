@@ -1,0 +1,165 @@
+"""Metadata tables of an index: what they may hold, and how two become one."""
+
+import numbers
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from tumorsim._validation import check_text
+
+__all__ = [
+    "as_table",
+    "check_ids",
+    "check_metadata",
+    "group_codes",
+    "is_missing",
+    "join_tables",
+    "kind_of",
+    "kind_of_dtype",
+]
+
+ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
+ANSWER_COLUMNS = ("query", "rank", "distance", "p_value", "no_close_match")
+_BITS = (8, 16, 32, 64)
+_NULLABLE = {"boolean", "Float32", "Float64", *(f"{sign}Int{n}" for sign in ("", "U") for n in _BITS)}
+
+
+def as_table(metadata, n_rows, name):
+    """Return metadata (DataFrame, dict of columns or list of dicts) as a new DataFrame of `n_rows` rows."""
+    if isinstance(metadata, pd.DataFrame):
+        table = metadata.copy()
+    elif isinstance(metadata, Mapping | list):
+        try:
+            table = pd.DataFrame(metadata)
+        except ValueError as err:
+            raise ValueError(f"'{name}' cannot be made a table: {err}.") from err
+    else:
+        got = type(metadata).__name__
+        raise TypeError(f"'{name}' must be a DataFrame, a dict or a list of dicts. Got {got}.")
+    if len(table) != n_rows:
+        raise ValueError(f"'{name}' must have one row a sample. Got {len(table)} rows for {n_rows} samples.")
+    table.index = pd.RangeIndex(n_rows)
+    for column in table.columns:
+        check_text(column, f"column name in {name}")
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"Columns of '{name}' must be unique. Got '{twice[0]}' twice.")
+    return table
+
+
+def check_metadata(metadata, n_rows):
+    """Return metadata as a table of numbers, booleans and objects, where what is missing is None.
+
+    Parameters
+    ----------
+    metadata : DataFrame, dict of columns, list of dicts or None
+        What a user passes; None makes a table of ids.
+    n_rows : int
+        Number of rows that it must have.
+
+    Returns
+    -------
+    DataFrame
+        Columns as given, and ``tumor_id`` where it was absent. Text is of dtype object.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If rows, column names, ids or values cannot be kept.
+    """
+    table = pd.DataFrame(index=range(n_rows)) if metadata is None else as_table(metadata, n_rows, "metadata")
+    if "tumor_id" not in table:
+        table.insert(0, "tumor_id", [str(i) for i in range(n_rows)])
+    for name in ANSWER_COLUMNS:
+        if name in table:
+            raise ValueError(f"Column '{name}' of 'metadata' is kept for the answer of 'search'. Rename it.")
+    table = pd.DataFrame({name: _plain_column(table[name], name) for name in table})
+    check_ids(table, "metadata")
+    twice = table["tumor_id"][table["tumor_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"Every 'tumor_id' must be unique in an index. Got '{twice.iloc[0]}' twice.")
+    return table
+
+
+def check_ids(table, name):
+    """Raise unless the id columns that `table` has are text in every row."""
+    for column in ID_COLUMNS:
+        for row, value in enumerate(table[column] if column in table else ()):
+            if not isinstance(value, str) or not value.strip():
+                raise TypeError(
+                    f"Column '{column}' of '{name}' must be text in every row. Got {value!r} in row {row}. "
+                    f"Read tables with dtype={{'{column}': str}}, and fill in missing ids."
+                )
+
+
+def join_tables(old, new):
+    """Return two checked tables one below the other; a column that one of them lacks is missing there."""
+    names = dict.fromkeys([*old, *new])
+    joined = {name: _join(old.get(name), new.get(name), len(old), len(new)) for name in names}
+    return check_metadata(joined, len(old) + len(new))
+
+
+def group_codes(table, columns):
+    """Return integer codes (n_rows,) of the values of `columns`, and the dict value → code."""
+    keys = list(zip(*(table[column] for column in columns), strict=True))
+    lookup = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    return np.fromiter((lookup[key] for key in keys), dtype=np.int64, count=len(keys)), lookup
+
+
+def is_missing(value):
+    """Tell whether a scalar is None, NaN, NA or NaT."""
+    return value is None or value is pd.NA or value is pd.NaT or (np.isscalar(value) and bool(pd.isna(value)))
+
+
+def kind_of(value):
+    """Return 'text', 'booleans' or 'numbers' for a scalar of metadata."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool | np.bool_):
+        return "booleans"
+    if isinstance(value, numbers.Real):
+        return "numbers"
+    raise TypeError(f"Metadata and conditions hold text, numbers, booleans or None. Got {value!r}.")
+
+
+def kind_of_dtype(dtype):
+    """Return what a column of a non-object dtype holds."""
+    return "booleans" if pd.api.types.is_bool_dtype(dtype) else "numbers"
+
+
+def _plain_column(series, name):
+    """Return a column as numbers, booleans, or objects (text, numbers, booleans; missing is None)."""
+    dtype = series.dtype
+    if (isinstance(dtype, np.dtype) and dtype.kind in "buif") or str(dtype) in _NULLABLE:
+        return series
+    if pd.api.types.is_datetime64_any_dtype(dtype):  # ISO text sorts by time
+        series = series.astype(object).map(lambda v: v.isoformat(), na_action="ignore")
+    return pd.Series([_plain_value(v, name) for v in series], index=series.index, dtype=object)
+
+
+def _plain_value(value, name):
+    """Return a scalar as str, bool, int, float or None."""
+    if is_missing(value):
+        return None
+    try:
+        kind_of(value)
+    except TypeError as err:
+        rule = f"Column '{name}' of 'metadata' must hold text, numbers, booleans or None."
+        raise TypeError(f"{rule} Got {value!r}.") from err
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _join(old, new, n_old, n_new):
+    """Return one column of two tables: of their dtype, else float64 for numbers, else object."""
+    if old is not None and new is not None and old.dtype == new.dtype:
+        return pd.concat([old, new], ignore_index=True)
+    sized = ((old, n_old), (new, n_new))
+    parts = [pd.Series([None] * n, dtype=object) if part is None else part for part, n in sized]
+    empty = [part.dtype == object and part.isna().all() for part in parts]
+    numeric = [part.dtype != object and kind_of_dtype(part.dtype) == "numbers" for part in parts]
+    if any(numeric) and all(np.logical_or(empty, numeric)):
+        return pd.Series(
+            np.concatenate([p.astype("Float64").to_numpy(float, na_value=np.nan) for p in parts])
+        )
+    return pd.Series([value for part in parts for value in part.astype(object)], dtype=object)

@@ -1,0 +1,103 @@
+"""Embeddings files: one ``.npz`` with the vectors and what is known of their tumors; nothing is pickled."""
+
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tumorsim.io._files import atomic_path
+
+__all__ = ["load_embeddings", "save_embeddings"]
+
+SCHEMA = 1
+
+
+def save_embeddings(path, X, columns, space):
+    """Write embeddings with their table, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        By custom with suffix ``.npz``.
+    X : ndarray of shape (n_tumors, n_features)
+        Kept as float32.
+    columns : dict of sequence
+        The table's columns, ``tumor_id`` among them: text, numbers, booleans, None; NaN becomes None.
+    space : dict
+        What ``EmbeddingSpace.to_dict`` returns, ``fingerprint`` among it.
+
+    Raises
+    ------
+    ValueError
+        If a column has another length than `X`, or there is no ``tumor_id``.
+    TypeError
+        If a value cannot be kept.
+    """
+    X = np.ascontiguousarray(X, dtype=np.float32)
+    if "tumor_id" not in columns:
+        raise ValueError("'columns' must have 'tumor_id'. Got none.")
+    columns = {str(name): [_plain(value, name) for value in values] for name, values in columns.items()}
+    for name, values in columns.items():
+        if len(values) != len(X):
+            raise ValueError(f"Column '{name}' must have a value a row of X: {len(X)}. Got {len(values)}.")
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # by name numpy would add '.npz'
+        np.savez_compressed(
+            file,
+            schema=np.array(SCHEMA),
+            X=X,
+            tumor_ids=np.array(columns["tumor_id"], dtype=np.str_),
+            fingerprint=np.array(space["fingerprint"], dtype=np.str_),
+            columns=np.array(json.dumps(columns, allow_nan=False), dtype=np.str_),
+            space=np.array(json.dumps(space, allow_nan=False), dtype=np.str_),
+        )
+
+
+def load_embeddings(path):
+    """Read what `save_embeddings` wrote.
+
+    Returns
+    -------
+    X : ndarray of shape (n_tumors, n_features), dtype=float32
+    columns : dict of list
+        The table's columns; missing is None.
+    space : dict
+        For ``EmbeddingSpace.from_dict``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not an embeddings file, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Embeddings file '{path}' does not exist. Write it with 'tumorsim embed'.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            schema = int(file["schema"])
+            X, columns, space = file["X"], json.loads(str(file["columns"])), json.loads(str(file["space"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as err:
+        raise ValueError(
+            f"'{path}' is no embeddings file of tumorsim, or it is damaged. Write it with 'tumorsim embed'."
+        ) from err
+    if schema != SCHEMA:
+        raise ValueError(
+            f"'{path}' has schema {schema}, and this tumorsim reads {SCHEMA}. Embed the archive anew."
+        )
+    return X, columns, space
+
+
+def _plain(value, name):
+    """Return a scalar as JSON holds it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise TypeError(f"Column '{name}' must hold finite numbers. Got {value}.")
+        return None if math.isnan(value) else value
+    raise TypeError(f"Column '{name}' must hold text, numbers, booleans or None. Got {value!r}.")

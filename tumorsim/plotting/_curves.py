@@ -1,0 +1,121 @@
+"""Curves: retrieval against k, loss against the epoch."""
+
+import numpy as np
+
+from tumorsim._validation import check_choice
+from tumorsim.plotting._style import COLORS, MARKERS, finish, new_axes, readable
+
+__all__ = ["plot_history", "plot_knn_curve"]
+
+_METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "r2": "R²", "spearman": "Spearman correlation"}
+
+
+def plot_knn_curve(result, *, metric=None, ax=None):
+    """Plot retrieval performance against the number of neighbors (Fig. 4 of the paper).
+
+    Parameters
+    ----------
+    result : DataFrame
+        What `evaluate_knn` returns.
+    metric : str, optional
+        Which of its metrics; default the first, ``balanced_accuracy`` where there is one.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    ax : Axes
+        A line a task, its 95 % confidence interval as a band, its chance level dotted.
+
+    Raises
+    ------
+    ValueError
+        If `result` has no such metric.
+    """
+    metrics = list(dict.fromkeys(result["metric"]))
+    if metric is None and metrics:
+        metric = "balanced_accuracy" if "balanced_accuracy" in metrics else metrics[0]
+    check_choice(metric, "metric", metrics)
+    part = result[result["metric"] == metric]
+    ax = new_axes(ax, (6.4, 4.2))
+    for i, (task, rows) in enumerate(part.groupby("task", sort=False)):
+        rows = rows.sort_values("k")
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        k = rows["k"].to_numpy(dtype=float)
+        ax.fill_between(
+            k, rows["ci_low"].astype(float), rows["ci_high"].astype(float), color=color, alpha=0.12, lw=0
+        )
+        ax.plot(k, rows["value"].astype(float), color=color, marker=marker, ms=5, label=readable(task))
+        ax.plot(k, rows["chance"].astype(float), color=color, ls=":", lw=1.2)
+    ax.plot([], [], color="0.4", ls=":", lw=1.2, label="chance")
+    ticks = np.unique(part["k"])
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.minorticks_off()
+    name = _METRIC_NAMES.get(metric, readable(metric))
+    ax.set(xlabel="number of neighbors", ylabel=name)
+    if metric == "balanced_accuracy":
+        ax.set_ylim(0, 1.02)
+    few, many = int(part["n_queries"].min()), int(part["n_queries"].max())
+    number = str(many) if few == many else f"{few} to {many}"
+    ax.set_title(f"{name[0].upper()}{name[1:]} of nearest neighbors, {number} queries")
+    finish(ax)
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_history(history, *, ax=None):
+    """Plot each head's training loss against the epoch.
+
+    Parameters
+    ----------
+    history : list of dict
+        ``embedder.history_``: an entry an epoch with ``epoch``, ``lr``, ``loss``, ``loss_<head>``.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    ax : Axes
+        A line a head, relative to its first epoch; upright lines where the learning rate falls.
+
+    Raises
+    ------
+    ValueError
+        If `history` is empty.
+    """
+    history = list(history)
+    if not history:
+        raise ValueError(
+            "Parameter 'history' must hold at least one epoch. Got none; fit the embedder first."
+        )
+    ax = new_axes(ax, (6.4, 4.2))
+    epochs = [entry["epoch"] for entry in history]
+    heads = list(dict.fromkeys(key for entry in history for key in entry if key.startswith("loss_")))
+    for i, key in enumerate(heads):
+        losses = np.array([_number(entry.get(key)) for entry in history])
+        first = losses[np.isfinite(losses)][:1]
+        if len(first) and first[0] > 0:
+            style = {"color": COLORS[i % len(COLORS)], "ls": "-" if i < len(COLORS) else "--"}
+            ax.plot(
+                epochs, losses / first[0], label=f"{readable(key[5:])} ({first[0]:.2f} at first)", **style
+            )
+    rates = [_number(entry.get("lr")) for entry in history]
+    # a schedule of a few steps is marked, a smooth one is not
+    drops = [epochs[i] for i in range(1, len(rates)) if rates[i] < 0.7 * rates[i - 1]]
+    for i, epoch in enumerate(drops):
+        label = "learning rate drops" if i == 0 else None
+        ax.axvline(epoch, color="0.75", lw=1, ls="--", zorder=0, label=label)
+    ax.axhline(1, color="0.85", lw=1, zorder=0)
+    ax.set(xlabel="epoch", ylabel="training loss / loss of the first epoch")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_title("Training loss of each head")
+    finish(ax)
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _number(value):
+    """Return a float; None becomes NaN."""
+    return np.nan if value is None else float(value)

@@ -1,0 +1,224 @@
+"""Volume → picture arrays: planes through a lesion, windowed, with its mask at the same pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["PLANES", "Picture", "display_window", "find_background", "orthogonal_slices", "scale_bar_mm"]
+
+# plane → (RAS+ axis cut, axis across, axis down, what the left, right, top and bottom edge look at).
+# Radiological display: the patient's right is on the picture's left. Rightwards and downwards, every axis
+# runs backwards.
+_LAYOUT = {"axial": (2, 0, 1, "RLAP"), "coronal": (1, 0, 2, "RLSI"), "sagittal": (0, 1, 2, "APSI")}
+PLANES = tuple(_LAYOUT)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One plane through a lesion as it is shown.
+
+    Attributes
+    ----------
+    plane : str
+        ``axial``, ``coronal`` or ``sagittal``.
+    pixels : ndarray of shape (n, n), dtype=uint8
+        Gray values, row 0 on top.
+    mask : ndarray of shape (n, n), dtype=bool, or None
+        The lesion at the same pixels.
+    box : tuple of 4 float, or None
+        The lesion's box: left, top, right, bottom edge, in pixels from the picture's upper left corner.
+    pixel_mm : float
+        Edge length of a pixel.
+    marks : str
+        Where the left, right, top and bottom edges look, for instance ``"RLAP"``.
+    """
+
+    plane: str
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    box: tuple | None
+    pixel_mm: float
+    marks: str
+
+
+def find_background(image):
+    """Return the value that fills the scan's surroundings, or None where they are noise.
+
+    Parameters
+    ----------
+    image : ndarray of shape (nx, ny, nz)
+        The whole scan.
+
+    Returns
+    -------
+    background : float or None
+        The value that at least five of the eight corners share.
+
+    Examples
+    --------
+    >>> image = np.zeros((7, 8, 9))
+    >>> image[2:5, 2:5, 2:5] = 3
+    >>> find_background(image)
+    0.0
+    """
+    corners = np.asarray(image)[np.ix_(*[(0, -1)] * 3)].ravel()
+    values, counts = np.unique(corners, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() >= 5 else None
+
+
+def display_window(image, *, background=None, percentiles=(1.0, 99.5)):
+    """Return the intensities that are shown black and white.
+
+    Parameters
+    ----------
+    image : ndarray
+        Voxels around the lesion, of any shape.
+    background : float, optional
+        A value that does not count, see `find_background`.
+    percentiles : tuple of 2 float, default=(1.0, 99.5)
+        Of the voxels that count.
+
+    Returns
+    -------
+    low, high : float
+        With ``low < high``, even where the image is constant.
+
+    Examples
+    --------
+    >>> display_window(np.array([0, 0, 0, 5, 6, 7]), background=0, percentiles=(0, 100))
+    (5.0, 7.0)
+    """
+    values = np.asarray(image).ravel()
+    if background is not None and (values != background).any():
+        values = values[values != background]
+    low, high = (float(v) for v in np.percentile(values, percentiles))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def orthogonal_slices(
+    image, center, spacing, extent_mm, *, mask=None, bbox=None, n_pixels=160, window=None, background=None
+):
+    """Cut three planes through a point and show them as square pictures of isotropic pixels.
+
+    Each plane is that of the voxels nearest to `center`, never a blend of two slices, so that picture and
+    outline show the same slice however thick it is. Within the plane images are interpolated linearly and
+    averaged where pixels are coarser than voxels; masks take the nearest voxel. What lies outside the
+    array is black.
+
+    Parameters
+    ----------
+    image : ndarray of shape (nx, ny, nz)
+        Intensities, axes in RAS+ order (`geometry.to_ras`).
+    center : array-like of shape (3,)
+        Middle of the pictures in voxels of `image`; integers are voxel centers.
+    spacing : array-like of shape (3,)
+        Millimetres per voxel, in the same order.
+    extent_mm : float
+        Edge length of the pictures.
+    mask : ndarray of shape (nx, ny, nz), dtype=bool, optional
+        The lesion.
+    bbox : ndarray of shape (2, 3), optional
+        The lesion's box in voxels of `image`, half-open.
+    n_pixels : int, default=160
+        Pixels on an edge.
+    window : tuple of 2 float, optional
+        Intensities of black and white; default `display_window`.
+    background : float, optional
+        Value of the surroundings, shown black wherever in the window it lies (z-scored scans have 0 both
+        around the head and in the middle of the brain's range).
+
+    Returns
+    -------
+    pictures : dict of str to Picture
+        ``axial``, ``coronal``, ``sagittal``, in radiological display: the patient's left is on the right.
+
+    Raises
+    ------
+    ValueError
+        If `image` is not 3-D, or `mask` has another shape.
+
+    Examples
+    --------
+    >>> image = np.zeros((7, 8, 9))
+    >>> image[6, 4, 4] = 1  # far to the patient's right
+    >>> axial = orthogonal_slices(image, (3, 4, 4), (1, 1, 1), 9, n_pixels=9, window=(0, 1))["axial"]
+    >>> np.argwhere(axial.pixels == 255).tolist(), axial.marks
+    ([[4, 1]], 'RLAP')
+    """
+    image = np.asarray(image)
+    if image.ndim != 3:
+        raise ValueError(f"Parameter 'image' must be 3-D. Got shape {image.shape}.")
+    if mask is not None and np.shape(mask) != image.shape:
+        raise ValueError(f"Parameter 'mask' must have the image's shape {image.shape}. Got {np.shape(mask)}.")
+    center, spacing = np.asarray(center, dtype=np.float64), np.asarray(spacing, dtype=np.float64)
+    low, high = display_window(image, background=background) if window is None else window
+    pixel_mm = float(extent_mm) / n_pixels
+    pictures = {}
+    for plane, (cut, *shown, marks) in _LAYOUT.items():
+        index = int(np.clip(np.round(center[cut]), 0, image.shape[cut] - 1))
+        flat = image.take(index, axis=cut).astype(np.float32)  # (across, down)
+        if background is not None:
+            flat[flat == background] = low
+        for axis, voxel in enumerate(shown):
+            finer = max(1, int(np.ceil(pixel_mm / spacing[voxel] - 1e-6)))
+            at = center[voxel] - _offsets_mm(n_pixels * finer, pixel_mm / finer) / spacing[voxel]
+            flat = _interpolate(flat, at, axis, fill=low)
+            flat = _average(flat, finer, axis)
+        gray = np.clip((flat - low) / (high - low), 0, 1) * 255
+        outlined = None
+        at = [center[voxel] - _offsets_mm(n_pixels, pixel_mm) / spacing[voxel] for voxel in shown]
+        if mask is not None:
+            outlined = _nearest(np.asarray(mask, dtype=bool).take(index, axis=cut), at).T
+        box = None
+        if bbox is not None:  # a voxel's edges lie half a voxel before and after its center
+            edges = (center - (np.asarray(bbox) - 0.5)) * spacing / pixel_mm + n_pixels / 2
+            box = tuple(float(v) for v in edges[::-1, shown].ravel())
+        pictures[plane] = Picture(plane, np.round(gray).astype(np.uint8).T, outlined, box, pixel_mm, marks)
+    return pictures
+
+
+def scale_bar_mm(extent_mm):
+    """Return a round length (1, 2, 5, 10, 20, 50 … mm) near a quarter of the picture's edge.
+
+    Examples
+    --------
+    >>> scale_bar_mm(100), scale_bar_mm(70), scale_bar_mm(15)
+    (20, 10, 2)
+    """
+    goal = extent_mm / 4
+    power = 10 ** np.floor(np.log10(goal))
+    length = max(f * power for f in (1, 2, 5) if f * power <= goal * (1 + 1e-9))
+    return int(length) if length >= 1 else float(length)
+
+
+def _offsets_mm(n_pixels, pixel_mm):
+    """Return where the pixels' centers lie from the picture's middle, shape (n_pixels,)."""
+    return (np.arange(n_pixels) - (n_pixels - 1) / 2) * pixel_mm
+
+
+def _interpolate(flat, at, axis, *, fill):
+    """Sample `flat` linearly at voxel coordinates `at` of one axis; `fill` beyond its outer voxels' edges."""
+    size = flat.shape[axis]
+    inner = np.clip(at, 0, size - 1)
+    first = np.minimum(inner.astype(np.int64), max(size - 2, 0))
+    shape = [1, 1]
+    shape[axis] = -1
+    weight = (inner - first).astype(np.float32).reshape(shape)
+    second = np.minimum(first + 1, size - 1)
+    result = flat.take(first, axis) * (1 - weight) + flat.take(second, axis) * weight
+    return np.where(((at >= -0.5) & (at < size - 0.5)).reshape(shape), result, np.float32(fill))
+
+
+def _average(flat, factor, axis):
+    """Average runs of `factor` samples along an axis."""
+    shape = list(flat.shape)
+    shape[axis : axis + 1] = [shape[axis] // factor, factor]
+    return flat.reshape(shape).mean(axis=axis + 1)
+
+
+def _nearest(flat, at):
+    """Sample a bool array at two lists of voxel coordinates; False outside."""
+    nearest = [np.floor(a + 0.5).astype(np.int64) for a in at]
+    inside = [(n >= 0) & (n < size) for n, size in zip(nearest, flat.shape, strict=True)]
+    result = flat[np.ix_(*[np.clip(n, 0, size - 1) for n, size in zip(nearest, flat.shape, strict=True)])]
+    return result & np.outer(*inside)
