@@ -84,10 +84,10 @@ def test_storage_order_changes_nothing(fitted, rotation):
     plain = scan("s", lesions, **options)
     expected = fitted.transform(plain)
     volume = fitted.preprocessing_.prepare_case(plain[0].case)
-    # a level that cuts through the head, since a network this little trained finds all tumor or none
-    level = float(np.quantile(mask_probability(fitted.network_, volume.image), 0.9))
+    # a level that cuts through the brain, since a network this little trained finds all tumor or none
+    level = float(np.median(mask_probability(fitted.network_, volume.image)[volume.image > 0.5]))
     mask = fitted.segment(plain[0].case, threshold=level)
-    assert 0.02 * mask.size < mask.sum() < mask.size / 2
+    assert 0.05 < mask.mean() < 0.95
     assert mask.shape == plain[0].case.shape and mask.dtype == np.uint8
     for orientation in ("LAS", "PIR", "RAS", "SAR"):
         stored = scan("s", lesions, orientation=orientation, **options)

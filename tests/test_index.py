@@ -1,6 +1,5 @@
 """TumorIndex: scikit-learn's contract, and every answer against brute force."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -546,9 +545,8 @@ def test_the_index_needs_no_torch():
 
 
 @pytest.fixture(scope="session")
-def graph(tmp_path_factory):
-    """Return archive, queries, and a pynndescent index of them beside an exact one; it compiles for long."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(tmp_path_factory.mktemp("numba")))
+def graph():
+    """Return queries, and a pynndescent index beside an exact one; it compiles for long."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(40, 16))
     X = centers[rng.integers(40, size=3000)] + 0.5 * rng.normal(size=(3000, 16))

@@ -83,6 +83,15 @@ def test_slices_do_not_depend_on_storage(orientation):
         assert seen[plane].marks == picture.marks
 
 
+def test_planes_meet_a_lesion_of_two_pieces():
+    """Where the centroid lies in a gap, the plane moves onto the lesion."""
+    first, second = phantoms.scan(
+        "a", [("meningioma", (12, 22, 17), (3, 3, 3)), ("meningioma", (28, 22, 17), (3, 3, 3))]
+    )
+    both = Tumor(first.case, [first.bbox[0], second.bbox[1]], tumor_id="a/3")
+    assert all(picture.mask.any() for picture in tumor_slices(both).values())
+
+
 def test_extent_holds_the_largest_box(cohort):
     """The common frame is the longest side of all boxes and two margins."""
     sides = [((t.bbox[1] - t.bbox[0]) * t.case.spacing).max() for t in cohort]

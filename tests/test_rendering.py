@@ -116,6 +116,16 @@ def test_coarse_pixels_average_the_voxels_under_them():
     assert_allclose(picture.pixels, 127.5, atol=1)  # rounding to 8 bit
 
 
+def test_planes_may_cut_elsewhere_than_in_the_middle():
+    """`through` chooses the slice, `center` stays in the middle of the picture."""
+    image = _volume()
+    args = {"n_pixels": 7, "window": (0, 503)}
+    moved = orthogonal_slices(image, (3, 4, 4), (1, 1, 1), 7, through=(3, 4, 6), **args)["axial"]
+    assert_array_equal(
+        moved.pixels, orthogonal_slices(image, (3, 4, 6), (1, 1, 1), 7, **args)["axial"].pixels
+    )
+
+
 def test_outside_the_scan_is_black():
     """Pixels beyond the array are 0 and not part of the lesion."""
     image = np.full((5, 5, 5), 10.0)

@@ -78,7 +78,7 @@ def test_neighbors_without_files_are_no_tumors(embedder):
 
 
 def test_embedding_file_holds_the_cohort(embedder, archive, tmp_path, monkeypatch):
-    """Vectors are those of transform, the table that of the cohort with absolute paths, nothing else stays."""
+    """Vectors are those of transform, the table is the cohort's with absolute paths; nothing else stays."""
     monkeypatch.chdir(tmp_path)
     embed_to_file(embedder, archive, "a.npz")
     X, columns, space = load_embeddings("a.npz")

@@ -89,7 +89,7 @@ RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from phantoms import cohort, tiny
-tiny(max_epochs=4, batches_per_epoch=25, checkpoint_dir=sys.argv[2]).fit(cohort(4))
+tiny(max_epochs=3, batches_per_epoch=20, checkpoint_dir=sys.argv[2]).fit(cohort(4))
 """
 
 
@@ -111,10 +111,10 @@ def test_killed_run_goes_on_bit_for_bit(tumors, tmp_path):
     finally:
         run.kill()
         run.wait()
-    long = {"max_epochs": 4, "batches_per_epoch": 25}
+    long = {"max_epochs": 3, "batches_per_epoch": 20}
     resumed = tiny(**long, checkpoint_dir=tmp_path, n_jobs=2)
     seconds = _epochs_in(tmp_path)
-    assert 1 <= len(seconds) < 4
+    assert 1 <= len(seconds) < 3
     resumed.fit(tumors, resume=True)
     assert [e["seconds"] for e in resumed.history_][: len(seconds)] == seconds  # these were not done again
     whole = tiny(**long).fit(tumors)

@@ -96,11 +96,21 @@ def display_window(image, *, background=None, percentiles=(1.0, 99.5)):
 
 
 def orthogonal_slices(
-    image, center, spacing, extent_mm, *, mask=None, bbox=None, n_pixels=160, window=None, background=None
+    image,
+    center,
+    spacing,
+    extent_mm,
+    *,
+    through=None,
+    mask=None,
+    bbox=None,
+    n_pixels=160,
+    window=None,
+    background=None,
 ):
     """Cut three planes through a point and show them as square pictures of isotropic pixels.
 
-    Each plane is that of the voxels nearest to `center`, never a blend of two slices, so that picture and
+    Each plane is that of the voxels nearest to the point, never a blend of two slices, so that picture and
     outline show the same slice however thick it is. Within the plane images are interpolated linearly and
     averaged where pixels are coarser than voxels; masks take the nearest voxel. What lies outside the
     array is black.
@@ -115,6 +125,8 @@ def orthogonal_slices(
         Millimetres per voxel, in the same order.
     extent_mm : float
         Edge length of the pictures.
+    through : array-like of shape (3,), optional
+        Where the planes cut, in voxels; default `center`.
     mask : ndarray of shape (nx, ny, nz), dtype=bool, optional
         The lesion.
     bbox : ndarray of shape (2, 3), optional
@@ -151,11 +163,12 @@ def orthogonal_slices(
     if mask is not None and np.shape(mask) != image.shape:
         raise ValueError(f"Parameter 'mask' must have the image's shape {image.shape}. Got {np.shape(mask)}.")
     center, spacing = np.asarray(center, dtype=np.float64), np.asarray(spacing, dtype=np.float64)
+    through = center if through is None else through
     low, high = display_window(image, background=background) if window is None else window
     pixel_mm = float(extent_mm) / n_pixels
     pictures = {}
     for plane, (cut, *shown, marks) in _LAYOUT.items():
-        index = int(np.clip(np.round(center[cut]), 0, image.shape[cut] - 1))
+        index = int(np.clip(np.round(through[cut]), 0, image.shape[cut] - 1))
         flat = image.take(index, axis=cut).astype(np.float32)  # (across, down)
         if background is not None:
             flat[flat == background] = low

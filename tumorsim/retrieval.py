@@ -53,14 +53,17 @@ def find_similar(embedder, index, tumors, n_neighbors=5, **search):
 
     Examples
     --------
-    >>> from tumorsim import TumorEmbedder, TumorIndex, make_cohort
-    >>> cohort = make_cohort(3, random_state=0, spacing=4.0)
-    >>> embedder = TumorEmbedder(
-    ...     spacing=4.0, patch_size=32, n_channels=8, n_blocks=1, max_epochs=1, batches_per_epoch=2
-    ... ).fit(cohort)
-    >>> X = embedder.transform(cohort)
-    >>> index = TumorIndex().fit(X, metadata=cohort.table, space=embedder.space_)
-    >>> found = find_similar(embedder, index, cohort[:1], n_neighbors=2, exclude="same_patient")
+    >>> from tumorsim import TumorEmbedder, TumorIndex
+    >>> rng, tumors = np.random.default_rng(0), []
+    >>> for i, kind in enumerate(["glioma", "meningioma", "glioma"]):
+    ...     scan = rng.normal(size=(24, 24, 24)), np.diag([4.0, 4.0, 4.0, 1.0])
+    ...     case = Case(scan, case_id=f"scan-{i}", patient_id=f"patient-{i}")
+    ...     tumors.append(Tumor(case, [(8, 8, 8), (14, 14, 14)], tumor_id=f"{i}", labels={"type": kind}))
+    >>> archive, small = Cohort(tumors), {"n_channels": 8, "n_blocks": 1, "patch_size": 32, "spacing": 4.0}
+    >>> embedder = TumorEmbedder(**small, max_epochs=1, batches_per_epoch=1).fit(archive)
+    >>> X = embedder.transform(archive)
+    >>> index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
+    >>> found = find_similar(embedder, index, archive[:1], n_neighbors=2, exclude="same_patient")
     >>> found["rank"].tolist()
     [1, 2]
     """

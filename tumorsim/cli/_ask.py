@@ -124,7 +124,7 @@ def query(
     if report is not None:
         from tumorsim.report import describe_model, save_report
 
-        settings = {"Neighbors asked for": n_neighbors, "At most a patient": max_per_patient}
+        settings = {"Neighbors asked for": n_neighbors, "Most of one patient": max_per_patient}
         settings |= {"Where": ", ".join(where)} if where else {}
         settings |= {"Left out": exclude} if exclude else {}
         settings |= {"Aspects": ", ".join(aspect)} if aspect else {}

@@ -76,7 +76,7 @@ def load_embeddings(path):
     if not path.is_file():
         raise FileNotFoundError(f"Embeddings file '{path}' does not exist. Write it with 'tumorsim embed'.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             schema = int(file["schema"])
             X, columns, space = file["X"], json.loads(str(file["columns"])), json.loads(str(file["space"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as err:

@@ -63,11 +63,13 @@ def tumor_slices(tumor, *, extent_mm=None, margin_mm=30.0, n_pixels=160):
     crop = _around(bbox, margin_mm / spacing, image.shape)
     image, lesion = image[crop], None if lesion is None else lesion[crop]
     bbox = bbox - [part.start for part in crop]
+    middle = (bbox.sum(axis=0) - 1) / 2
     return orthogonal_slices(
         image,
-        _center(lesion, bbox),
+        middle,
         spacing,
         common_extent([tumor], margin_mm=margin_mm) if extent_mm is None else extent_mm,
+        through=middle if lesion is None else _planes_through(lesion),
         mask=lesion,
         bbox=bbox,
         n_pixels=n_pixels,
@@ -129,15 +131,13 @@ def plot_neighbors(query_tumor, neighbor_tumors, distances=None, *, task="type",
 
 
 def _around(bbox, margin, shape):
-    """Return slices of a box grown by `margin` voxels (3,), inside `shape`."""
-    margin = np.ceil(margin).astype(np.int64)
+    """Return slices of a box grown by at most `margin` voxels (3,), inside `shape`."""
+    margin = np.floor(margin + 1e-6).astype(np.int64)  # 1e-6 voxel: despite rounding in headers
     return crop_slices([np.maximum(bbox[0] - margin, 0), np.minimum(bbox[1] + margin, shape)])
 
 
-def _center(lesion, bbox):
+def _planes_through(lesion):
     """Return the voxel (3,) where planes cross: the centroid, moved onto planes that meet the lesion."""
-    if lesion is None:
-        return (bbox.sum(axis=0) - 1) / 2
     voxels = np.argwhere(lesion)
     center = voxels.mean(axis=0)
     for axis in range(3):
@@ -164,7 +164,7 @@ def _draw(ax, picture, extent_mm):
         [left, left + bar / picture.pixel_mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt"
     )
     edge = [withStroke(linewidth=1.5, foreground="black")]  # readable on fat, too
-    style = {"color": "white", "fontsize": 7.5, "path_effects": edge}
+    style = {"color": "white", "fontsize": 9, "path_effects": edge}
     ax.text(left, bottom - 0.02 * n, f"{bar} mm", va="bottom", ha="left", **style)
     ax.text(0.02 * n, n / 2, picture.marks[0], va="center", ha="left", **style)
     ax.text(0.97 * n, n / 2, picture.marks[1], va="center", ha="right", **style)

@@ -1,0 +1,34 @@
+"""
+Train on your own archive, and see how good retrieval is
+========================================================
+
+    python examples/train_archive.py archive.csv model.safetensors
+
+``archive.csv`` is what ``tumorsim manifest`` wrote. A fifth of the patients is held out and only asks. The run
+may be killed and started again: it goes on where it was. About an hour for 300 scans on two cores.
+"""
+
+import sys
+
+import numpy as np
+from sklearn.model_selection import GroupShuffleSplit
+
+from tumorsim import TumorEmbedder, evaluate_knn, load_cohort
+from tumorsim.evaluation import format_knn_table
+
+archive = load_cohort(sys.argv[1])
+splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
+train_rows, test_rows = next(splitter.split(np.zeros(len(archive)), groups=archive.patient_ids))
+train, test = archive[train_rows], archive[test_rows]
+
+embedder = TumorEmbedder(checkpoint_dir=f"{sys.argv[2]}-run", n_jobs=2, random_state=0, verbose=1)
+embedder.fit(train, resume=True)
+embedder.save(sys.argv[2])
+
+result = evaluate_knn(
+    embedder.transform(train), train.table,
+    query_X=embedder.transform(test), query_table=test.table, space=embedder.space_,
+)  # fmt: skip
+print(format_knn_table(result))
+
+# A limit: a score on this archive's held-out patients says nothing about another hospital's scanner.
