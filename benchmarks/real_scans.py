@@ -3,8 +3,8 @@
     python benchmarks/real_scans.py --data DIR --model model.safetensors --out DIR
 
 DIR holds ``stacks/scans.csv`` (labelled real stacks, used for training) and ``real/scans.csv`` (scans that are
-only tested on; patients imaged at two dates are named ``<patient>-pre`` and ``<patient>-post``). A model file
-that exists is used as it is; otherwise it is trained, resumably.
+only tested on; two dates of a patient are named ``<patient>-pre`` and ``<patient>-post``). A model file that
+exists is used as it is; otherwise it is trained, resumably.
 
 A tumor's other date lies in the same head at the same place, so its rank by itself shows nothing. Beside it
 stand the same ranks from the mirrored, healthy box of the same heads, from untrained networks, and from the
@@ -27,7 +27,9 @@ N_UNTRAINED = 8
 
 def main():
     """Run all parts and print their tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -49,23 +51,36 @@ def main():
 
 def train(args):
     """Fit on simulated patients and the real stacks."""
-    simulated = make_cohort(args.n_simulated, random_state=args.random_state, n_jobs=2, progress=True)
+    simulated = simulated_cohort(args.out / "simulated", args.n_simulated, args.random_state)
     stacks = build_manifest(args.data / "stacks/scans.csv", args.out / "stacks.csv")
     embedder = TumorEmbedder(
-        max_epochs=args.max_epochs, n_jobs=2, checkpoint_dir=args.out, random_state=args.random_state, verbose=1
+        max_epochs=args.max_epochs,
+        n_jobs=2,
+        checkpoint_dir=args.out,
+        random_state=args.random_state,
+        verbose=1,
     )
     return embedder.fit(simulated + stacks, resume=True)
 
 
+def simulated_cohort(folder, n_patients, random_state):
+    """Return simulated patients, from `folder` where an earlier run left them."""
+    if not (folder / "manifest.csv").exists():
+        make_cohort(n_patients, random_state=random_state, output_dir=folder, n_jobs=2, progress=True)
+    return load_cohort(folder / "manifest.csv")
+
+
 def held_out(embedder, args):
     """Print the kNN table on simulated patients of another seed."""
-    cohort = make_cohort(120, random_state=args.random_state + 1000, n_jobs=2, progress=True)
+    cohort = simulated_cohort(args.out / "held_out", 120, args.random_state + 1000)
     X = embedder.transform(cohort)
     result = evaluate_knn(X, cohort.table, space=embedder.space_)
     result.to_csv(args.out / "knn_simulated.csv", index=False)
     print(f"\nheld-out simulated patients: {cohort!r}\n{format_knn_table(result)}")
     scores = [dice(embedder.segment(case) > 0, case.load_mask() > 0) for case in cohort.cases[:40]]
-    print(f"mask Dice on 40 of their scans: median {np.median(scores):.2f}, quartiles {np.percentile(scores, (25, 75))}")
+    print(
+        f"mask Dice on 40 of their scans: median {np.median(scores):.2f}, quartiles {np.percentile(scores, (25, 75))}"
+    )
 
 
 def real_cohort(args):
@@ -118,7 +133,9 @@ def other_date(embedder, real):
         rows.append({"method": name, **ranks, "mean_reciprocal_rank": round(mean, 2)})
     table = pd.DataFrame(rows)
     is_untrained = table["method"].str.startswith("untrained")
-    pooled = {"method": f"untrained, mean of {N_UNTRAINED}"} | table[is_untrained].mean(numeric_only=True).round(2).to_dict()
+    pooled = {"method": f"untrained, mean of {N_UNTRAINED}"} | table[is_untrained].mean(
+        numeric_only=True
+    ).round(2).to_dict()
     print(f"\nrank of the own other date among {len(tumors) - 1} scans, 1 is nearest")
     return pd.concat([table[~is_untrained], pd.DataFrame([pooled])])
 

@@ -2,9 +2,9 @@
 
     python benchmarks/spacing.py --data DIR --steps 300
 
-Each spacing sees patches of 192 mm and as many steps as cost the same number of convolved voxels (`--steps` at
-2 mm). Trained on simulated patients and, where ``DIR/stacks/scans.csv`` is there, on real stacks but for the last
-fifth of each type in file order; tested on simulated patients of another seed and on those held-out stacks.
+Each spacing sees patches of one extent in mm and as many steps as cost the same number of convolved voxels
+(`--steps` at 2 mm). Trained on simulated patients and, where ``DIR/stacks/scans.csv`` is there, on real stacks
+but for the last fifth of each type in file order; tested on other simulated patients and on those stacks.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from tumorsim import TumorEmbedder, evaluate_knn, make_cohort
 from tumorsim.manifest import build_manifest
 from tumorsim.metrics import dice
 
-EXTENT_MM = 192
+EXTENT_MM = 160
 
 
 def main():
     """Print a row a spacing and seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--spacings", type=float, nargs="+", default=[1.5, 2.0, 3.0])
     parser.add_argument("--steps", type=int, default=300)
@@ -59,9 +61,13 @@ def main():
             if stacks_test is not None:
                 gallery, queries = embedder.transform(stacks_train), embedder.transform(stacks_test)
                 real = evaluate_knn(
-                    gallery, stacks_train.table, query_X=queries, query_table=stacks_test.table, n_neighbors=(5,),
+                    gallery,
+                    stacks_train.table,
+                    query_X=queries,
+                    query_table=stacks_test.table,
+                    n_neighbors=(5,),
                     space=embedder.space_,
-                )  # fmt: skip
+                )
                 row["real_type"] = real.query("task == 'type'")["value"].iloc[0]
                 row["real_dice"] = mean_dice(embedder, stacks_test.cases)
             rows.append(row)

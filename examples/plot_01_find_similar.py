@@ -45,5 +45,5 @@ by_id = {tumor.tumor_id: tumor for tumor in archive}
 plot_neighbors(new[0], [by_id[i] for i in answer["tumor_id"]], answer["distance"])
 
 # %%
-# A limit: near means near for this network and this archive. Where nothing in the archive is like the query, the
-# nearest tumor is still returned; look at the distances, and at the pictures.
+# A limit: near means near for this network and this archive. Where nothing in the archive is like the query,
+# the nearest tumor is still returned; look at the distances, and at the pictures.

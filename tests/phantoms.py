@@ -2,9 +2,12 @@
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder
 from tumorsim.geometry import bbox_from_mask
+
+torch.set_num_threads(1)  # on networks this small threads wait for each other longer than they work
 
 SHAPE = (40, 44, 36)
 

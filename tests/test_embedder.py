@@ -365,12 +365,12 @@ def test_nothing_to_learn_is_an_error():
     [
         ("n_channels", 0), ("n_channels", 8.0), ("n_blocks", -1), ("batch_size", "2"), ("max_epochs", True),
         ("batches_per_epoch", None), ("n_jobs", 0), ("architecture", "huge"), ("optimizer", "lion"),
-        ("lr_schedule", "none"), ("lr", 0), ("lr", float("nan")), ("gradient_clip", -1), ("weight_decay", -0.1),
-        ("mask_dice", "x"), ("box_jitter", 1.5), ("spacing", 0), ("spacing", (1, 2)), ("patch_size", 30),
-        ("patch_size", 32.0), ("patch_size", (32, 32)), ("patch_size", 4), ("lr_milestones", 3),
-        ("lr_milestones", ("a",)), ("device", "abacus"), ("random_state", "x"), ("random_state", -1),
-        ("tasks", "type"), ("task_weights", [1]), ("task_weights", {"grade": 1}), ("task_weights", {"type": -1}),
-        ("augment", "yes"), ("balance_classes", None),
+        ("lr_schedule", "none"), ("lr", 0), ("lr", float("nan")), ("gradient_clip", -1),
+        ("weight_decay", -0.1), ("mask_dice", "x"), ("box_jitter", 1.5), ("spacing", 0), ("spacing", (1, 2)),
+        ("patch_size", 30), ("patch_size", 32.0), ("patch_size", (32, 32)), ("patch_size", 4),
+        ("lr_milestones", 3), ("lr_milestones", ("a",)), ("device", "abacus"), ("random_state", "x"),
+        ("random_state", -1), ("tasks", "type"), ("task_weights", [1]), ("task_weights", {"grade": 1}),
+        ("task_weights", {"type": -1}), ("augment", "yes"), ("balance_classes", None),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_named(tumors, name, value):

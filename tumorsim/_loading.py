@@ -44,7 +44,7 @@ def ahead(make, items, *, n_jobs, description, verbose):
     """Yield ``make(item)`` in order, worked out in threads; at most ``n_jobs + 1`` results wait at once."""
     with ThreadPoolExecutor(n_jobs) as pool:
         waiting, coming = deque(), iter(items)
-        for _ in tqdm(items, description, unit="scan", disable=not verbose or len(items) < 2):
+        for _ in tqdm(items, description, unit="scan", disable=None if verbose and len(items) > 1 else True):
             while len(waiting) <= n_jobs and (item := next(coming, None)) is not None:
                 waiting.append(pool.submit(make, item))
             yield waiting.popleft().result()

@@ -102,8 +102,12 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         with atomic_path(files[name]) as temporary:
             np.ravel(drawn)[0].figure.savefig(temporary, dpi=110)
     files["answer"] = save_report(
-        output_dir / "answer.html", query=chosen, neighbors=neighbors, archive=archive,
-        archive_name="simulated patients", model_info=describe_model(embedder, output_dir / "model.safetensors"),
-    )  # fmt: skip
+        output_dir / "answer.html",
+        query=chosen,
+        neighbors=neighbors,
+        archive=archive,
+        archive_name="simulated patients",
+        model_info=describe_model(embedder, output_dir / "model.safetensors"),
+    )
     echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")
     return files

@@ -110,10 +110,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> from tumorsim import TumorEmbedder, make_cohort
-    >>> cohort = make_cohort(2, random_state=0, spacing=4.0)
-    >>> embedder = TumorEmbedder(
-    ...     spacing=4.0, patch_size=32, n_channels=8, n_blocks=1, max_epochs=1, batches_per_epoch=2
-    ... )
+    >>> cohort = make_cohort(3, random_state=0, spacing=4.0)
+    >>> small = {"spacing": 4.0, "patch_size": 32, "n_channels": 8, "n_blocks": 1}
+    >>> embedder = TumorEmbedder(tasks=["type"], max_epochs=1, batches_per_epoch=2, **small)
     >>> embedder.fit_transform(cohort).shape == (len(cohort), 8)
     True
     """
@@ -458,10 +457,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         if not isinstance(self.task_weights, dict | None):
             raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {self.task_weights!r}.")
         if not isinstance(self.lr_milestones, tuple | list):
-            raise TypeError(f"Parameter 'lr_milestones' must be a tuple of epochs. Got {self.lr_milestones!r}.")
-        values["lr_milestones"] = tuple(
-            check_real(epoch, "lr_milestones", minimum=0) for epoch in self.lr_milestones
-        )
+            raise TypeError(
+                f"Parameter 'lr_milestones' must be a tuple of epochs. Got {self.lr_milestones!r}."
+            )
+        values["lr_milestones"] = tuple(check_real(m, "lr_milestones", minimum=0) for m in self.lr_milestones)
         patch = np.asarray(self.patch_size)
         whole = patch.shape in ((), (3,)) and patch.dtype.kind in "iu"
         if not whole or (patch < 8).any() or (patch % 4).any():
@@ -480,11 +479,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             raise ValueError(f"Parameter 'random_state' cannot be used: {err}") from err
         if resume and self.checkpoint_dir is None:
             raise ValueError("Parameter 'checkpoint_dir' must name a folder for resume=True. Got None.")
-        if resume and not isinstance(self.random_state, numbers.Integral):
-            saved = saved_seed(self.checkpoint_dir)
-            if saved is not None:
-                return saved
-        return int(generator.randint(2**31 - 1))
+        free = resume and not isinstance(self.random_state, numbers.Integral)
+        saved = saved_seed(self.checkpoint_dir) if free else None
+        return int(generator.randint(2**31 - 1)) if saved is None else saved
 
     def _ready_network(self):
         """Return the network on its device, in evaluation mode."""

@@ -236,7 +236,7 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
         rows_of.setdefault(id(tumor.case), []).append(row)
     files = [_partial_file(partial_dir, embedder, [tumors[r] for r in rows]) for rows in rows_of.values()]
     left = []
-    with tqdm(total=len(rows_of), desc="embedding", unit="scan", disable=not progress) as bar:
+    with tqdm(total=len(rows_of), desc="embedding", unit="scan", disable=None if progress else True) as bar:
         for rows, file in zip(rows_of.values(), files, strict=True):
             if file is not None and file.is_file():
                 X[rows] = np.load(file, allow_pickle=False)

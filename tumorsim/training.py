@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -59,7 +60,8 @@ def train(
     resume : bool, default=False
         Go on from the checkpoint; where there is none, begin.
     verbose : int, default=1
-        0: silent. 1: a progress bar with the time left and each head's loss.
+        0: silent. 1: a progress bar with the time left and each head's loss, or, where standard error is no
+        terminal, a line an epoch.
 
     Returns
     -------
@@ -82,9 +84,12 @@ def train(
 
     total = recipe.max_epochs * recipe.batches_per_epoch
     done = len(history) * recipe.batches_per_epoch
+    on_terminal = sys.stderr.isatty()
     network.train()
     with (
-        tqdm(total=total, initial=done, desc="training", unit="batch", disable=not verbose) as bar,
+        tqdm(
+            total=total, initial=done, desc="training", unit="batch", disable=None if verbose else True
+        ) as bar,
         _Prefetch(sampler, range(done, total), recipe.n_jobs) as batches,
     ):
         for epoch in range(len(history), recipe.max_epochs):
@@ -104,6 +109,8 @@ def train(
             means = {("loss" if n == "total" else f"loss_{n}"): sums[n] / counts[n] for n in sums}
             seconds = round(time.perf_counter() - started, 3)
             history.append({"epoch": epoch + 1, "lr": lr} | means | {"seconds": seconds})
+            if verbose and not on_terminal:  # a log file takes a line an epoch, not a bar
+                print(_epoch_line(history, recipe.max_epochs), file=sys.stderr, flush=True)
             if checkpoint_dir is not None:
                 _save_checkpoint(
                     Path(checkpoint_dir), network, optimizer, identity, sampler.random_state, history
@@ -113,6 +120,14 @@ def train(
     if not np.isfinite(pooled).all():
         raise TrainingError("The embeddings must be finite. Got NaN after the last step. Lower 'lr'.")
     return history, pooled
+
+
+def _epoch_line(history, max_epochs):
+    """Return one epoch's losses and the time left as text."""
+    last = history[-1]
+    losses = ", ".join(f"{n.removeprefix('loss_')} {v:.3f}" for n, v in last.items() if n.startswith("loss"))
+    minutes = np.mean([h["seconds"] for h in history[-3:]]) * (max_epochs - last["epoch"]) / 60
+    return f"epoch {last['epoch']}/{max_epochs}: {losses}; about {minutes:.0f} min left"
 
 
 def _step(network, optimizer, batch, lr, recipe, device, class_weights):

@@ -1,6 +1,5 @@
 """The root command: version, one line for a user's error, warnings without file names."""
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typer.core import TyperGroup
 
 import tumorsim
 
-__all__ = ["app", "check_output", "interactive", "split_names"]
+__all__ = ["app", "check_output", "split_names"]
 
 
 class _OneLineErrors(TyperGroup):
@@ -69,11 +68,6 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ):
     """Find similar brain tumors in contrast-enhanced T1 MRI."""
-
-
-def interactive():
-    """Tell whether a person watches: only then progress bars are drawn."""
-    return sys.stderr.isatty()
 
 
 def check_output(path):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from tumorsim.cli._app import check_output, interactive, split_names
+from tumorsim.cli._app import check_output, split_names
 
 __all__ = ["register"]
 
@@ -90,7 +90,7 @@ def manifest(
         merge_distance_mm=merge_distance,
         by_value=by_value,
         skip_bad=skip_bad,
-        progress=interactive(),
+        progress=True,
     )
     typer.echo(cohort.summary().to_string())
     typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans.")
@@ -140,7 +140,7 @@ def fit(
 
     cohort = load_cohort(archive, skip_bad=skip_bad)
     make = TumorEmbedder.paper if paper else TumorEmbedder
-    common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": int(interactive())}
+    common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": 1}
     embedder = make(**given, **common).fit(cohort, resume=resume)
     embedder.save(output)
     first, last = embedder.history_[0], embedder.history_[-1]
@@ -165,7 +165,7 @@ def embed(
     check_output(output)
     cohort = load_cohort(archive, skip_bad=skip_bad)
     embedder = load_model(model, device, n_jobs)
-    X = embed_to_file(embedder, cohort, output, progress=interactive())
+    X = embed_to_file(embedder, cohort, output, progress=True)
     typer.echo(f"Wrote {output}: {X.shape[0]} tumors, {X.shape[1]} numbers each.")
 
 
@@ -261,7 +261,7 @@ def read_source(source, model, device, n_jobs, partial):
 
     cohort = load_cohort(source)
     embedder = load_model(model, device, n_jobs)
-    X, columns = embed_archive(embedder, cohort, partial_dir=partial, progress=interactive())
+    X, columns = embed_archive(embedder, cohort, partial_dir=partial, progress=True)
     return X, pd.DataFrame(columns), embedder.space_
 
 

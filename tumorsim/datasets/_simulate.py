@@ -92,7 +92,9 @@ def make_cohort(
     one_thread = n_jobs != 1
     jobs = (delayed(_make_patient)(entropy, i, spacing, types, folder, one_thread) for i in range(n_patients))
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    results = list(tqdm(results, "simulating scans", total=n_patients, disable=not progress, leave=False))
+    results = list(
+        tqdm(results, "simulating scans", total=n_patients, disable=None if progress else True, leave=False)
+    )
     cohort = Cohort(tumor for result in results for tumor in _records(result, folder))
     if folder is not None:
         _write_manifest(folder / "manifest.csv", cohort)

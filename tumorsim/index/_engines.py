@@ -53,7 +53,7 @@ class Coordinates:
 
 def _fill(distances, found, of_query, row, exact):
     """Write the nearest of pairs (query, row, distance) into (n_queries, n_neighbors), ties by row."""
-    order = np.lexsort((-row, exact, of_query))
+    order = np.lexsort((row, exact, of_query))
     of_query, row, exact = of_query[order], row[order], exact[order]
     rank = np.arange(len(row)) - np.searchsorted(of_query, of_query)
     keep = rank < distances.shape[1]

@@ -75,7 +75,7 @@ def build_manifest(
     table.require(("patient_id", "case_id", "image", "mask"))
 
     rows, found, lines = [], [], {}
-    for row in tqdm(table.rows, "reading scans", disable=not progress, leave=False):
+    for row in tqdm(table.rows, "reading scans", disable=None if progress else True, leave=False):
         if row.line in table.problems.reasons:
             continue
         try:

@@ -191,7 +191,9 @@ class Cohort:
         for tumor in self:
             by_case.setdefault(id(tumor.case), (tumor.case, []))[1].append(tumor)
         problems = []
-        for case, tumors in tqdm(by_case.values(), "checking scans", disable=not progress, leave=False):
+        for case, tumors in tqdm(
+            by_case.values(), "checking scans", disable=None if progress else True, leave=False
+        ):
             for step in _case_checks(case, tumors, voxels):
                 try:
                     step()
