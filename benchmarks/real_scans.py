@@ -2,9 +2,9 @@
 
     python benchmarks/real_scans.py --data DIR --model model.safetensors --out DIR
 
-DIR holds ``stacks/scans.csv`` (labelled real stacks, used for training) and ``real/scans.csv`` (scans that are
-only tested on; two dates of a patient are named ``<patient>-pre`` and ``<patient>-post``). A model file that
-exists is used as it is; otherwise it is trained, resumably.
+DIR holds ``stacks/scans.csv`` (labelled real stacks, used for training) and ``real/scans.csv`` (scans that
+are only tested on; two dates of a patient are named ``<patient>-pre`` and ``<patient>-post``). A model file
+that exists is used as it is; otherwise it is trained, resumably.
 
 A tumor's other date lies in the same head at the same place, so its rank by itself shows nothing. Beside it
 stand the same ranks from the mirrored, healthy box of the same heads, from untrained networks, and from the
@@ -78,9 +78,8 @@ def held_out(embedder, args):
     result.to_csv(args.out / "knn_simulated.csv", index=False)
     print(f"\nheld-out simulated patients: {cohort!r}\n{format_knn_table(result)}")
     scores = [dice(embedder.segment(case) > 0, case.load_mask() > 0) for case in cohort.cases[:40]]
-    print(
-        f"mask Dice on 40 of their scans: median {np.median(scores):.2f}, quartiles {np.percentile(scores, (25, 75))}"
-    )
+    low, middle, high = np.percentile(scores, (25, 50, 75))
+    print(f"mask Dice on 40 of their scans: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}")
 
 
 def real_cohort(args):

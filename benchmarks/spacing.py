@@ -3,8 +3,8 @@
     python benchmarks/spacing.py --data DIR --steps 300
 
 Each spacing sees patches of one extent in mm and as many steps as cost the same number of convolved voxels
-(`--steps` at 2 mm). Trained on simulated patients and, where ``DIR/stacks/scans.csv`` is there, on real stacks
-but for the last fifth of each type in file order; tested on other simulated patients and on those stacks.
+(`--steps` at 2 mm). Trained on simulated patients and, where ``DIR/stacks/scans.csv`` is there, on real
+stacks but for the last fifth of each type in file order; tested on other simulated patients and on those.
 """
 
 import argparse

@@ -4,21 +4,17 @@ Train on your own archive, and see how good retrieval is
 
     python examples/train_archive.py archive.csv model.safetensors
 
-``archive.csv`` is what ``tumorsim manifest`` wrote. A fifth of the patients is held out and only asks. The run
-may be killed and started again: it goes on where it was. About an hour for 300 scans on two cores.
+``archive.csv`` is what ``tumorsim manifest`` wrote. A fifth of the patients is held out and only asks. The
+run may be killed and started again: it goes on where it was. About an hour for 300 scans on two cores.
 """
 
 import sys
 
-import numpy as np
-from sklearn.model_selection import GroupShuffleSplit
-
 from tumorsim import TumorEmbedder, evaluate_knn, load_cohort
-from tumorsim.evaluation import format_knn_table
+from tumorsim.evaluation import format_knn_table, split_patients
 
 archive = load_cohort(sys.argv[1])
-splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
-train_rows, test_rows = next(splitter.split(np.zeros(len(archive)), groups=archive.patient_ids))
+train_rows, test_rows = split_patients(archive.patient_ids, test_share=0.2)
 train, test = archive[train_rows], archive[test_rows]
 
 embedder = TumorEmbedder(checkpoint_dir=f"{sys.argv[2]}-run", n_jobs=2, random_state=0, verbose=1)

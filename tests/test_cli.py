@@ -57,6 +57,26 @@ def test_every_step_leaves_what_it_says(folder):
     assert {n for n in names if "partial" in n or n.startswith(".")} == set() and made <= names
 
 
+def test_held_out_patients_ask(folder, tmp_path):
+    """A fit with --hold-out parts the patients in two, and the held-out ones ask the others."""
+    model = tmp_path / "model.safetensors"
+    run("fit", folder / "archive.csv", "-o", model, TRAINING, "--device cpu --tasks type --hold-out 0.34")
+    parts = [pd.read_csv(tmp_path / f"model-{name}.csv") for name in ("trained", "held-out")]
+    assert [len(part) for part in parts] == [4, 2]
+    assert not set(parts[0]["patient_id"]) & set(parts[1]["patient_id"])
+    for name in ("trained", "held-out"):
+        run("embed", tmp_path / f"model-{name}.csv", "--model", model, "-o", tmp_path / f"{name}.npz")
+    asked = ("--queries", tmp_path / "held-out.npz", "-o", tmp_path / "knn.csv")
+    run("evaluate", tmp_path / "trained.npz", *asked)
+    assert pd.read_csv(tmp_path / "knn.csv")["n_queries"].eq(2).all()
+    refused = run("evaluate", folder / "archive.npz", *asked, code=2).output
+    assert "must come from one model" in refused
+    assert (
+        "must leave patients"
+        in run("fit", folder / "archive.csv", "-o", model, TRAINING, "--hold-out 0.01", code=2).output
+    )
+
+
 def test_index_info_counts(folder):
     """Numbers of tumors and patients, fingerprint and labels are told."""
     text = run("index info", folder / "index").output

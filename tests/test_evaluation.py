@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from tumorsim import EmbeddingSpace, evaluate_knn
-from tumorsim.evaluation import _balanced_accuracy, _r2, _spearman, format_knn_table
+from tumorsim.evaluation import _balanced_accuracy, _r2, _spearman, format_knn_table, split_patients
 
 COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
 
@@ -282,3 +282,14 @@ def test_a_thousand_tumors_are_evaluated_in_seconds():
     start = time.perf_counter()
     evaluate_knn(X, table)
     assert time.perf_counter() - start < 20
+
+
+def test_split_patients_parts_patients_not_tumors():
+    """Each patient is on one side with all tumors, the share is that of patients, and the seed fixes it."""
+    patients = np.repeat([f"p{i}" for i in range(10)], np.arange(1, 11))
+    train, test = split_patients(patients, test_share=0.3, random_state=4)
+    assert sorted([*train, *test]) == list(range(55))
+    assert len(set(patients[test])) == 3 and not set(patients[train]) & set(patients[test])
+    assert (test == split_patients(patients, test_share=0.3, random_state=4)[1]).all()
+    with pytest.raises(ValueError, match="must leave patients on both sides"):
+        split_patients(["a", "b"], test_share=0.1)

@@ -78,16 +78,28 @@ def test_tumor_larger_than_the_patch_is_kept():
 
 
 @settings(max_examples=60, deadline=None)
-@given(start=st.integers(-9, 30), side=st.floats(0.5, 25), shift=st.floats(0, 1), seed=st.integers(0, 999))
-def test_place_holds_the_box(start, side, shift, seed):
-    """A patch of 16 voxels holds any box of up to 15, and lies inside any box of 17 or more."""
+@given(
+    start=st.integers(-9, 30),
+    side=st.floats(0.5, 25),
+    shift=st.floats(0, 1),
+    before=st.floats(0, 20),
+    after=st.floats(0, 20),
+    seed=st.integers(0, 999),
+)
+def test_place_holds_the_box_and_stays_in_view(start, side, shift, before, after, seed):
+    """A patch of 16 voxels holds boxes of up to 15, lies inside those of 17, and leaves no larger scan."""
     box = np.array([[start + shift] * 3, [start + shift + side] * 3])
-    corner = _place(box, np.array([16, 16, 16]), np.random.default_rng(seed))
+    view = box + np.array([[-before] * 3, [after] * 3])
+    corner = _place(box, view, np.array([16, 16, 16]), np.random.default_rng(seed))
     assert_array_equal(corner, np.round(corner))
     if side <= 15:
         assert (corner <= box[0]).all() and (corner + 16 >= box[1]).all()
     if side >= 17:
         assert (corner >= box[0] - 1).all() and (corner + 16 <= box[1] + 1).all()
+    if (view[1] - view[0] >= 18).all():
+        assert (corner >= view[0] - 1).all() and (corner + 16 <= view[1] + 1).all()
+    if (view[1] - view[0] <= 14).all():
+        assert (corner <= view[0] + 1).all() and (corner + 16 >= view[1] - 1).all()
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -29,10 +29,8 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     dict of Path
         What was written.
     """
-    from sklearn.model_selection import GroupShuffleSplit
-
     from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, make_cohort, plotting
-    from tumorsim.evaluation import format_knn_table
+    from tumorsim.evaluation import format_knn_table, split_patients
     from tumorsim.io import atomic_path
     from tumorsim.report import describe_model, save_report
 
@@ -47,8 +45,7 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         progress=True,
     )
     echo(cohort.summary().to_string())
-    splitter = GroupShuffleSplit(1, test_size=0.25, random_state=random_state)
-    train_rows, test_rows = next(splitter.split(np.zeros(len(cohort)), groups=cohort.patient_ids))
+    train_rows, test_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
     archive, queries = cohort[train_rows], cohort[test_rows]
 
     echo(f"2/5 Training on {archive!r} …")

@@ -132,7 +132,8 @@ class PatchSampler:
         """Return image and mask (x, y, z), boxes (m, 2, 3) and labels (m, n_tasks) of one patch."""
         turn, mirror = _random_turn(rng, case.volume.spacing) if self.augment else (np.eye(3), False)
         boxes = _turned(case.boxes, turn)  # (n, 2, 3), real numbers, relative to the turned origin
-        corner = _place(boxes[tumor], self.patch_shape, rng)
+        view = _turned_view(case.volume.image.shape, turn)
+        corner = _place(boxes[tumor], view, self.patch_shape, rng)
         known = case.volume.mask is not None
         arrays = (case.volume.image, case.volume.mask) if known else (case.volume.image,)
         patch = _cut(arrays, turn, corner, self.patch_shape)  # (1 or 2, x, y, z)
@@ -191,10 +192,24 @@ def _turned(boxes, turn):
     return np.stack([center - half, center + half], axis=1)
 
 
-def _place(box, patch_shape, rng):
-    """Return the corner (3,) of a patch that holds `box`, or as much of it as fits."""
-    slack = np.sort(np.stack([np.ceil(box[1]) - patch_shape, np.floor(box[0])]), axis=0)
-    return rng.integers(slack[0].astype(np.int64), slack[1].astype(np.int64) + 1).astype(np.float64)
+def _turned_view(shape, turn):
+    """Return the box (2, 3) of the whole scan in coordinates of the patch."""
+    corners = np.array(np.meshgrid(*[(0, n) for n in shape], indexing="ij")).reshape(3, -1).T
+    corners = corners @ np.linalg.inv(turn).T
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _place(box, view, patch_shape, rng):
+    """Return the corner (3,) of a patch that holds `box`, or as much of it as fits.
+
+    The patch stays inside `view`, the box of the whole scan, or holds it, axis by axis: what lies outside
+    is blank, and a network that is asked about whole scans must not learn from half-empty patches.
+    """
+    hold = np.sort(np.stack([np.ceil(box[1]) - patch_shape, np.floor(box[0])]), axis=0)
+    stay = np.sort(np.stack([view[1] - patch_shape, view[0]]), axis=0)
+    low = np.maximum(hold[0], np.floor(stay[0])).astype(np.int64)
+    high = np.minimum(hold[1], np.ceil(stay[1])).astype(np.int64)
+    return rng.integers(low, np.maximum(low, high) + 1).astype(np.float64)
 
 
 def _cut(arrays, turn, corner, patch_shape):

@@ -146,15 +146,21 @@ def query(
 def evaluate(
     source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
     n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
+    queries: Annotated[
+        Path | None,
+        Option(help="Embeddings of held-out patients, who ask. Default: every tumor asks."),
+    ] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")] = None,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
 ):
     """Say how well neighbors tell labels and shape.
 
-    Numbers come with chance and 95 % intervals by patient.
+    Numbers come with chance and 95 % intervals by patient. A patient's own tumors never count. On tumors
+    that the model was trained on they flatter: hold some out with 'fit --hold-out', give them as --queries.
     """
     from tumorsim.cli._build import read_source
     from tumorsim.evaluation import evaluate_knn, format_knn_table
+    from tumorsim.exceptions import IndexMismatchError
     from tumorsim.index import TumorIndex
 
     if output is not None:
@@ -169,7 +175,18 @@ def evaluate(
         X, table, space, metric = index.embeddings_, index.metadata_, index.space_, index.metric
     else:
         X, table, space = read_source(source, None, "cpu", 1, None)
-    result = evaluate_knn(X, table, n_neighbors=ks, random_state=random_state, metric=metric, space=space)
+    asked = {}
+    if queries is not None:
+        query_X, query_table, query_space = read_source(queries, None, "cpu", 1, None)
+        if space is not None and query_space.fingerprint != space.fingerprint:
+            raise IndexMismatchError(
+                f"'{source}' and '{queries}' must come from one model. Got fingerprints "
+                f"{space.fingerprint[:12]}… and {query_space.fingerprint[:12]}…. Embed both with one model."
+            )
+        asked = {"query_X": query_X, "query_table": query_table}
+    result = evaluate_knn(
+        X, table, n_neighbors=ks, random_state=random_state, metric=metric, space=space, **asked
+    )
     typer.echo(format_knn_table(result))
     if output is not None:
         from tumorsim.io import atomic_path

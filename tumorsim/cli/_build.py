@@ -115,11 +115,15 @@ def fit(
     checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
     random_state: Annotated[int, Option(help="Seed.")] = 0,
+    hold_out: Annotated[
+        float | None, Option(help="Share of patients to hold out, such as 0.2; see 'evaluate'.")
+    ] = None,
     skip_bad: SkipBad = False,
 ):
     """Train an embedder on an archive's masks and labels.
 
-    Options that are not given keep the recipe's values.
+    Options that are not given keep the recipe's values. With --hold-out the patients that were trained on and
+    those that were not are written as manifests beside the model.
     """
     check_output(output)
     given = {
@@ -139,6 +143,8 @@ def fit(
     from tumorsim import TumorEmbedder, load_cohort
 
     cohort = load_cohort(archive, skip_bad=skip_bad)
+    if hold_out is not None:
+        cohort = _keep_some(cohort, hold_out, random_state, output)
     make = TumorEmbedder.paper if paper else TumorEmbedder
     common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": 1}
     embedder = make(**given, **common).fit(cohort, resume=resume)
@@ -236,6 +242,19 @@ def index_info(index_dir: Annotated[Path, Argument(help="Folder of the index.", 
     facts["columns"] = ", ".join(table.columns)
     for name, value in facts.items():
         typer.echo(f"{name + ':':<14} {value}")
+
+
+def _keep_some(cohort, share, random_state, output):
+    """Split a cohort by patient, write both sides as manifests beside the model, return the training side."""
+    from tumorsim.evaluation import split_patients
+    from tumorsim.manifest import save_manifest
+
+    train, test = split_patients(cohort.patient_ids, test_share=share, random_state=random_state)
+    for rows, name in ((train, "trained"), (test, "held-out")):
+        path = output.with_name(f"{output.stem}-{name}.csv")
+        save_manifest(cohort[rows], path)
+        typer.echo(f"Wrote {path}: {cohort[rows]!r}.")
+    return cohort[train]
 
 
 def load_model(path, device, n_jobs=2):
