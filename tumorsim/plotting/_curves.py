@@ -101,8 +101,9 @@ def plot_history(history, *, ax=None):
                 epochs, losses / first[0], label=f"{readable(key[5:])} ({first[0]:.2f} at first)", **style
             )
     rates = [_number(entry.get("lr")) for entry in history]
-    # a schedule of a few steps is marked, a smooth one is not
-    drops = [epochs[i] for i in range(1, len(rates)) if rates[i] < 0.7 * rates[i - 1]]
+    # a schedule of steps is marked, a smooth one is not: steps stand between epochs of equal rate
+    steps = [i for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
+    drops = [epochs[i] for i in steps if rates[i] < rates[i - 1]] if 2 * len(steps) <= len(rates) else []
     for i, epoch in enumerate(drops):
         label = "learning rate drops" if i == 0 else None
         ax.axvline(epoch, color="0.75", lw=1, ls="--", zorder=0, label=label)
