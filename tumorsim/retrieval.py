@@ -229,15 +229,15 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     """
     from tqdm import tqdm
 
+    from tumorsim._loading import group_by_case
+
     tumors.check()
     X = np.zeros((len(tumors), embedder.n_features_out_), dtype=np.float32)
-    rows_of = {}
-    for row, tumor in enumerate(tumors):
-        rows_of.setdefault(id(tumor.case), []).append(row)
-    files = [_partial_file(partial_dir, embedder, [tumors[r] for r in rows]) for rows in rows_of.values()]
+    groups = group_by_case(tumors)
+    files = [_partial_file(partial_dir, embedder, [tumors[r] for r in rows]) for rows in groups]
     left = []
-    with tqdm(total=len(rows_of), desc="embedding", unit="scan", disable=None if progress else True) as bar:
-        for rows, file in zip(rows_of.values(), files, strict=True):
+    with tqdm(total=len(groups), desc="embedding", unit="scan", disable=None if progress else True) as bar:
+        for rows, file in zip(groups, files, strict=True):
             if file is not None and file.is_file():
                 X[rows] = np.load(file, allow_pickle=False)
                 bar.update()
