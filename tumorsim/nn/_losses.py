@@ -8,16 +8,18 @@ MISSING = -1
 
 
 def dice_loss(logits, target, *, smooth=1.0):
-    """Return one minus the soft Dice overlap of the whole batch, a scalar tensor.
+    """Return one minus the soft Dice overlap, a scalar tensor: the mean over the batch's elements.
+
+    Each element counts alike, since one large tumor would else outweigh all small ones of its batch.
 
     Parameters
     ----------
     logits, target : Tensor of shape (n, 1, x, y, z)
         Target is 0 to 1.
     """
-    probability = logits.sigmoid()
-    overlap = (probability * target).sum()
-    return 1 - (2 * overlap + smooth) / (probability.sum() + target.sum() + smooth)
+    probability, target = logits.sigmoid().flatten(1), target.flatten(1)  # (n, voxels)
+    overlap = (probability * target).sum(dim=1)
+    return 1 - ((2 * overlap + smooth) / (probability.sum(dim=1) + target.sum(dim=1) + smooth)).mean()
 
 
 def multitask_loss(outputs, batch, *, task_weights, class_weights=None, mask_dice=0.0):
