@@ -220,6 +220,15 @@ def test_class_weights_weigh_classes():
     assert_allclose(float(parts["type"]), float(expected), rtol=1e-5)
 
 
+def test_dice_counts_every_element_alike():
+    """A small tumor that is missed costs half of a batch, however large the other one is."""
+    target = torch.zeros(2, 1, 8, 8, 8)
+    target[0, :, :6], target[1, :, 0, 0, :4] = 1, 1
+    logits = 60 * target - 30
+    logits[1] = -30
+    assert_allclose(float(dice_loss(logits, target)), 0.5 * (1 - 1 / (4 + 1)), rtol=1e-4)
+
+
 def test_dice_is_overlap():
     """Perfect prediction costs nothing, its opposite nearly one; `mask_dice` adds it."""
     target = torch.zeros(1, 1, 4, 4, 4)
