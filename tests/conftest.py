@@ -15,11 +15,16 @@ from tumorsim.io import save_nifti
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Seed every global generator, torch's only where a test has loaded it."""
+    """Seed every global generator, torch's only where a test has loaded it, and hold torch to one thread.
+
+    On networks this small threads wait for each other longer than they work. Compiling pynndescent resets
+    the number, and sums on another number of threads differ in their last bits.
+    """
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002, libraries draw from the global generator
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder
 from tumorsim.geometry import bbox_from_mask
 
-torch.set_num_threads(1)  # on networks this small threads wait for each other longer than they work
+torch.set_num_threads(1)  # as conftest does; a subprocess has no conftest
 
 SHAPE = (40, 44, 36)
 
