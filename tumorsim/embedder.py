@@ -87,7 +87,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     checkpoint_dir : str or Path, optional
         Write the state of training here after every epoch, for ``fit(resume=True)``.
     random_state : int, RandomState instance or None, default=None
-        Fixes the result, up to the rounding of parallel sums.
+        Fixes the result on one machine and number of threads.
     verbose : int, default=0
         1 shows progress bars with the time left and each head's loss.
 
@@ -219,7 +219,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             ``target`` where they do not.
         resume : bool, default=False
             Go on from the checkpoint in `checkpoint_dir`; where there is none, begin. Unless `random_state`
-            is an integer, the interrupted run's seed is taken from there.
+            is an integer, the interrupted run's seed is taken from there. The result is that of an uninterrupted
+            run, bit for bit, on the same machine and number of threads.
 
         Returns
         -------
