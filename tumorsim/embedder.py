@@ -22,7 +22,7 @@ from tumorsim.nn._device import to_device
 from tumorsim.patches import PatchSampler
 from tumorsim.preprocessing import Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort
-from tumorsim.spaces import EmbeddingSpace
+from tumorsim.spaces import EmbeddingSpace, feature_scale
 from tumorsim.training import Recipe, saved_seed, train
 from tumorsim.weights import fingerprint, load_model, save_model
 
@@ -218,9 +218,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             array, as a pipeline passes it, is ignored where the tumors carry labels, and becomes task
             ``target`` where they do not.
         resume : bool, default=False
-            Go on from the checkpoint in `checkpoint_dir`; where there is none, begin. Unless `random_state`
-            is an integer, the interrupted run's seed is taken from there. The result is that of an uninterrupted
-            run, bit for bit, on the same machine and number of threads.
+            Go on from the checkpoint in `checkpoint_dir`; where there is none, begin. The seed is that of the
+            interrupted run unless `random_state` is an integer. On the same machine and number of threads
+            the result is that of an uninterrupted run, bit for bit.
 
         Returns
         -------
@@ -287,7 +287,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
             "tumorsim": tumorsim.__version__,
         }
-        self._set_fitted(network, preprocessing, classes, _feature_scale(pooled), training)
+        self._set_fitted(network, preprocessing, classes, feature_scale(pooled), training)
         return self
 
     def transform(self, tumors):
@@ -491,11 +491,3 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     def _cache(self):
         """Return the voxel cache, or None without `cache_dir`."""
         return None if self.cache_dir is None else VoxelCache(self.cache_dir)
-
-
-def _feature_scale(pooled):
-    """Return one over each feature's spread; nearly constant features are not blown up."""
-    spread = pooled.astype(np.float64).std(axis=0)
-    positive = spread[spread > 0]
-    floor = 0.1 * np.median(positive) if positive.size else 1.0
-    return 1 / np.maximum(spread, floor)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tumorsim._validation import check_text
 
-__all__ = ["EmbeddingSpace"]
+__all__ = ["EmbeddingSpace", "feature_scale"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,3 +116,14 @@ def _frozen(values, name, ndim):
         raise ValueError(f"'{name}' must be finite.")
     array.setflags(write=False)
     return array
+
+
+def feature_scale(pooled):
+    """Return one over each feature's spread, (n_features,), of embeddings (n, n_features).
+
+    Nearly constant features are not blown up: a tenth of the median spread is the least that counts.
+    """
+    spread = pooled.astype(np.float64).std(axis=0)
+    positive = spread[spread > 0]
+    floor = 0.1 * np.median(positive) if positive.size else 1.0
+    return 1 / np.maximum(spread, floor)
