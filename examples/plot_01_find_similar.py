@@ -9,13 +9,13 @@ come from `tumorsim.load_cohort`; nothing else changes.
 # %%
 # The archive and the new patient
 # -------------------------------
-# Thirty simulated patients; the last three play the new ones. Splits are always by patient.
+# Twenty simulated patients; the last three play the new ones. Splits are always by patient.
 import numpy as np
 
 from tumorsim import TumorEmbedder, TumorIndex, find_similar, make_cohort
 from tumorsim.plotting import plot_neighbors
 
-cohort = make_cohort(30, random_state=7, spacing=4.0)
+cohort = make_cohort(20, random_state=7, spacing=4.0)
 new_patients = sorted(set(cohort.patient_ids))[-3:]
 is_new = np.isin(cohort.patient_ids, new_patients)
 archive, new = cohort[~is_new], cohort[is_new]
@@ -26,7 +26,7 @@ print(archive.summary())
 # -----------------------------------------
 # These few steps only show the way; a useful model takes about an hour (see ``train_archive.py``).
 embedder = TumorEmbedder(
-    spacing=4.0, patch_size=48, n_channels=16, n_blocks=3, max_epochs=4, batches_per_epoch=20, random_state=0
+    spacing=4.0, patch_size=48, n_channels=16, n_blocks=3, max_epochs=3, batches_per_epoch=15, random_state=0
 ).fit(archive)
 print({name: round(value, 3) for name, value in embedder.history_[-1].items()})
 
@@ -42,7 +42,8 @@ print(answer[["rank", "distance", "tumor_id", "label_type", "label_region"]])
 # Look at them
 # ------------
 by_id = {tumor.tumor_id: tumor for tumor in archive}
-plot_neighbors(new[0], [by_id[i] for i in answer["tumor_id"]], answer["distance"])
+axes = plot_neighbors(new[0], [by_id[i] for i in answer["tumor_id"]], answer["distance"])
+axes[0, 0].figure.savefig("neighbors.png")
 
 # %%
 # A limit: near means near for this network and this archive. Where nothing in the archive is like the query,
