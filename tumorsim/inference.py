@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import torch
 
+from tumorsim.geometry import crop_slices
 from tumorsim.nn import roi_pool_upsampled
 from tumorsim.nn._device import to_device
 from tumorsim.nn._network import FACTOR, pad_to_cells
@@ -40,7 +41,7 @@ def embed_boxes(network, image, boxes):
     reach = network.halo + 1  # one more: interpolation looks at the next cell
     first = np.maximum(boxes[:, 0].min(axis=0) // FACTOR - reach, 0)
     last = np.minimum(-(-boxes[:, 1].max(axis=0) // FACTOR) + reach, size)
-    crop = image[tuple(slice(a * FACTOR, b * FACTOR) for a, b in zip(first, last, strict=True))]
+    crop = image[crop_slices(np.stack([first, last]) * FACTOR)]
     cells = _cells(network, crop)
     return roi_pool_upsampled(cells, boxes - first * FACTOR, factor=FACTOR).float().cpu().numpy()
 
@@ -60,9 +61,9 @@ def mask_probability(network, image):
     cells = _cells(network, padded)
     result = np.empty(padded.shape, dtype=np.float32)
     for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo):
-        logits = network.mask_head(cells[(slice(None), slice(None), *_span(outer))])[0, 0]
-        kept = logits[_span((inner - outer[0]) * FACTOR)]
-        result[_span(inner * FACTOR)] = kept.sigmoid().float().cpu().numpy()
+        logits = network.mask_head(cells[(slice(None), slice(None), *crop_slices(outer))])[0, 0]
+        kept = logits[crop_slices((inner - outer[0]) * FACTOR)]
+        result[crop_slices(inner * FACTOR)] = kept.sigmoid().float().cpu().numpy()
     return result[tuple(slice(n) for n in image.shape)]
 
 
@@ -72,11 +73,11 @@ def _cells(network, image):
     size = np.array(image.shape) // FACTOR
     stems = None
     for inner, outer in _tiles(size, network.stem.halo):
-        tile = to_device(image[_span(outer * FACTOR)][None, None], parameter.device)
-        part = network.stem(tile)[(slice(None), slice(None), *_span(inner - outer[0]))]
+        tile = to_device(image[crop_slices(outer * FACTOR)][None, None], parameter.device)
+        part = network.stem(tile)[(slice(None), slice(None), *crop_slices(inner - outer[0]))]
         if stems is None:
             stems = to_device(part.new_empty((1, part.shape[1], *size.tolist())), parameter.device)
-        stems[(slice(None), slice(None), *_span(inner))] = part
+        stems[(slice(None), slice(None), *crop_slices(inner))] = part
     return network.blocks(stems)
 
 
@@ -85,8 +86,3 @@ def _tiles(size, halo):
     for start in itertools.product(*(range(0, int(n), TILE) for n in size)):
         inner = np.stack([start, np.minimum(np.add(start, TILE), size)])
         yield inner, np.stack([np.maximum(inner[0] - halo, 0), np.minimum(inner[1] + halo, size)])
-
-
-def _span(box):
-    """Return a (2, 3) box as three slices."""
-    return tuple(slice(int(a), int(b)) for a, b in zip(box[0], box[1], strict=True))

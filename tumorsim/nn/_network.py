@@ -15,11 +15,11 @@ ARCHITECTURES = ("fast", "paper")
 class ResBlock(nn.Module):
     """Two 3×3×3 convolutions with batch norm and ReLU, and a shortcut; (n, c_in, …) → (n, c_out, …)."""
 
-    def __init__(self, c_in, c_out, dilation=1):
+    def __init__(self, c_in, c_out):
         super().__init__()
-        self.conv1 = nn.Conv3d(c_in, c_out, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv1 = nn.Conv3d(c_in, c_out, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(c_out)
-        self.conv2 = nn.Conv3d(c_out, c_out, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv3d(c_out, c_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm3d(c_out)
         self.shortcut = nn.Identity() if c_in == c_out else nn.Conv3d(c_in, c_out, 1)
 

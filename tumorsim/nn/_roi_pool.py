@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from tumorsim.geometry import crop_slices
+
 __all__ = ["roi_pool", "roi_pool_upsampled"]
 
 
@@ -43,7 +45,7 @@ def roi_pool(features, boxes, index=None):
         return features.new_zeros((0, features.shape[1]))
     return torch.stack(
         [
-            features[(i, slice(None), *_slices(b))].amax(dim=(1, 2, 3))
+            features[(i, slice(None), *crop_slices(b))].amax(dim=(1, 2, 3))
             for i, b in zip(index, boxes, strict=True)
         ]
     )
@@ -75,15 +77,10 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
     for i, box in zip(index, boxes, strict=True):
         first = np.maximum(box[0] // factor - 1, 0)
         last = np.minimum(-(-box[1] // factor) + 1, size.numpy())
-        cells = coarse[(slice(i, i + 1), slice(None), *_slices(np.stack([first, last])))]
+        cells = coarse[(slice(i, i + 1), slice(None), *crop_slices(np.stack([first, last])))]
         fine = functional.interpolate(cells, scale_factor=factor, mode="trilinear", align_corners=False)
-        pooled.append(fine[(0, slice(None), *_slices(box - first * factor))].amax(dim=(1, 2, 3)))
+        pooled.append(fine[(0, slice(None), *crop_slices(box - first * factor))].amax(dim=(1, 2, 3)))
     return torch.stack(pooled)
-
-
-def _slices(box):
-    """Return a (2, 3) box as three slices."""
-    return tuple(slice(int(a), int(b)) for a, b in zip(box[0], box[1], strict=True))
 
 
 def _check(boxes, index, n, shape):
