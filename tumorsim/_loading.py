@@ -9,17 +9,9 @@ from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import CohortError
 from tumorsim.geometry import select_mask
 from tumorsim.patches import TrainingCase
-from tumorsim.records import Tumor
+from tumorsim.records import Tumor, group_by_case
 
-__all__ = ["ahead", "check_tumors", "group_by_case", "load_training_cases"]
-
-
-def group_by_case(tumors):
-    """Return row numbers grouped by case, in order of first appearance; list of lists."""
-    groups = {}
-    for row, tumor in enumerate(tumors):
-        groups.setdefault(id(tumor.case), []).append(row)
-    return list(groups.values())
+__all__ = ["ahead", "check_tumors", "load_training_cases"]
 
 
 def check_tumors(tumors):

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 
 import tumorsim
-from tumorsim._loading import ahead, check_tumors, group_by_case, load_training_cases
+from tumorsim._loading import ahead, check_tumors, load_training_cases
 from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
 from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
 from tumorsim.exceptions import WeightsError
@@ -21,7 +21,7 @@ from tumorsim.nn import ARCHITECTURES, Network, choose_device
 from tumorsim.nn._device import to_device
 from tumorsim.patches import PatchSampler
 from tumorsim.preprocessing import Preprocessing, VoxelCache
-from tumorsim.records import Case, Cohort
+from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.spaces import EmbeddingSpace, feature_scale
 from tumorsim.training import Recipe, saved_seed, train
 from tumorsim.weights import fingerprint, load_model, save_model

@@ -8,7 +8,7 @@ import numpy as np
 
 from tumorsim._validation import check_box, check_integer
 from tumorsim.io import atomic_path, content_key, save_embeddings
-from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records import Case, Cohort, Tumor, group_by_case
 
 __all__ = [
     "embed_archive",
@@ -228,8 +228,6 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
         If scans cannot be used; all of them are listed, before the first is embedded.
     """
     from tqdm import tqdm
-
-    from tumorsim._loading import group_by_case
 
     tumors.check()
     X = np.zeros((len(tumors), embedder.n_features_out_), dtype=np.float32)

@@ -1,7 +1,7 @@
 """What the house talks about: `Case` (a scan), `Tumor` (a lesion in it), `Cohort` (many tumors)."""
 
 from tumorsim.records._case import Case
-from tumorsim.records._cohort import Cohort
+from tumorsim.records._cohort import Cohort, group_by_case
 from tumorsim.records._tumor import MEASURES, Tumor
 
-__all__ = ["MEASURES", "Case", "Cohort", "Tumor"]
+__all__ = ["MEASURES", "Case", "Cohort", "Tumor", "group_by_case"]

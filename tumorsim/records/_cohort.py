@@ -7,7 +7,7 @@ import numpy as np
 from tumorsim.exceptions import CohortError
 from tumorsim.records._tumor import MEASURES, Tumor
 
-__all__ = ["Cohort"]
+__all__ = ["Cohort", "group_by_case"]
 
 _ROW_COLUMNS = (
     "patient_id",
@@ -121,10 +121,7 @@ class Cohort:
         import pandas as pd
 
         rows = [None] * len(self)
-        by_case = {}
-        for i, tumor in enumerate(self):
-            by_case.setdefault(id(tumor.case), []).append(i)
-        for indices in by_case.values():
+        for indices in group_by_case(self):
             case = self[indices[0]].case
             needed = any(set(MEASURES) - set(self[i].metadata) for i in indices)
             mask = case.load_mask() if needed else None
@@ -187,13 +184,11 @@ class Cohort:
         """
         from tqdm import tqdm
 
-        by_case = {}
-        for tumor in self:
-            by_case.setdefault(id(tumor.case), (tumor.case, []))[1].append(tumor)
+        groups = group_by_case(self)
         problems = []
-        for case, tumors in tqdm(
-            by_case.values(), "checking scans", disable=None if progress else True, leave=False
-        ):
+        for rows in tqdm(groups, "checking scans", disable=None if progress else True, leave=False):
+            tumors = [self[row] for row in rows]
+            case = tumors[0].case
             for step in _case_checks(case, tumors, voxels):
                 try:
                     step()
@@ -201,8 +196,16 @@ class Cohort:
                     problems.append(f"case '{case.case_id}' ({_name_of(case.image)}): {err}")
                     break
         if problems:
-            many = f"{len(problems)} of {len(by_case)} scans cannot be used:"
+            many = f"{len(problems)} of {len(groups)} scans cannot be used:"
             raise CohortError("\n  ".join([many, *problems]))
+
+
+def group_by_case(tumors):
+    """Return row numbers grouped by case, in order of first appearance; list of lists."""
+    groups = {}
+    for row, tumor in enumerate(tumors):
+        groups.setdefault(id(tumor.case), []).append(row)
+    return list(groups.values())
 
 
 def _case_checks(case, tumors, voxels):
