@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tumorsim import Case, make_cohort
-from tumorsim.datasets._anatomy import region_at
+from tumorsim.datasets._anatomy import load_head, region_at
 from tumorsim.datasets._scan import draw_scan
-from tumorsim.datasets._simulate import _labels, _place_tumors, _type_of
+from tumorsim.datasets._simulate import TEMPLATE, _labels, _place_tumors, _type_of
 from tumorsim.datasets._tumors import TYPES, draw_lesion
 from tumorsim.geometry import bbox_from_mask, crop_slices, to_ras
 
@@ -58,7 +58,7 @@ def test_boxes_are_those_of_the_mask_values(cohort):
             assert tumor.mask_value == str(j) and tumor.tumor_id == f"{case.case_id}/{j}"
             np.testing.assert_array_equal(tumor.bbox, bbox_from_mask(mask == j))
             assert (mask == j).sum() * case.spacing.prod() >= 14
-            assert tumor.metadata == {"dataset": "simulated"}
+            assert tumor.metadata["dataset"] == "simulated" and tumor.metadata["anatomy"] == "mni152"
     cohort.check(voxels=True)
 
 
@@ -66,7 +66,7 @@ def test_boxes_are_those_of_the_mask_values(cohort):
 def test_centroid_in_mni_space_lies_where_the_mask_does(seed):
     """The deformation takes the mask's voxels to the centroid that labels are taken from."""
     rng = np.random.default_rng(seed)
-    scan, lesions, depths, mask = _place_tumors(rng, "metastasis", SPACING)
+    scan, lesions, depths, mask = _place_tumors(rng, "metastasis", SPACING, (TEMPLATE,))
     for j, (lesion, (index, depth)) in enumerate(zip(lesions, depths, strict=True), start=1):
         truth = scan.points[index[depth > 0]].mean(axis=0)
         in_mask = np.isin(scan.voxel, np.flatnonzero((mask == j).ravel()))
@@ -78,7 +78,7 @@ def test_centroid_in_mni_space_lies_where_the_mask_does(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_axes_of_a_scan_point_right_front_and_up(seed):
     """MNI x, y and z grow along the stored axes before these are reordered, so left is the patient's left."""
-    scan = draw_scan(np.random.default_rng(seed), SPACING)
+    scan = draw_scan(np.random.default_rng(seed), SPACING, load_head())
     where = np.stack(np.unravel_index(scan.voxel, scan.shape), axis=-1)
     for axis in range(3):
         assert np.corrcoef(where[:, axis], scan.points[:, axis])[0, 1] > 0.9
@@ -126,7 +126,7 @@ def test_labels_at_known_places():
 
 
 def test_types_come_in_their_shares():
-    """Shares are 0.40, 0.35 and 0.25 within a patient or two, and `types` narrows them."""
+    """Shares are those of the table within a patient or two, and `types` narrows them."""
     drawn = [_type_of(5, i, tuple(TYPES)) for i in range(100)]
     for name, kind in TYPES.items():
         assert abs(drawn.count(name) - 100 * kind.weight) <= 2
@@ -150,7 +150,7 @@ def test_every_type_is_found_in_the_cerebellopontine_angle():
     """Place does not give the type away: no type owns the cerebellopontine angle, nor the cerebrum."""
     rng = np.random.default_rng(0)
     for name in TYPES:
-        areas = region_at([draw_lesion(name, rng).center for _ in range(150)])
+        areas = region_at([draw_lesion(name, rng, load_head()).center for _ in range(150)])
         assert (areas == "cerebellopontine_angle").any()
         assert np.isin(areas, ["frontal", "parietal", "temporal", "occipital"]).any()
 

@@ -10,11 +10,15 @@ from torch.nn import functional
 
 from tumorsim.datasets._face import face_channels
 
-__all__ = ["Head", "Maps", "load_head", "noise", "region_at", "smooth_field"]
+__all__ = [
+    "HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "head_grid", "head_maps",
+    "load_head", "noise", "region_at", "signed_distance", "smooth_field", "starting_points",
+    "template_tissue",
+]  # fmt: skip
 
-_HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower than the template, to the neck
-_HEAD_SHAPE = (99, 125, 105)
-_HEAD_SPACING = 2.0
+HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower than the template, to the neck
+HEAD_SHAPE = (99, 125, 105)
+HEAD_SPACING = 2.0
 _NOISE_SIZE = 64  # voxels
 _NOISE_WAVE = 8  # voxels a wavelength
 
@@ -39,16 +43,20 @@ class Maps(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What `load_head` builds once a process."""
+    """An anatomy in MNI millimetres, built once a process."""
 
+    name: str
     brain: Maps  # channels gray, white, brain (probabilities)
-    shell: Maps  # channels mm outside the brain's envelope, mm outside the skin, cerebrum (0..1)
-    extras: Maps  # channels fat, muscle, air, eye, mucosa, veins, arteries, pituitary (0..1)
+    shell: Maps  # channels mm outside the brain's envelope, mm outside the skin, cerebrum (0..1), mm right
+    extras: Maps  # channels of `_face.CHANNELS` (0..1)
     surface: np.ndarray  # (n, 3), mm; points on the envelope
     normals: np.ndarray  # (n, 3); outward
     junction: np.ndarray  # (n, 3), mm; gray-white junction of the cerebrum
+    hemispheres: np.ndarray  # (n, 3), mm; gray and white matter of the cerebrum, deep nuclei included
     cerebellum: np.ndarray  # (n, 3), mm
     brainstem: np.ndarray  # (n, 3), mm
+    real: bool  # from a label map, with sulci and tissues of its own
+    scale: np.ndarray  # (3,), MNI mm a mm of the person
 
 
 @lru_cache(maxsize=1)
@@ -69,13 +77,8 @@ def region_at(points):
 
 
 @lru_cache(maxsize=1)
-def load_head():
-    """Build the head model from the MNI152 2009a templates that nilearn ships; takes a few seconds.
-
-    Returns
-    -------
-    Head
-    """
+def template_tissue():
+    """Return `Maps` of gray, white and brain of the MNI152 2009a templates that nilearn ships."""
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
     from scipy import ndimage
 
@@ -85,45 +88,86 @@ def load_head():
     ]
     origin = images[0].affine[:3, 3]
     gray, white, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    tissue = Maps(
+    return Maps(
         torch.from_numpy(np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)]))[None], origin, 1.0
     )
 
-    axes = [_HEAD_ORIGIN[a] + _HEAD_SPACING * np.arange(_HEAD_SHAPE[a]) for a in range(3)]
-    mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)  # (x, y, z, 3)
-    gray, white, brain = (m.reshape(_HEAD_SHAPE) for m in tissue.sample(mm.reshape(-1, 3)))
-    brain = brain > 0.5
-    brain[..., mm[0, 0, :, 2] < -72] = False  # below the template: edge values would draw the brainstem out
+
+def head_grid():
+    """Return the MNI mm of the voxels of shell and extras; float32 (x, y, z, 3)."""
+    axes = [HEAD_ORIGIN[a] + HEAD_SPACING * np.arange(HEAD_SHAPE[a]) for a in range(3)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def load_head():
+    """Build the head model from the MNI152 2009a templates that nilearn ships; takes a few seconds.
+
+    Returns
+    -------
+    Head
+    """
+    from scipy import ndimage
+
+    tissue = template_tissue()
+    mm = head_grid()
+    gray, white, brain = (m.reshape(HEAD_SHAPE) for m in tissue.sample(mm.reshape(-1, 3)))
+    inside = brain > 0.5
+    inside[..., mm[0, 0, :, 2] < -72] = False  # below the template: edge values would draw the brainstem out
     cord = np.hypot(mm[..., 0], (mm[..., 1] + 47) / 1.1) < 9
     cistern = ((mm - np.float32((0, 2, -19))) ** 2 / np.float32((13, 13, 8)) ** 2).sum(-1) < 1  # suprasellar
-    envelope = _close(brain | cistern | (cord & (mm[..., 2] < -66)), 7.0)
-    distance = ndimage.gaussian_filter(_signed_distance(envelope), 0.8)
-
-    areas = region_at(mm[::2, ::2, ::2]).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 4 mm is fine enough here
-    areas = areas[: mm.shape[0], : mm.shape[1], : mm.shape[2]]
+    envelope = _close(inside | cistern | (cord & (mm[..., 2] < -66)), 7.0)
+    distance = ndimage.gaussian_filter(signed_distance(envelope), 0.8)
+    areas = area_maps(mm)
     hind = np.isin(areas, ["cerebellum", "brainstem", "cerebellopontine_angle", "sellar"])
     cerebrum = ndimage.gaussian_filter((~hind).astype(np.float32), 1.5)
-
     skin = _skin(mm, envelope)
     extras = face_channels(mm, distance)
-    normals = np.stack(np.gradient(distance, _HEAD_SPACING), axis=-1)
-    on_surface = (np.abs(distance) < 1) & (mm[..., 2] > -60)
-    directions = normals[on_surface]
-    junction = (gray > 0.3) & (white > 0.3) & (distance < -5) & (distance > -28) & (cerebrum > 0.9)
-    hindbrain = brain & (distance < -3) & (gray + white > 0.7)
     return Head(
+        name="mni152",
         brain=tissue,
-        shell=Maps(torch.from_numpy(np.stack([distance, skin, cerebrum]))[None], _HEAD_ORIGIN, _HEAD_SPACING),
-        extras=Maps(torch.from_numpy(extras)[None], _HEAD_ORIGIN, _HEAD_SPACING),
-        surface=mm[on_surface].astype(float),
-        normals=directions / np.linalg.norm(directions, axis=1, keepdims=True),
-        junction=mm[junction].astype(float),
-        cerebellum=mm[hindbrain & (areas == "cerebellum")].astype(float),
-        brainstem=mm[hindbrain & (areas == "brainstem")].astype(float),
+        shell=Maps(
+            torch.from_numpy(np.stack([distance, skin, cerebrum, mm[..., 0]]))[None],
+            HEAD_ORIGIN,
+            HEAD_SPACING,
+        ),
+        extras=Maps(torch.from_numpy(extras)[None], HEAD_ORIGIN, HEAD_SPACING),
+        **starting_points(mm, distance, cerebrum, gray, white, inside, areas),
+        real=False,
+        scale=np.full(3, 1.05),  # the template is larger than people are
     )
 
 
-def _close(mask, radius, spacing=_HEAD_SPACING):
+def head_maps(channels):
+    """Return `Maps` of channels (x, y, z) on the head grid."""
+    return Maps(torch.from_numpy(np.stack(channels).astype(np.float32))[None], HEAD_ORIGIN, HEAD_SPACING)
+
+
+def area_maps(mm):
+    """Return the region of each voxel of the head grid `mm` (x, y, z, 3); array of str (x, y, z)."""
+    areas = region_at(mm[::2, ::2, ::2]).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 4 mm is fine enough here
+    return areas[: mm.shape[0], : mm.shape[1], : mm.shape[2]]
+
+
+def starting_points(mm, distance, cerebrum, gray, white, brain, areas):
+    """Return where tumors may start: the point fields of `Head`, from maps on the head grid (x, y, z)."""
+    normals = np.stack(np.gradient(distance, HEAD_SPACING), axis=-1)
+    on_surface = (np.abs(distance) < 1) & (mm[..., 2] > -60)
+    directions = normals[on_surface]
+    solid = (brain > 0.5) & (gray + white > 0.7)
+    junction = (gray > 0.3) & (white > 0.3) & (distance < -5) & (distance > -28) & (cerebrum > 0.9)
+    hindbrain = solid & (distance < -3)
+    return {
+        "surface": mm[on_surface].astype(float),
+        "normals": directions / np.linalg.norm(directions, axis=1, keepdims=True),
+        "junction": mm[junction].astype(float),
+        "hemispheres": mm[solid & (distance < -4) & (cerebrum > 0.8)].astype(float),
+        "cerebellum": mm[hindbrain & (areas == "cerebellum")].astype(float),
+        "brainstem": mm[hindbrain & (areas == "brainstem")].astype(float),
+    }
+
+
+def _close(mask, radius, spacing=HEAD_SPACING):
     """Close gaps up to twice `radius` mm wide in a bool array."""
     from scipy.ndimage import distance_transform_edt
 
@@ -131,7 +175,7 @@ def _close(mask, radius, spacing=_HEAD_SPACING):
     return distance_transform_edt(grown, sampling=spacing) > radius
 
 
-def _signed_distance(mask, spacing=_HEAD_SPACING):
+def signed_distance(mask, spacing=HEAD_SPACING):
     """Return mm to the border of `mask`, negative inside; float32."""
     from scipy.ndimage import distance_transform_edt
 
@@ -144,15 +188,15 @@ def _skin(mm, envelope):
     """Return mm to the skin, negative inside: the brain's envelope grown by 14 mm, a face and a neck."""
     from scipy.ndimage import gaussian_filter
 
-    spacing, pad = 2 * _HEAD_SPACING, 8  # skin is smooth: every second voxel will do
+    spacing, pad = 2 * HEAD_SPACING, 8  # skin is smooth: every second voxel will do
     hull = _close(np.pad(envelope[::2, ::2, ::2], pad), 24.0, spacing)
-    head = _signed_distance(hull, spacing)[pad:-pad, pad:-pad, pad:-pad] < 14
+    head = signed_distance(hull, spacing)[pad:-pad, pad:-pad, pad:-pad] < 14
     x, y, z = np.moveaxis(mm[::2, ::2, ::2], -1, 0)
     face = (x / 66) ** 2 + ((y - 34) / 60) ** 2 + ((z + 62) / 72) ** 2 < 1
     nose = (x / 15) ** 2 + ((y - 84) / 18) ** 2 + ((z + 58) / 26) ** 2 < 1
     neck = ((x / 62) ** 2 + ((y + 38) / 66) ** 2 < 1) & (z < -45)
-    skin = torch.from_numpy(gaussian_filter(_signed_distance(head | face | nose | neck, spacing), 1.0))
-    skin = functional.interpolate(skin[None, None], size=_HEAD_SHAPE, mode="trilinear", align_corners=True)
+    skin = torch.from_numpy(gaussian_filter(signed_distance(head | face | nose | neck, spacing), 1.0))
+    skin = functional.interpolate(skin[None, None], size=HEAD_SHAPE, mode="trilinear", align_corners=True)
     return skin[0, 0].numpy()
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import load_head, noise, smooth_field
+from tumorsim.datasets._anatomy import noise, smooth_field
 from tumorsim.datasets._face import CHANNELS
 
 __all__ = ["displace", "draw_intensities", "to_scanner"]
@@ -35,8 +35,8 @@ def _draw_contrast(rng):
     """Draw fluid < gray <~ white < enhancement in 85 % of scans, looser in the others."""
     usual = rng.random() < 0.85
     spin_echo = rng.random() < 0.5  # little contrast of gray and white matter, flow voids
-    fluid = rng.uniform(0.12, 0.4) if usual else rng.uniform(0.05, 0.6)
-    gray = rng.uniform(0.82, 0.96) if spin_echo else rng.uniform(0.62, 0.82)
+    fluid = rng.uniform(0.12, 0.5) if usual else rng.uniform(0.05, 0.6)
+    gray = rng.uniform(0.84, 1.02) if spin_echo else rng.uniform(0.62, 0.82)
     gray = gray if usual else rng.uniform(0.6, 1.25)
     brightest = max(1.0, gray)
     enhancing = brightest * (rng.uniform(1.4, 2.0) if usual else rng.uniform(1.25, 2.4))
@@ -110,10 +110,11 @@ def draw_intensities(rng, scan, lesions, depths):
     inner = np.flatnonzero(scan.distance < 6)
     moved = displace(scan.points[inner], lesions)
     signal[inner], brain_share[inner] = _draw_brain(rng, scan.take(inner), moved, contrast)
-    tissue = load_head().extras.sample(scan.points)
+    tissue = scan.head.extras.sample(scan.points)
     if scan.whole_head:
         outer = np.flatnonzero(scan.distance > 0.5)
-        signal[outer] = _draw_shell(rng, scan.take(outer), signal[outer], contrast, tissue[:, outer])
+        draw = _draw_outside if scan.head.real else _draw_shell
+        signal[outer] = draw(rng, scan.take(outer), signal[outer], contrast, tissue[:, outer])
     _draw_enhancing(rng, scan, signal, contrast, dict(zip(CHANNELS, tissue, strict=True)))
     keep = np.ones(len(signal), np.float32)
     if not scan.whole_head:
@@ -125,12 +126,14 @@ def draw_intensities(rng, scan, lesions, depths):
 
 def _draw_brain(rng, scan, points, contrast):
     """Return intensity and share of brain for each point; `points` (n, 3) are where its tissue came from."""
-    head = load_head()
+    head = scan.head
     frame = _frame(rng)
     gray, white, brain = head.brain.sample(points)
     distance = scan.distance.copy()
     moved = np.flatnonzero((points != scan.points).any(axis=1))
     distance[moved] = head.shell.sample(points[moved])[0]
+    if head.real:
+        return _draw_labeled_brain(rng, scan, contrast, (gray, white, brain), distance, _shift(frame, 41))
     fluid = np.clip(brain - gray - white, 0, 1)
     gray, white, fluid = gray**1.7, white**1.7, fluid**1.4  # the average brain is blurred; draw it together
     total = gray + white + fluid + np.float32(1e-3)
@@ -166,8 +169,43 @@ def _draw_brain(rng, scan, points, contrast):
     return signal, np.maximum(inside, _step(0.3 - distance, 0.3))
 
 
+def _draw_labeled_brain(rng, scan, contrast, tissue, distance, frame):
+    """Return intensity and share of brain for each point of a real anatomy; `tissue`: gray, white, brain."""
+    gray, white, brain = tissue
+    texture = noise(scan.points, 5.0, frame, 3)
+    gray_level = contrast.gray * (1 + 0.02 * texture[0])
+    signal = contrast.fluid + (gray_level - contrast.fluid) * np.clip(gray, 0, 1)
+    signal += (1 + 0.02 * texture[2] - contrast.fluid) * np.clip(white, 0, 1)
+    vessels = _step(texture[2] - 1.8, 0.12) * _step(0.45 - gray - white, 0.1) * (brain > 0.5)
+    signal += (contrast.veins - signal) * vessels * np.float32(rng.uniform(0, 1))
+    return signal, np.maximum(_step(brain - 0.5, 0.06), _step(0.3 - distance, 0.3) * (gray + white > 0.5))
+
+
+def _draw_outside(rng, scan, signal, contrast, tissue):
+    """Return `signal` (n,) with what a real anatomy's labels say lies outside the brain; as `_draw_shell`."""
+    tissue = dict(zip(CHANNELS, tissue, strict=True))
+    texture = noise(scan.points, 5.0, _frame(rng), 3)
+    strands = noise(scan.points, 15.0, _frame(rng), 3)
+    fat = 0.85 * contrast.fat * (1 + 0.08 * texture[2])
+    skin = _step(scan.skin + rng.uniform(1.5, 3), 0.4)  # the skin itself is darker than the fat under it
+    soft = contrast.muscle * (1 + 0.08 * texture[0])
+    soft = soft + (0.75 * fat - soft) * _step(strands[0] - rng.uniform(0.5, 1.1), 0.15)
+    levels = {
+        "fat": fat + (0.6 * contrast.muscle + 0.25 - fat) * skin,
+        "muscle": soft,
+        "air": 0.01,
+        "eye": 0.8 * contrast.fluid + 0.1,
+        "mucosa": contrast.veins * rng.uniform(0.5, 1.0) * (1 + 0.15 * strands[2]),
+        "bone": contrast.bone,
+        "marrow": contrast.marrow * (1 + 0.15 * texture[2]),
+    }
+    total = sum(tissue[name] for name in levels)
+    mixed = sum(level * tissue[name] for name, level in levels.items())
+    return signal + (mixed - total * signal) / np.maximum(total, 1) * _step(scan.distance - 0.3, 0.3)
+
+
 def _draw_shell(rng, scan, signal, contrast, tissue):
-    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (8, n) as in `CHANNELS`."""
+    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (10, n) as in `CHANNELS`."""
     distance = scan.distance
     tissue = dict(zip(CHANNELS, tissue, strict=True))
     waves = noise(scan.points, 38.0, _frame(rng), 1)[0]
@@ -201,9 +239,10 @@ def _draw_enhancing(rng, scan, signal, contrast, tissue):
     distance, points = scan.distance, scan.points
     waves = noise(points, 38.0, _frame(rng), 1)[0]
     thin = np.float32(rng.uniform(0.35, 0.9))
-    dura = np.exp(-(((distance - 1.9) / thin) ** 2)) * np.clip(0.75 + 0.35 * waves, 0, 1)
+    at = 0.5 if scan.head.real else 1.9  # mm outside the envelope
+    dura = np.exp(-(((distance - at) / thin) ** 2)) * np.clip(0.75 + 0.35 * waves, 0, 1)
     lower_edge = 8 + 0.004 * np.maximum(-20 - points[:, 1], 0) ** 2  # mm; the tentorium meets the falx behind
-    falx = np.exp(-((points[:, 0] / thin) ** 2)) * _step(points[:, 2] - lower_edge, 3.0)
+    falx = np.exp(-((scan.midline / thin) ** 2)) * _step(points[:, 2] - lower_edge, 3.0)
     falx *= _step(distance + 22, 2.0) * (distance < 1)
     for share, level in (
         (dura, contrast.dura),
@@ -223,13 +262,22 @@ def _strip(rng, scan, brain_share):
     return _step(rng.uniform(-1, 2) + rng.uniform(1, 2.5) * waves - scan.distance, 0.3)
 
 
+def _brightness(contrast, level):
+    """Return the intensity of a tumor's solid part; above 1, `level` follows the scan's contrast."""
+    white = contrast.faintest / 1.2
+    if level <= 1:
+        return white * level
+    strength = 0.5 + (contrast.enhancing / white - 1) / 1.4  # 1 where enhancement is 1.7 times white matter
+    return white * max(1 + (level - 1) * strength, 1.08)
+
+
 def _draw_lesion(rng, scan, signal, keep, contrast, lesion, index, depth):
     """Draw edema, cleft, dural tail and the tumor itself into `signal` and `keep`, in place."""
     points, distance = scan.points[index], scan.distance[index]
     waves = noise(points, max(0.8 * lesion.radius, 5.0), _shift(lesion.frame, 11))
     fine = noise(points, 4.5, _shift(lesion.frame, 37))
     here = signal[index]
-    level = max(contrast.enhancing * lesion.level, contrast.faintest)
+    level = _brightness(contrast, lesion.level)
     if lesion.edema:
         reach = lesion.edema * (1 + 0.45 * waves[0])
         soaked = _step(depth + reach, 1.2) * _step(-distance - 3, 1.0) * np.clip((here - 0.75) / 0.2, 0, 1)
@@ -240,18 +288,27 @@ def _draw_lesion(rng, scan, signal, keep, contrast, lesion, index, depth):
     if lesion.tail:
         on_dura = np.exp(-(((distance - 1.3) / 1.1) ** 2))
         if lesion.falx:
-            on_dura = np.maximum(on_dura, np.exp(-((points[:, 0] / 1.1) ** 2)) * (distance < 0))
+            on_dura = np.maximum(on_dura, np.exp(-((scan.midline[index] / 1.1) ** 2)) * (distance < 0))
         here += (0.9 * level - here) * on_dura * _step(depth + lesion.tail * (1 + 0.2 * waves[2]), 1.5)
-    body = level * (1 + 0.035 * fine[0] + 0.03 * waves[2])
+    inside = contrast.necrosis
+    if lesion.inside is not None:
+        inside = contrast.fluid + (contrast.gray - contrast.fluid) * lesion.inside
+    inside = inside * (1 + 0.08 * fine[2] + (0.03 + lesion.grain) * waves[2])
+    body = level * (1 + lesion.grain * (0.85 * waves[2] + 0.45 * fine[0]))
     if lesion.rim:
-        rim = lesion.rim * (1 + 0.3 * waves[3])
-        body += (contrast.necrosis * (1 + 0.08 * fine[2]) - body) * _step(depth - rim, 0.45)
+        rim = lesion.rim * np.maximum(1 + (0.3 + 0.4 * lesion.ragged) * waves[3], 0)
+        if lesion.cavity:
+            rim = rim * _step(-4 - distance, 1.0)
+        body += (inside - body) * _step(depth - rim, 0.3 + lesion.border)
     if lesion.patchy:
         cut = 1.6 - 2.6 * lesion.patchy  # of unit noise: about the share `patchy` is above
-        cyst = _step(waves[4] - cut, 0.1) * _step(depth - 1.5, 0.4)
-        body += (contrast.necrosis - body) * cyst
-        body *= 1 + 0.12 * waves[0]
-    share = _step(depth, 0.22)
+        patch = _step(waves[4] - cut, 0.1) * _step(depth - 1.5, 0.4)
+        body += (inside - body) * patch
+    if lesion.halo:
+        faint = level * 0.2 + 0.6 * contrast.gray
+        halo = lesion.halo * np.maximum(1 + 0.6 * waves[0], 0)
+        body += (faint - body) * _step(halo - depth, 0.5)
+    share = _step(depth, lesion.border)
     signal[index] = here + (body - here) * share
     keep[index] = np.maximum(keep[index], share)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["CHANNELS", "face_channels"]
 
-CHANNELS = ("fat", "muscle", "air", "eye", "mucosa", "veins", "arteries", "pituitary")
+CHANNELS = ("fat", "muscle", "air", "eye", "mucosa", "veins", "arteries", "pituitary", "bone", "marrow")
 
 # Center, half-axes in MNI mm; x is mirrored where it is not 0. Read off head MRI by eye, to about 5 mm.
 _ELLIPSOIDS = {
@@ -56,7 +56,7 @@ _ARTERIES = [
 
 
 def face_channels(mm, distance):
-    """Return the channels of `CHANNELS` on the head grid; float32 (8, nx, ny, nz).
+    """Return the channels of `CHANNELS` on the head grid; float32 (10, nx, ny, nz).
 
     Parameters
     ----------

@@ -4,19 +4,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import load_head, smooth_field
+from tumorsim.datasets._anatomy import Head, smooth_field
 
 __all__ = ["Scan", "draw_scan"]
 
 _CENTER = np.array([0.0, -16.0, 10.0])  # mm, about the middle of the brain in MNI
 _THICK_SHARE = 0.45
-_THICKEST = 6.5  # mm
+_THICKEST = 7.5  # mm
 
 
 @dataclass
 class Scan:
     """A voxel grid in scanner space, and the MNI position of the points that show the patient."""
 
+    head: Head
     whole_head: bool
     shape: tuple  # of the stored voxels, axes R, A, S
     spacing: np.ndarray  # (3,), mm
@@ -27,6 +28,7 @@ class Scan:
     distance: np.ndarray  # (n,), mm outside the brain's envelope
     skin: np.ndarray  # (n,), mm outside the skin
     cerebrum: np.ndarray  # (n,), 0..1
+    midline: np.ndarray  # (n,), mm right of the plane between the hemispheres
 
     def gather(self, values):
         """Average `values` of the points over each voxel; float32 of `shape`."""
@@ -35,7 +37,7 @@ class Scan:
 
     def take(self, index):
         """Return the scan with the points at `index` only."""
-        names = ("voxel", "points", "distance", "skin", "cerebrum")
+        names = ("voxel", "points", "distance", "skin", "cerebrum", "midline")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     @property
@@ -46,10 +48,10 @@ class Scan:
         return affine
 
 
-def draw_scan(rng, spacing):
-    """Draw head position, deformation, field of view and voxel size; `spacing` in mm is the base grid's."""
-    whole_head = bool(rng.random() < 0.5)
-    to_mni = _draw_linear(rng)
+def draw_scan(rng, spacing, head):
+    """Draw a `Head`'s position, deformation, field of view and voxels; `spacing` in mm is the base grid's."""
+    whole_head = bool(rng.random() < (0.65 if head.real else 0.4))
+    to_mni = _draw_linear(rng, head.scale)
     offset = rng.uniform(-15, 15, 3)  # mm, where in the scanner the head lies
     voxel_size, n_per_voxel, thick_axis = _draw_voxel(rng, spacing)
     shape, origin = _draw_field_of_view(rng, whole_head, to_mni, offset, voxel_size)
@@ -61,15 +63,16 @@ def draw_scan(rng, spacing):
     mm = [origin[a] + voxel_size[a] * steps[a] for a in range(3)]
     grid = np.stack(np.meshgrid(*mm, indexing="ij"), axis=-1).astype(np.float32)
     points = (grid - np.float32(offset)) @ np.float32(to_mni.T) + np.float32(_CENTER)
-    bend = smooth_field(rng, tuple(int(n) for n in fine), 5, 3) * np.float32(rng.uniform(1, 3.5))  # mm
+    bend = smooth_field(rng, tuple(int(n) for n in fine), 5, 3) * np.float32(rng.uniform(1, 4))  # mm
     points += np.moveaxis(bend, 0, -1)
     points = points.reshape(-1, 3)
 
-    distance, skin, cerebrum = load_head().shell.sample(points)
+    distance, skin, cerebrum, midline = head.shell.sample(points)
     seen = np.flatnonzero(skin < 1) if whole_head else np.flatnonzero(distance < 6)
     where = list(np.unravel_index(seen, tuple(fine)))
     where[thick_axis] //= n_per_voxel
     return Scan(
+        head=head,
         whole_head=whole_head,
         shape=shape,
         spacing=voxel_size,
@@ -80,11 +83,19 @@ def draw_scan(rng, spacing):
         distance=distance[seen],
         skin=skin[seen],
         cerebrum=cerebrum[seen],
+        midline=midline[seen],
     )
 
 
-def _draw_linear(rng):
-    """Draw rotation up to 12 degrees about each axis and scale up to 10 %; (3, 3), scanner → MNI mm."""
+def _draw_linear(rng, scale):
+    """Draw rotation up to 12 degrees about each axis and scale up to 10 %; (3, 3), scanner → MNI mm.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    scale : ndarray of shape (3,)
+        MNI mm a mm of the person; what is drawn varies about it.
+    """
     rotation = np.eye(3)
     for axis, angle in enumerate(np.radians(rng.uniform(-12, 12, 3))):
         i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -92,8 +103,8 @@ def _draw_linear(rng):
         turn[[i, j], [i, j]] = np.cos(angle)
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         rotation = turn @ rotation
-    scale = np.clip(rng.uniform(0.92, 1.08) * rng.uniform(0.96, 1.04, 3), 0.9, 1.1)
-    return np.diag(scale) @ rotation
+    size = np.clip(rng.uniform(0.92, 1.08) * rng.uniform(0.96, 1.04, 3), 0.9, 1.1)
+    return np.diag(scale * size) @ rotation
 
 
 def _draw_voxel(rng, spacing):

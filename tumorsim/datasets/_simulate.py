@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim._validation import check_choice, check_integer, check_real
-from tumorsim.datasets._anatomy import region_at
+from tumorsim.datasets._anatomy import load_head, region_at
 from tumorsim.datasets._appearance import draw_intensities, to_scanner
+from tumorsim.datasets._heads import load_label_head
 from tumorsim.datasets._scan import draw_scan
 from tumorsim.datasets._tumors import TYPES, draw_lesion
 from tumorsim.geometry import bbox_from_mask, crop_slices
@@ -16,19 +17,29 @@ from tumorsim.records import Case, Cohort, Tumor
 
 __all__ = ["make_cohort"]
 
+TEMPLATE = "mni152"
 _MIN_VOLUME = 14.0  # mm3, a ball of 3 mm
 _TRIES = 60
 _GOLDEN = 0.6180339887498949
 
 
 def make_cohort(
-    n_patients, *, random_state=None, spacing=2.0, types=None, output_dir=None, n_jobs=1, progress=False
+    n_patients,
+    *,
+    random_state=None,
+    spacing=2.0,
+    types=None,
+    anatomies=None,
+    output_dir=None,
+    n_jobs=1,
+    progress=False,
 ):
     """Simulate contrast-enhanced T1 scans of patients with brain tumors.
 
-    Each patient has one scan and tumors of one type, in the MNI152 anatomy that nilearn ships: rotated,
-    scaled and bent, with sulci of his own, with skull and face or stripped, on isotropic voxels or on thick
-    slices, in random contrast, coil field, noise, field of view and axis order. Masks hold the tumor core
+    Each patient has one scan and tumors of one type, in the MNI152 anatomy that nilearn ships or in a real
+    head that you have as a label map: rotated, scaled and bent, with skull and face or stripped, on
+    isotropic voxels or on thick slices, in random contrast, coil field, noise, field of view and axis
+    order. The template gets sulci and a face anew for each patient. Masks hold the tumor core
     (enhancing part and necrosis) without edema and dural tail. Side, position and area of a tumor are those
     of its centroid in MNI space, known from the deformation.
 
@@ -42,7 +53,11 @@ def make_cohort(
         Voxel edge in mm. Nearly half of the scans have slices instead, from `spacing` to 6.5 mm thick, with
         finer voxels (0.7 to 0.9 `spacing`) in plane.
     types : sequence of str, optional
-        Tumor types to draw from; default all: metastasis, meningioma, schwannoma, at 0.40, 0.35, 0.25.
+        Tumor types to draw from; default all: metastasis, meningioma, schwannoma, glioma,
+        pituitary_adenoma, at 0.28, 0.22, 0.15, 0.20, 0.15.
+    anatomies : str, Path or sequence of them, optional
+        Heads to put tumors into: files or folders of label maps (see Notes), and ``"mni152"`` for the
+        template that nilearn ships, which is the default.
     output_dir : str or Path, optional
         Write ``images/*.nii.gz``, ``masks/*.nii.gz`` and ``manifest.csv`` there, and read them when needed;
         default: keep arrays in memory, some 2 MB a scan at 2 mm.
@@ -56,6 +71,8 @@ def make_cohort(
     Cohort
         Tumors with labels ``type``, ``region``, ``hemisphere`` (missing within 5 mm of the midline),
         ``front_rear`` and ``upper_lower``; the mask value of a tumor is its number in the scan, from 1.
+        Further columns: ``anatomy``; ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``ring``,
+        whether its middle is necrosis or a cavity.
 
     Raises
     ------
@@ -64,14 +81,20 @@ def make_cohort(
 
     Notes
     -----
+    Label maps of heads carry FreeSurfer's numbers inside the brain and 24 for the fluid around it; numbers
+    of 500 and more are tissue outside, as in the maps that SynthSeg was trained on (Billot 2023,
+    Apache-2.0). An affine map lays them on the template, in some ten seconds a head and process.
+
     Thirty in a hundred tumors sit where a tumor of any type might, with ring, edema and tail drawn
     independently of the type, so that place alone does not settle it.
 
     References
     ----------
-    Number of metastases: Delattre et al., Arch Neurol 45, 741-744, 1988. Their place: Lee et al., 2022.
-    Volume of meningiomas: Kreil et al., J Neurol Neurosurg Psychiatry 76, 1425-1430, 2005; their sites:
-    Brain Science Foundation. Anatomy: MNI152 2009a, Fonov et al., NeuroImage 54, 313-327, 2011.
+    Number of metastases: Delattre et al., Arch Neurol 45, 741-744, 1988. Their place: Lee et al., 2022. Place
+    of gliomas: Larjavaara et al., Neuro Oncol 9, 319-325, 2007. Volume of meningiomas: Kreil et al., J
+    Neurol Neurosurg Psychiatry 76, 1425-1430, 2005; their sites: Brain Science Foundation. Heads: Billot
+    et al., "SynthSeg", Med Image Anal 86, 102789, 2023. Anatomy: MNI152 2009a, Fonov et al., NeuroImage
+    54, 313-327, 2011.
 
     Examples
     --------
@@ -86,11 +109,15 @@ def make_cohort(
     random_state = check_integer(random_state, "random_state", minimum=0, allow_none=True)
     spacing = check_real(spacing, "spacing", minimum=0.5, maximum=8.0)
     types = _check_types(types)
+    heads = _check_anatomies(anatomies)
     n_jobs = check_integer(n_jobs, "n_jobs")
     entropy = np.random.SeedSequence(random_state).entropy
     folder = None if output_dir is None else Path(os.path.abspath(output_dir))
     one_thread = n_jobs != 1
-    jobs = (delayed(_make_patient)(entropy, i, spacing, types, folder, one_thread) for i in range(n_patients))
+    jobs = (
+        delayed(_make_patient)(entropy, i, spacing, types, heads, folder, one_thread)
+        for i in range(n_patients)
+    )
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     results = list(
         tqdm(results, "simulating scans", total=n_patients, disable=None if progress else True, leave=False)
@@ -113,6 +140,35 @@ def _check_types(types):
     return tuple(name for name in TYPES if name in chosen)
 
 
+def _check_anatomies(anatomies):
+    """Return a tuple of what `_load` takes: files of label maps and `TEMPLATE`."""
+    given = [anatomies] if isinstance(anatomies, str | os.PathLike) else list(anatomies or [TEMPLATE])
+    found = []
+    for name in given:
+        path = Path(name)
+        if str(name) == TEMPLATE:
+            found.append(TEMPLATE)
+        elif path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii", ".nrrd")))
+            if not files:
+                raise ValueError(
+                    f"The folder '{path}' of 'anatomies' must hold NIfTI or NRRD files. It has none."
+                )
+            found += [os.path.abspath(file) for file in files]
+        elif path.is_file():
+            found.append(os.path.abspath(path))
+        else:
+            raise ValueError(
+                f"'anatomies' must name files or folders of label maps, or {TEMPLATE!r}. Got '{name}'."
+            )
+    return tuple(found)
+
+
+def _load(name):
+    """Return the `Head` called `name`."""
+    return load_head() if name == TEMPLATE else load_label_head(name)
+
+
 def _type_of(entropy, i, types):
     """Return the type of patient `i`: golden-ratio steps keep the shares even at any number of patients."""
     start = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(0,))).random()
@@ -120,7 +176,7 @@ def _type_of(entropy, i, types):
     return types[int(np.searchsorted(shares / shares[-1], (start + i * _GOLDEN) % 1, side="right"))]
 
 
-def _make_patient(entropy, i, spacing, types, folder, one_thread):
+def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
     """Simulate patient `i`; returns a dict of plain values, with arrays unless `folder` takes the files."""
     if one_thread:
         import torch
@@ -128,11 +184,14 @@ def _make_patient(entropy, i, spacing, types, folder, one_thread):
         torch.set_num_threads(1)
     rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1, i)))
     name = _type_of(entropy, i, types)
-    scan, lesions, depths, mask = _place_tumors(rng, name, spacing)
+    scan, lesions, depths, mask = _place_tumors(rng, name, spacing, heads)
     image = to_scanner(rng, scan, draw_intensities(rng, scan, lesions, depths))
     centers = [scan.points[index[depth > 0]].mean(axis=0, dtype=np.float64) for index, depth in depths]
     image, mask, affine = _store(rng, image, mask, scan.affine)
     result = {"case_id": f"sim-{i + 1:05d}", "type": name, "centers": centers, "affine": affine}
+    result["notes"] = [
+        _notes(scan.head, lesion, center) for lesion, center in zip(lesions, centers, strict=True)
+    ]
     result["boxes"] = [bbox_from_mask(mask == value) for value in range(1, len(lesions) + 1)]
     if folder is None:
         return result | {"image": image, "mask": mask}
@@ -141,7 +200,7 @@ def _make_patient(entropy, i, spacing, types, folder, one_thread):
     return result
 
 
-def _place_tumors(rng, name, spacing):
+def _place_tumors(rng, name, spacing, heads):
     """Draw a scan and tumors that lie in it whole and apart; one that can hold none is drawn again.
 
     Returns
@@ -153,11 +212,11 @@ def _place_tumors(rng, name, spacing):
     """
     number = TYPES[name].count(rng)
     while True:
-        scan = draw_scan(rng, spacing)
+        scan = draw_scan(rng, spacing, _load(heads[rng.integers(len(heads))]))
         mask = np.zeros(scan.shape, np.uint8)
         lesions, depths = [], []
         for _ in range(_TRIES + 5 * number):
-            lesion = draw_lesion(name, rng)
+            lesion = draw_lesion(name, rng, scan.head)
             found = _find(scan, lesion)
             if found is None or mask[found[2]][found[3]].any():
                 continue
@@ -220,6 +279,12 @@ def _labels(name, center):
     }
 
 
+def _notes(head, lesion, center):
+    """Return what is known of a simulated tumor beside its labels: table columns of one row."""
+    place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
+    return {"dataset": "simulated", "anatomy": head.name, "ring": bool(lesion.rim)} | place
+
+
 def _records(result, folder):
     """Yield the tumors of one simulated patient."""
     case_id = result["case_id"]
@@ -228,14 +293,15 @@ def _records(result, folder):
     else:
         image, mask = (folder / kind / f"{case_id}.nii.gz" for kind in ("images", "masks"))
     case = Case(image, mask, case_id=case_id, patient_id=case_id)
-    for j, (box, center) in enumerate(zip(result["boxes"], result["centers"], strict=True), start=1):
+    rows = zip(result["boxes"], result["centers"], result["notes"], strict=True)
+    for j, (box, center, notes) in enumerate(rows, start=1):
         yield Tumor(
             case,
             box,
             tumor_id=f"{case_id}/{j}",
             labels=_labels(result["type"], center),
             mask_value=j,
-            metadata={"dataset": "simulated"},
+            metadata=notes,
         )
 
 

@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import load_head, noise
+from tumorsim.datasets._anatomy import noise, region_at
 
 __all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
 
 _FREE_PLACE = 0.3  # share of tumors whose place, tail and ring tell nothing of their type
 _DURA = 1.5  # mm outside the brain's envelope
+_PIA = -1.5  # the same for what grows in the brain and seldom breaks through its surface
+_BELOW_SELLA = 20.0  # the same for what grows in the sella, which lies in bone
 
 
 @dataclass
@@ -21,33 +23,52 @@ class Lesion:
     center: np.ndarray  # (3,), mm
     radius: float  # mm, of the ball that it grew from
     axes: np.ndarray = field(default_factory=lambda: np.eye(3))  # (3, 3), stretches offsets; volume stays
+    lobes: tuple = ()  # (center (3,), radius) in mm of more balls, fused with the first
     bumps: float = 0.06  # amplitude of the surface's unevenness, share of the radius
+    ragged: float = 0.0  # unevenness of its finer detail and of the rim's thickness, 0..1
+    beyond: float = _DURA  # mm outside the brain's envelope that it may reach
     frame: np.ndarray | None = None  # (4, 3), of its noise
     cone: tuple | None = None  # start (3,), end (3,) in mm, radii at both
     falx: int = 0  # side of the falx that it keeps to: -1, 0 (either), 1
+    halo: float = 0.0  # mm under the surface that enhance little
     rim: float = 0.0  # mm; 0 is solid, else what is deeper is necrosis
-    patchy: float = 0.0  # share of the inside that is cystic
+    cavity: bool = False  # the middle is where a surgeon took it out; open where it meets the brain's surface
+    patchy: float = 0.0  # share of the inside that is cystic, bled or, where little enhances, enhancing
+    inside: float | None = None  # level of necrosis and cysts: 0 fluid, 1 gray matter; None is the scan's
+    grain: float = 0.05  # spread of its brightness, share of it
+    border: float = 0.22  # mm, a fourth of the border's width
     edema: float = 0.0  # mm beyond the border
     tail: float = 0.0  # mm along the dura beyond the border
     cleft: float = 0.0  # mm of cerebrospinal fluid between tumor and brain
     push: float = 0.6  # share of its volume that displaced brain instead of replacing it
-    level: float = 1.0  # enhancement, relative to the scan's
+    level: float = 1.6  # brightness where it enhances, white matter being 1, in a scan of usual contrast
 
     @property
     def reach(self):
         """Radius in mm around the center beyond which it changes nothing."""
         along = 0.0 if self.cone is None else np.linalg.norm(self.cone[1] - self.center)
-        return max(1.35 * self.radius, along) + max(self.edema * 1.5, self.tail, 3.0) + 2.0
+        lobes = [np.linalg.norm(center - self.center) + 1.2 * radius for center, radius in self.lobes]
+        size = max(1.25 * self.radius, along, *lobes) + (1.5 * self.bumps + 0.1 * self.ragged) * self.radius
+        return size + max(self.edema * 1.5, self.tail, 3.0) + 2.0
 
     def depth(self, points, envelope):
         """Return mm below the surface at `points` (n, 3); `envelope`: mm outside the brain's, (n,)."""
         offset = (points - np.float32(self.center)) @ np.float32(self.axes)
         scale = np.sqrt((offset**2).sum(1)) / np.float32(self.radius)
+        depth = (1 - scale) * np.float32(self.radius)
+        blend = np.float32(0.25 * self.radius)
+        for center, radius in self.lobes:
+            other = np.float32(radius) - np.sqrt(((points - np.float32(center)) ** 2).sum(1))
+            near = np.maximum(blend - np.abs(depth - other), 0)
+            depth = np.maximum(depth, other) + near**2 / (4 * blend)
         uneven = noise(points, max(1.3 * self.radius, 4.0), self.frame, 1)[0] * np.float32(self.bumps)
-        depth = (1 + uneven - scale) * np.float32(self.radius)
+        if self.ragged:
+            detail = noise(points, max(0.5 * self.radius, 4.0), self.frame + 0.5, 1)[0]
+            uneven += np.float32(0.05 * self.ragged) * detail
+        depth += uneven * np.float32(self.radius)
         if self.falx:
             depth = np.minimum(depth, self.falx * points[:, 0])
-        depth = np.minimum(depth, _DURA - envelope)
+        depth = np.minimum(depth, self.beyond - envelope)
         if self.cone is not None:
             start, end, first, last = self.cone
             along = np.clip((points - start) @ (end - start) / ((end - start) ** 2).sum(), 0, 1)
@@ -61,7 +82,7 @@ class Place(NamedTuple):
 
     point: np.ndarray  # (3,), mm
     outward: np.ndarray | None  # (3,), of the dura that it sits on, if any
-    kind: str  # "brain", "dura", "falx" or "canal"
+    kind: str  # "brain", "callosum", "dura", "falx", "canal" or "sella"
 
 
 class TumorType(NamedTuple):
@@ -69,15 +90,18 @@ class TumorType(NamedTuple):
 
     weight: float  # share of patients
     count: Callable  # rng → tumors a patient
-    place: Callable  # rng → Place
+    place: Callable  # rng, head → Place
     build: Callable  # rng, Place, typical (bool) → Lesion
 
 
-def draw_lesion(name, rng):
-    """Draw one tumor of the type `name`; three in ten sit where any type may sit, with any type's looks."""
+def draw_lesion(name, rng, head):
+    """Draw one tumor of the type `name` in a `Head`; three in ten sit and look as one of any type might."""
     typical = rng.random() >= _FREE_PLACE
     source = name if typical else list(TYPES)[rng.integers(len(TYPES))]
-    lesion = TYPES[name].build(rng, TYPES[source].place(rng), typical)
+    place = TYPES[source].place(rng, head)
+    lesion = TYPES[name].build(rng, place, typical)
+    if place.kind == "sella":
+        lesion.beyond = _BELOW_SELLA
     if not typical:
         _forget_looks(rng, lesion)
     rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
@@ -86,8 +110,9 @@ def draw_lesion(name, rng):
 
 
 def _forget_looks(rng, lesion):
-    """Draw ring, tail and edema as if the type were unknown, in place."""
-    lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
+    """Draw ring, tail and edema as if the type were unknown, in place; what never enhanced gets no ring."""
+    if not lesion.cavity and lesion.level > 1:
+        lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
     lesion.tail = rng.uniform(5, 14) if rng.random() < 0.3 else 0.0
     lesion.edema = lesion.radius * rng.uniform(0.2, 1.3) if rng.random() < 0.5 else 0.0
 
@@ -113,16 +138,15 @@ def _count_metastases(rng):
     return int(few if few < 5 else min(4 + rng.geometric(0.2), 20))
 
 
-def _place_metastasis(rng):
+def _place_metastasis(rng, head):
     """Draw gray-white junction 81 %, cerebellum 14 %, brainstem 5 % (Lee 2022)."""
-    head = load_head()
     where = (head.junction, head.cerebellum, head.brainstem)[rng.choice(3, p=(0.81, 0.14, 0.05))]
     return Place(_pick(rng, where) + rng.uniform(-1, 1, 3), None, "brain")
 
 
 def _build_metastasis(rng, place, typical):
     """Build a round, sharp tumor: solid when small, ring-enhancing when large, edema out of proportion."""
-    radius = np.clip(rng.lognormal(np.log(8), 0.6), 3.2, 35) / 2
+    radius = np.clip(rng.lognormal(np.log(8), 0.6), 3, 35) / 2
     ring = rng.random() < 1 / (
         1 + np.exp(-(2 * radius - 14) / 3)
     )  # from nearly never at 6 mm to nearly always
@@ -130,12 +154,16 @@ def _build_metastasis(rng, place, typical):
     lesion.rim = rng.uniform(0.18, 0.4) * radius + 1.0 if ring else 0.0
     lesion.edema = rng.uniform(2, 14) * min(radius / 4, 1.4) if rng.random() < 0.75 else 0.0
     lesion.push = rng.uniform(0.3, 0.7)
-    lesion.level = rng.uniform(0.75, 1.1)
+    lesion.inside = rng.uniform(0.1, 1.0)
+    lesion.grain = rng.uniform(0.03, 0.14)
+    lesion.level = rng.uniform(1.15, 1.9)
     return lesion
 
 
 # -- meningioma ---------------------------------------------------------------------------------------
 
+_MENINGIOMA_MM3 = 7000.0  # median before large ones are refused
+_BENT = 1.4
 # Site, share (Brain Science Foundation), rule on the outer surface in MNI mm.
 _DURAL_SITES = (
     ("falx", 0.25, None),
@@ -147,12 +175,12 @@ _DURAL_SITES = (
     ),
     ("olfactory", 0.10, lambda x, y, z: (abs(x) < 14) & (y > 22) & (y < 58) & (z < -8)),
     ("suprasellar", 0.10, lambda x, y, z: (abs(x) < 14) & (abs(y - 6) < 14) & (z < -14) & (z > -34)),
-    ("posterior fossa", 0.13, lambda x, y, z: (z < -22) & (y < -28) & (y > -96)),
+    ("posterior fossa", 0.15, lambda x, y, z: (z < -22) & (y < -28) & (y > -96)),
     ("ventricle", 0.02, None),
 )
 
 
-def _place_meningioma(rng):
+def _place_meningioma(rng, head):
     """Draw a site of `_DURAL_SITES` and a point of it."""
     shares = np.array([share for _, share, _ in _DURAL_SITES])
     site, _, rule = _DURAL_SITES[rng.choice(len(_DURAL_SITES), p=shares / shares.sum())]
@@ -163,18 +191,16 @@ def _place_meningioma(rng):
         angle = np.radians(rng.uniform(-25, 200))  # from the frontal pole over the vertex to the occiput
         away = np.array([0, np.cos(angle) * 78, np.sin(angle) * 58]) * rng.uniform(0.78, 1.0)
         return Place(np.array([0.0, -16, 12]) + away, np.array([-side, 0.0, 0]), "falx")
-    if site == "posterior fossa" and rng.random() < 0.5:
-        near = _near(rng, (side * 27, -34, -36), 9)
+    if site == "posterior fossa" and rng.random() < 0.6:
+        near = _near(rng, head, (side * 27, -34, -36), 9)
         return Place(*near, "dura")
-    head = load_head()
     chosen = np.flatnonzero(rule(*head.surface.T))
     index = chosen[rng.integers(len(chosen))]
     return Place(head.surface[index].copy(), head.normals[index].copy(), "dura")
 
 
-def _near(rng, point, radius):
+def _near(rng, head, point, radius):
     """Return a point of the outer surface, and its normal, within `radius` mm of `point` or nearest to it."""
-    head = load_head()
     away = np.linalg.norm(head.surface - point, axis=1)
     close = np.flatnonzero(away < max(radius, away.min() + 1e-6))
     index = close[rng.integers(len(close))]
@@ -188,19 +214,25 @@ def _seat(place, radius, share):
 
 def _build_meningioma(rng, place, typical):
     """Build a broad-based, even, bright tumor; median 6.5 ml, 0.4-90 (Kreil 2005)."""
-    volume = np.clip(rng.lognormal(np.log(6500), 1.15), 250, 90000)
-    radius = (0.75 * volume / np.pi) ** (1 / 3) * 1.12  # 12 % for what the dura cuts off
-    lesion = Lesion(_seat(place, radius, rng.uniform(0.3, 0.75)), radius, bumps=rng.uniform(0.03, 0.1))
-    flat = rng.uniform(1.0, 1.5)
+    volume = np.clip(rng.lognormal(np.log(_MENINGIOMA_MM3), 1.22), 250, 82000)
+    seat, flat = rng.uniform(0.3, 0.75), rng.uniform(1.0, 1.5)
     normal = np.zeros(3) if place.outward is None else place.outward
+    one_sided = place.kind == "falx" and rng.random() < 0.8
+    kept = 1.0 if place.outward is None else 1 / flat
+    if one_sided or place.kind in ("dura", "canal"):  # which cut off a cap, and some more where they bend
+        kept *= (0.5 + 0.75 * seat - 0.25 * seat**3) / _BENT
+    radius = (0.75 * volume / kept / np.pi) ** (1 / 3)
+    lesion = Lesion(_seat(place, radius, seat), radius, bumps=rng.uniform(0.03, 0.1))
     lesion.axes = (np.eye(3) + (flat - 1) * np.outer(normal, normal)) @ _stretch(rng, 0.06)
-    if place.kind == "falx" and rng.random() < 0.8:
+    if one_sided:
         lesion.falx = int(-place.outward[0])
     lesion.tail = rng.uniform(6, 16) if rng.random() < 0.65 else 0.0
     lesion.edema = rng.uniform(3, 18) if rng.random() < 0.4 else 0.0
     lesion.patchy = rng.uniform(0.05, 0.15) if rng.random() < 0.15 else 0.0
+    lesion.inside = rng.uniform(0.3, 1.3)
+    lesion.grain = rng.uniform(0.05, 0.2)
     lesion.cleft = rng.uniform(0.3, 1.5)
-    lesion.push, lesion.level = 0.97, rng.uniform(0.85, 1.15)
+    lesion.push, lesion.level = 0.97, rng.uniform(1.2, 1.8)
     return lesion
 
 
@@ -212,20 +244,19 @@ def _count_schwannomas(rng):
     return 2 if rng.random() < 0.03 else 1
 
 
-def _place_schwannoma(rng):
+def _place_schwannoma(rng, head):
     """Draw the internal auditory canal 95 %, else the trigeminal or the jugular cistern."""
     side = rng.choice((-1, 1))
     if rng.random() < 0.95:
-        return Place(
-            np.array([side * 27.0, -35, -35]) + rng.uniform(-1.5, 1.5, 3), np.array([side, 0.0, 0]), "canal"
-        )
+        point = np.array([side * 27.0, -35, -35]) + rng.uniform(-1.5, 1.5, 3)
+        return Place(point, np.array([side, 0.0, 0]), "canal")
     point = ((18.0, -18, -32), (22.0, -40, -50))[rng.integers(2)]
     return Place(np.array(point) * (side, 1, 1) + rng.uniform(-2, 2, 3), None, "brain")
 
 
 def _build_schwannoma(rng, place, typical):
     """Build a cone into the canal and a ball in the cistern; patchy and cystic above 25 mm."""
-    radius = np.clip(rng.lognormal(np.log(15), 0.5), 4, 40) / 2
+    radius = np.clip(rng.lognormal(np.log(15), 0.5), 5, 40) / 2
     lesion = Lesion(_seat(place, radius, 0.75), radius, _stretch(rng, 0.08), bumps=rng.uniform(0.02, 0.07))
     if place.kind == "canal":
         wide = min(radius, rng.uniform(2.4, 3.6))
@@ -233,15 +264,137 @@ def _build_schwannoma(rng, place, typical):
         lesion.cone = (place.point - place.outward * 0.5 * radius, end, wide, 0.5 * wide)
     large = 2 * radius > 25
     lesion.patchy = rng.uniform(0.15, 0.5) if rng.random() < (0.75 if large else 0.15) else 0.0
+    lesion.inside = rng.uniform(0.05, 0.9)
+    lesion.grain = rng.uniform(0.08, 0.2) if large else rng.uniform(0.04, 0.14)
     lesion.cleft = rng.uniform(0, 1.0)
-    lesion.push, lesion.level = 0.95, rng.uniform(0.75, 1.1)
+    lesion.push, lesion.level = 0.95, rng.uniform(1.25, 1.85)
+    return lesion
+
+
+# -- glioma -------------------------------------------------------------------------------------------
+
+_GLIOMA_MM = 50.0  # median diameter before skull and falx cut it
+_DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
+# Areas, share (Larjavaara 2007).
+_GLIOMA_AREAS = (
+    (("frontal",), 0.40),
+    (("temporal",), 0.29),
+    (("parietal",), 0.14),
+    (("deep_gray", "insula", "cingulate"), 0.14),
+    (("occipital",), 0.03),
+)
+_CALLOSUM = ((0.0, 26, 8), (0.0, 0, 24), (0.0, -36, 18))  # genu, body, splenium; mm
+
+
+def _place_glioma(rng, head):
+    """Draw an area of `_GLIOMA_AREAS` and a point of it; 7 % start in the corpus callosum."""
+    if rng.random() < 0.07:
+        point = np.array(_CALLOSUM[rng.choice(3, p=(0.55, 0.15, 0.3))])
+        return Place(point + rng.uniform(-1, 1, 3) * (7, 5, 3), None, "callosum")
+    areas = _GLIOMA_AREAS[rng.choice(5, p=[share for _, share in _GLIOMA_AREAS])][0]
+    few = head.hemispheres[rng.integers(len(head.hemispheres), size=200)]
+    found = few[np.isin(region_at(few), areas)]
+    return Place(_pick(rng, found if len(found) else few), None, "brain")
+
+
+def _build_glioma(rng, place, typical):
+    """Build an irregular tumor: an uneven rim round necrosis, or with little enhancement, or operated on."""
+    radius = np.clip(rng.lognormal(np.log(_GLIOMA_MM), 0.32), 24, 68) / 2
+    lesion = Lesion(_seat(place, radius, 0.7), 0.9 * radius, _stretch(rng, 0.16))
+    if place.kind == "callosum":  # the butterfly
+        lesion.axes = np.diag((0.72, 1.18, 1.18)) @ _stretch(rng, 0.06)
+    elif abs(lesion.center[0]) > 3:
+        lesion.falx = int(np.sign(lesion.center[0]))
+        if place.kind == "brain":  # a large one reaches inward
+            lesion.center += 0.008 * radius * (_DEEP * (lesion.falx, 1, 1) - lesion.center)
+    if place.kind != "dura":
+        lesion.beyond = _PIA
+    lesion.lobes = tuple(_bud(rng, lesion, 0.4, 0.7) for _ in range(rng.integers(4)))
+    lesion.bumps, lesion.ragged = rng.uniform(0.08, 0.17), rng.uniform(0.4, 1.0)
+    lesion.edema = min(radius * rng.uniform(0.25, 1.0), 20) if rng.random() < 0.85 else 0.0
+    lesion.border = rng.uniform(0.25, 0.7)
+    lesion.grain = rng.uniform(0.08, 0.2)
+    lesion.push = rng.uniform(0.1, 0.5)
+    lesion.inside = rng.uniform(0.3, 1.05)
+    lesion.level = rng.uniform(1.15, 1.8)
+    lesion.halo = rng.uniform(0.06, 0.3) * radius if rng.random() < 0.45 else 0.0
+    lesion.patchy = rng.uniform(0.1, 0.4) if rng.random() < 0.5 else 0.0
+    kind = rng.random()
+    if kind < 0.33:  # hardly enhances, if at all in patches
+        lesion.level, lesion.halo = rng.uniform(0.6, 0.95), 0.0
+        lesion.patchy = rng.uniform(0.05, 0.4) if rng.random() < 0.6 else 0.0
+        lesion.border, lesion.grain = rng.uniform(0.5, 1.4), rng.uniform(0.04, 0.12)
+        lesion.inside = rng.uniform(1.2, 2.0)
+    elif kind < 0.51:
+        lesion.cavity, lesion.inside, lesion.halo = True, rng.uniform(0, 0.12), 0.0
+        lesion.patchy = 0.0
+        lesion.rim, lesion.push = rng.uniform(1.2, 4.0), 0.0
+    elif kind < 0.9:
+        lesion.rim = lesion.halo + rng.uniform(0.12, 0.4) * radius + 1
+    else:
+        lesion.patchy = rng.uniform(0.15, 0.45)
+    return lesion
+
+
+def _bud(rng, lesion, low, high):
+    """Draw a lobe on the surface of `lesion`'s ball, `low` to `high` of its radius: center (3,), radius."""
+    direction = rng.standard_normal(3)
+    away = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0) * lesion.radius
+    return lesion.center + away, rng.uniform(low, high) * lesion.radius
+
+
+# -- pituitary adenoma --------------------------------------------------------------------------------
+
+_ADENOMA_MM = 26.0  # median diameter
+
+
+def _place_adenoma(rng, head):
+    """Draw a point of the sella, which lies in the midline."""
+    return Place(np.array([0.0, 3.5, -34]) + rng.uniform(-1, 1, 3) * (2, 1.5, 1.5), None, "sella")
+
+
+def _build_adenoma(rng, place, typical):
+    """Build a smooth tumor, waisted between sella and cistern when large; cystic or bled in some."""
+    radius = np.clip(rng.lognormal(np.log(_ADENOMA_MM), 0.32), 11, 40) / 2
+    up = np.array([0.0, 0.15, 1.0])
+    if place.kind != "sella":
+        up = rng.standard_normal(3)
+    up /= np.linalg.norm(up)
+    center = _seat(place, radius, 0.8)
+    if place.kind == "sella":
+        center = center + up * max(0.6 * radius - 4, 0)  # it thins the floor, yet grows upward
+    lesion = Lesion(center, radius, _stretch(rng, 0.07), bumps=rng.uniform(0.02, 0.06))
+    if place.kind == "sella":  # broad between the carotids
+        lesion.axes = np.diag((0.86, 1.06, 1.1)) @ lesion.axes
+    if radius > 8 and rng.random() < 0.7:  # one ball below the diaphragm, one above
+        lesion.radius = 0.86 * radius
+        upper = rng.uniform(0.5, 0.85) * radius
+        lesion.lobes = ((center + up * (rng.uniform(0.6, 0.8) * (lesion.radius + upper)), upper),)
+    if radius > 7 and rng.random() < 0.35:  # into a cavernous sinus
+        sideways = np.cross(up, (0.0, 1, 0))
+        sideways *= rng.choice((-1, 1)) * lesion.radius * rng.uniform(0.7, 1.0) / np.linalg.norm(sideways)
+        lesion.lobes += ((lesion.center + sideways, rng.uniform(0.45, 0.65) * lesion.radius),)
+    lesion.grain = rng.uniform(0.06, 0.22)
+    lesion.level = rng.uniform(1.2, 1.8)
+    inside = rng.random()
+    if inside < 0.35:  # cystic, bled long ago (dark) or lately (bright)
+        lesion.patchy = rng.uniform(0.1, 0.4)
+        lesion.inside = rng.uniform(1.8, 2.6) if inside < 0.1 else rng.uniform(0.2, 0.9)
+    elif inside < 0.43:
+        lesion.rim, lesion.inside = rng.uniform(2, 4), rng.uniform(0.2, 1.1)
+    lesion.cleft = rng.uniform(0, 1.0)
+    lesion.push = 0.9
     return lesion
 
 
 TYPES = {
-    "metastasis": TumorType(0.40, _count_metastases, _place_metastasis, _build_metastasis),
+    "metastasis": TumorType(0.28, _count_metastases, _place_metastasis, _build_metastasis),
     "meningioma": TumorType(
-        0.35, lambda rng: 1 + int(rng.choice(3, p=(0.85, 0.11, 0.04))), _place_meningioma, _build_meningioma
+        0.22, lambda rng: 1 + int(rng.choice(3, p=(0.85, 0.11, 0.04))), _place_meningioma, _build_meningioma
     ),
-    "schwannoma": TumorType(0.25, _count_schwannomas, _place_schwannoma, _build_schwannoma),
+    "schwannoma": TumorType(0.15, _count_schwannomas, _place_schwannoma, _build_schwannoma),
+    "glioma": TumorType(
+        0.20, lambda rng: 1 + int(rng.choice(3, p=(0.88, 0.09, 0.03))), _place_glioma, _build_glioma
+    ),
+    "pituitary_adenoma": TumorType(0.15, lambda rng: 1, _place_adenoma, _build_adenoma),
 }

@@ -1,0 +1,203 @@
+"""Real heads as anatomies: label maps (FreeSurfer numbers) brought to MNI millimetres."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tumorsim.datasets._anatomy import (
+    HEAD_ORIGIN,
+    HEAD_SHAPE,
+    HEAD_SPACING,
+    Head,
+    Maps,
+    area_maps,
+    head_grid,
+    head_maps,
+    signed_distance,
+    starting_points,
+    template_tissue,
+)  # fmt: skip
+from tumorsim.datasets._face import CHANNELS, face_channels
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import ras_affine, to_ras
+from tumorsim.io import load_image
+
+__all__ = ["load_label_head"]
+
+_LEFT_CEREBRUM = (2, 3, 4, 5, 10, 11, 12, 13, 17, 18, 26, 28, 30)
+_RIGHT_CEREBRUM = (41, 42, 43, 44, 49, 50, 51, 52, 53, 54, 58, 60, 62)
+_HINDBRAIN = (7, 8, 15, 16, 46, 47)
+_GRAY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58, 136, 137, 163, 164)
+_WHITE = (2, 41, 7, 46, 16, 25, 57, 28, 60, 77, 85, 512, 530)
+_VENTRICLE = (4, 43, 5, 44, 14, 15, 72)
+_FLUID = 24
+# Outside the brain: numbers of SimNIBS' head segmentation, which SynthSeg's label maps carry.
+_OUTSIDE = {
+    "fat": (511,), "muscle": (507, 508), "eye": (506,), "mucosa": (509,), "bone": (515,), "marrow": (516,),
+    "arteries": (502,), "veins": (514,),
+}  # fmt: skip
+_COARSE = 4.0  # mm, the grid of the registration
+
+
+@lru_cache(maxsize=32)
+def load_label_head(path):
+    """Build the head model from a label map of a whole head; takes some ten seconds.
+
+    The map is brought to MNI space by twelve parameters, so that midline, sinuses and landmarks of the areas
+    are where they are in the template to about 5 mm.
+
+    Parameters
+    ----------
+    path : str
+        NIfTI or NRRD of about 1 mm: FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more
+        for what lies outside.
+
+    Returns
+    -------
+    Head
+
+    Raises
+    ------
+    GeometryError
+        If it lacks cerebral white matter or cortex of a side.
+
+    References
+    ----------
+    Label maps: Billot et al., "SynthSeg", Med Image Anal 86, 102789, 2023. Numbers outside the brain:
+    Puonti et al., NeuroImage 219, 117044, 2020.
+    """
+    labels, affine = load_image(path)
+    labels, affine = np.asarray(labels).astype(np.int16), np.asarray(affine, dtype=np.float64)
+    for number in (2, 3, 41, 42):
+        if not (labels == number).any():
+            raise GeometryError(f"The label map '{path}' must hold FreeSurfer's label {number}. It has none.")
+    to_native = _register(labels, affine)
+    return _build(Path(path).name.split(".")[0], labels, affine, to_native)
+
+
+def _isin(labels, numbers):
+    """Return where `labels` is one of `numbers`, bool."""
+    table = np.zeros(int(labels.max()) + 2, bool)
+    table[[n for n in numbers if n < len(table)]] = True
+    return table[np.maximum(labels, 0)]
+
+
+def _register(labels, affine):
+    """Return the affine (4, 4) from MNI mm to the map's RAS mm that best lays its tissues on the template."""
+    template = template_tissue()
+    step = round(_COARSE)
+    lattice = [np.arange(low, high, step) for low, high in ((-76, 77), (-108, 77), (-68, 85))]
+    points = np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
+    shape = tuple(len(axis) for axis in lattice)
+    target = torch.from_numpy(template.sample(points)[:2]).reshape(1, 2, *shape)
+    ras, ras_to_world = _to_ras(labels, affine)
+    tissue = torch.from_numpy(np.stack([_isin(ras, _GRAY), _isin(ras, _WHITE)]).astype(np.float32))[None]
+    world_to_voxel = np.linalg.inv(ras_to_world)
+
+    brain = np.argwhere(tissue[0].sum(0).numpy() > 0)
+    low, high = np.percentile(brain, (0.5, 99.5), axis=0)
+    ends = (ras_to_world[:3, :3] @ np.stack([low, high]).T).T + ras_to_world[:3, 3]
+    inside = points[target[0].sum(0).numpy().ravel() > 0.5]
+    mni_ends = np.percentile(inside, (0.5, 99.5), axis=0)
+    scale = (ends[1] - ends[0]) / (mni_ends[1] - mni_ends[0])
+    linear = torch.tensor(np.diag(scale), dtype=torch.float32, requires_grad=True)
+    shift = torch.tensor(
+        ends.mean(axis=0) - scale * mni_ends.mean(axis=0), dtype=torch.float32, requires_grad=True
+    )
+    where = torch.from_numpy(points)
+    matrix = torch.tensor(world_to_voxel[:3, :3], dtype=torch.float32)
+    offset = torch.tensor(world_to_voxel[:3, 3], dtype=torch.float32)
+    optimizer = torch.optim.Adam([{"params": [linear], "lr": 0.004}, {"params": [shift], "lr": 0.4}])
+    for width, n_steps in ((8, 80), (4, 80)):  # coarse to fine, mm
+        blurred = functional.avg_pool3d(tissue, width, ceil_mode=True)
+        size = torch.tensor([float(n) for n in tissue.shape[2:]])
+        wanted = functional.avg_pool3d(target, 3, 1, 1, count_include_pad=False) if width > 4 else target
+        for _ in range(n_steps):
+            voxel = (where @ linear.T + shift) @ matrix.T + offset + 0.5
+            grid = (voxel / size * 2 - 1).flip(-1).reshape(1, *shape, 3)
+            found = functional.grid_sample(blurred, grid, align_corners=False)
+            loss = ((found - wanted) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] /= 4
+    result = np.eye(4)
+    result[:3, :3], result[:3, 3] = linear.detach().numpy(), shift.detach().numpy()
+    return result
+
+
+def _to_ras(labels, affine):
+    """Return labels with axes R, A, S, and their affine."""
+    return to_ras(labels, affine), ras_affine(labels.shape, affine)[1]
+
+
+def _build(name, labels, affine, to_native):
+    """Return the `Head` of a registered label map."""
+    from scipy import ndimage
+
+    ras, ras_to_world = _to_ras(labels, affine)
+    to_voxel = np.linalg.inv(ras_to_world) @ to_native
+
+    def resampled(origin, shape, spacing):
+        change = to_voxel[:3, :3] * spacing
+        start = to_voxel[:3, :3] @ np.asarray(origin, float) + to_voxel[:3, 3]
+        return ndimage.affine_transform(ras, change, start, output_shape=shape, order=0)
+
+    origin, shape = np.array([-80.0, -112.0, -76.0]), (161, 193, 165)
+    fine = resampled(origin, shape, 1.0)
+    gray, white, ventricle = (_isin(fine, numbers) for numbers in (_GRAY, _WHITE, _VENTRICLE))
+    brain = gray | white | ventricle
+    brain = ndimage.binary_closing(brain, iterations=4, border_value=0) | brain
+    soft = [ndimage.gaussian_filter(m.astype(np.float32), 0.6) for m in (gray, white, brain)]
+    soft[0] = np.minimum(soft[0], soft[2])
+    tissue = Maps(torch.from_numpy(np.stack(soft))[None], origin, 1.0)
+
+    coarse = resampled(HEAD_ORIGIN, HEAD_SHAPE, HEAD_SPACING)
+    body = coarse > 0
+    pieces, n = ndimage.label(body)
+    if n > 1:  # specks of noise behind the head
+        body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
+    coarse = np.where(body, coarse, 0)
+    mm = head_grid()
+    in_brain = _isin(coarse, (*_GRAY, *_WHITE, *_VENTRICLE)) & ~np.isin(coarse, (512, 530))
+    inner = in_brain | ((coarse == _FLUID) & (mm[..., 2] > -85))
+    envelope = ndimage.binary_closing(np.pad(inner, 4), iterations=2)[4:-4, 4:-4, 4:-4] | inner
+    distance = ndimage.gaussian_filter(signed_distance(envelope), 0.5)
+    filled = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+    skin = signed_distance(filled)
+    cerebral = _isin(coarse, (*_LEFT_CEREBRUM, *_RIGHT_CEREBRUM))
+    to_cerebrum, to_hind = signed_distance(cerebral), signed_distance(_isin(coarse, _HINDBRAIN))
+    cerebrum = np.clip((to_hind - to_cerebrum) / 3 + 0.5, 0, 1)
+    left, right = (signed_distance(_isin(coarse, side)) for side in (_LEFT_CEREBRUM, _RIGHT_CEREBRUM))
+    midline = ndimage.gaussian_filter(np.clip((left - right) / 2, -20, 20), 0.7)
+
+    face = dict(zip(CHANNELS, face_channels(mm, distance), strict=True))
+    fluid = ~in_brain
+    extras = {
+        channel: ndimage.gaussian_filter(_isin(coarse, numbers).astype(np.float32), 0.4)
+        for channel, numbers in _OUTSIDE.items()
+    }
+    extras["air"] = ndimage.gaussian_filter((coarse == 0).astype(np.float32), 0.4)
+    for channel in ("veins", "arteries"):
+        extras[channel] = np.maximum(extras[channel], face[channel] * fluid)
+    groove = 3.2 - np.hypot(midline, np.clip(-1.5 - distance, 0, None))  # superior sagittal sinus, mm
+    behind = (mm[..., 2] > 15) | (mm[..., 1] < -75)
+    sinus = np.clip(groove / 2 + 0.5, 0, 1) * (distance < 1.5) * behind * fluid
+    extras["veins"] = np.maximum(extras["veins"], sinus.astype(np.float32))
+    extras["pituitary"] = face["pituitary"] * fluid
+
+    areas = area_maps(mm)
+    tissue_here = tissue.sample(mm.reshape(-1, 3)).reshape(3, *HEAD_SHAPE)
+    return Head(
+        name=name,
+        brain=tissue,
+        shell=head_maps([distance, skin, cerebrum, midline]),
+        extras=head_maps([extras[channel] for channel in CHANNELS]),
+        **starting_points(mm, distance, cerebrum, *tissue_here, areas),
+        real=True,
+        scale=1 / np.linalg.norm(to_native[:3, :3], axis=0),
+    )
