@@ -75,11 +75,14 @@ def test_roi_pool_refuses_bad_boxes():
 
 
 def test_fold_and_unfold_undo_each_other():
-    """A cell's 64 channels are its own 4×4×4 voxels."""
+    """A cell's 64 channels are its own 4×4×4 voxels, and folding twice by two keeps them together."""
     x = torch.randn(2, 1, 8, 12, 16)
-    cells = fold(x)
+    cells = fold(x, 4)
     assert cells.shape == (2, 64, 2, 3, 4)
-    assert torch.equal(unfold(cells), x)
+    assert torch.equal(unfold(cells, 4), x)
+    twice = fold(fold(x, 2), 2)
+    assert torch.equal(twice.sort(dim=1).values, cells.sort(dim=1).values)
+    assert torch.equal(unfold(unfold(twice, 2), 2), x)
     assert torch.equal(cells[1, :, 1, 2, 3].sort().values, x[1, 0, 4:8, 8:12, 12:16].flatten().sort().values)
 
 
@@ -94,6 +97,33 @@ def test_network_has_a_head_for_everything(architecture):
     }  # fmt: skip
     outputs["type"].sum().backward()
     assert all(p.grad is not None for p in network.stem.parameters())  # the backbone learns from tasks
+
+
+def test_a_frozen_backbone_stays_as_it_is():
+    """Neither weights nor batch norms of stem and blocks move in training mode; heads learn."""
+    network = Network({"t": 2}, n_channels=8, n_blocks=1).freeze_backbone().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    outputs = network(torch.randn(1, 1, 16, 16, 16), [[(1, 2, 3), (7, 9, 11)]])
+    (outputs["t"][0, 0] + outputs["mask"].mean()).backward()
+    optimizer.step()
+    after = network.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert not any(name.startswith(("stem", "blocks")) for name in moved)
+    assert {"heads.0.weight", "mask_head.logit.weight"} <= moved
+
+
+def test_a_start_takes_over_what_both_know():
+    """Backbone and known classes come from the other network, whatever their order; new classes do not."""
+    old, new = Network({"t": 2, "u": 2}, n_channels=8), Network({"t": 3}, n_channels=8)
+    fresh = new.heads[0].weight.detach().clone()
+    new.start_from(old, {"t": ["a", "b", "c"]}, {"t": ["c", "a"], "u": ["x", "y"]})
+    assert torch.equal(new.heads[0].weight[0], old.heads[0].weight[1])
+    assert torch.equal(new.heads[0].weight[2], old.heads[0].weight[0])
+    assert torch.equal(new.heads[0].weight[1], fresh[1])
+    for name, value in old.state_dict().items():
+        if not name.startswith("heads"):
+            assert torch.equal(new.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import WeightsError
+from tumorsim.weights import save_model
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,15 @@ def test_numpy_parameters_can_be_saved(tumors, tmp_path):
     loaded = TumorEmbedder.load(str(tmp_path / "m.safetensors"), device="cpu")
     assert_array_equal(loaded.transform(tumors), embedder.transform(tumors))
     assert loaded.n_channels == 8 and tuple(loaded.patch_size) == (16, 16, 16)
+
+
+def test_float16_model_embeds_nearly_the_same(fitted, tumors, tmp_path):
+    """Rounded kernels change embeddings by less than a percent, but are another model."""
+    path = tmp_path / "half.safetensors"
+    save_model(path, fitted.network_, fitted._config, dtype="float16")
+    loaded = TumorEmbedder.load(path, device="cpu")
+    X, half = fitted.transform(tumors), loaded.transform(tumors)
+    # float16 has 11 bits, 5e-4; a few layers add up to some of these
+    assert np.linalg.norm(half - X) < 5e-3 * np.linalg.norm(X)
+    assert loaded.fingerprint_ != fitted.fingerprint_
+    assert loaded.fingerprint_ == json.loads(contents(path)[1]["config"])["fingerprint"]

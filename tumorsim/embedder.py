@@ -13,18 +13,19 @@ from sklearn.utils import check_random_state
 
 import tumorsim
 from tumorsim._loading import ahead, check_tumors, load_training_cases
+from tumorsim._parameters import PAPER, check_parameters
 from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
-from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
+from tumorsim._validation import check_fitted, check_real
 from tumorsim.exceptions import WeightsError
 from tumorsim.inference import embed_boxes, mask_probability
-from tumorsim.nn import ARCHITECTURES, Network, choose_device
+from tumorsim.nn import Network, choose_device
 from tumorsim.nn._device import to_device
 from tumorsim.patches import PatchSampler
 from tumorsim.preprocessing import Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.spaces import EmbeddingSpace, feature_scale
 from tumorsim.training import Recipe, saved_seed, train
-from tumorsim.weights import fingerprint, load_model, save_model
+from tumorsim.weights import find_weights, fingerprint, load_model, load_registry, save_model
 
 __all__ = ["TumorEmbedder"]
 
@@ -78,6 +79,15 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         Boxes are stretched in training by up to this share of their sides, and shifted by up to half of it.
     balance_classes : bool, default=True
         Weigh classes by the inverse square root of their frequency.
+    initial_weights : str or Path, optional
+        Model file, or name of shipped weights (``tumorsim weights list``), that training starts from: the
+        backbone and the mask's head are taken over, and of other heads the classes that both know. Its
+        architecture and spacing must be those asked for. `from_pretrained` sets it.
+    freeze_backbone : bool, default=False
+        Train heads only, so that embeddings stay what they were; for small cohorts. Needs `initial_weights`.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of convolutions in training. ``bfloat16`` is about twice as fast where the hardware has it (AVX-512
+        BF16, AMX, recent GPUs) and slower elsewhere. Embeddings are always worked out in float32.
     device : str, default="auto"
         ``"auto"`` takes CUDA, else MPS, else the CPU.
     n_jobs : int, default=1
@@ -140,6 +150,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         augment=True,
         box_jitter=0.15,
         balance_classes=True,
+        initial_weights=None,
+        freeze_backbone=False,
+        precision="float32",
         device="auto",
         n_jobs=1,
         cache_dir=None,
@@ -167,6 +180,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.augment = augment
         self.box_jitter = box_jitter
         self.balance_classes = balance_classes
+        self.initial_weights = initial_weights
+        self.freeze_backbone = freeze_backbone
+        self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
         self.cache_dir = cache_dir
@@ -186,26 +202,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         >>> TumorEmbedder.paper().max_epochs
         120
         """
-        recipe = {
-            "architecture": "paper",
-            "n_channels": 64,
-            "n_blocks": 8,
-            "spacing": 1.5,
-            "patch_size": 128,
-            "batch_size": 2,
-            "max_epochs": 120,
-            "batches_per_epoch": 200,
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "lr_schedule": "milestones",
-            "lr_milestones": (90, 105),
-            "weight_decay": 0.0,
-            "mask_dice": 0.0,
-            "augment": False,
-            "box_jitter": 0.0,
-            "balance_classes": False,
-        }
-        return cls(**(recipe | overrides))
+        return cls(**(PAPER | overrides))
 
     def fit(self, tumors, y=None, *, resume=False):
         """Train on the tumors' labels and masks.
@@ -235,7 +232,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         TrainingError
             If the loss is not finite, or the checkpoint belongs to another run.
         """
-        values = self._check_parameters()
+        values = check_parameters(self.get_params(deep=False))
         preprocessing, device = Preprocessing(self.spacing), choose_device(self.device)
         seed = self._seed(resume)
         tumors = check_tumors(tumors)
@@ -263,6 +260,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
             torch.manual_seed(seed)
             network = Network({task: len(names) for task, names in classes.items()}, **shape)
+        start = self._start_from_weights(network, classes, preprocessing)
         network = to_device(network, device)
         class_weights = None
         if self.balance_classes:
@@ -270,7 +268,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 task: torch.tensor(class_factors(codes[:, i], len(names)), dtype=torch.float32, device=device)
                 for i, (task, names) in enumerate(classes.items())
             }
-        described = [shape, preprocessing.to_dict(), classes, sampling, self.balance_classes, seed]
+        described = [shape, preprocessing.to_dict(), classes, sampling, self.balance_classes, seed, start]
         for c in cases:
             known = c.volume.mask is not None
             described.append([c.patient_id, c.case_id, known, c.boxes.tolist(), c.labels.tolist()])
@@ -286,7 +284,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "data": sorted({str(t.metadata.get("dataset", "unnamed")) for t in tumors}),
             "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
             "tumorsim": tumorsim.__version__,
-        }
+        } | start
         self._set_fitted(network, preprocessing, classes, feature_scale(pooled), training)
         return self
 
@@ -375,6 +373,25 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         volume = self.preprocessing_.prepare_case(case, cache=self._cache())
         return (volume.to_source(mask_probability(network, volume.image)) >= threshold).astype(np.uint8)
 
+    def _start_from_weights(self, network, classes, preprocessing):
+        """Copy `initial_weights` into `network`; returns what the training record says of them."""
+        if self.initial_weights is None:
+            if self.freeze_backbone:
+                raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
+            return {}
+        source, config = load_model(find_weights(self.initial_weights, progress=True))
+        wanted = network.config, preprocessing
+        found = source.config, Preprocessing.from_dict(config["preprocessing"])
+        if found != wanted:
+            raise ValueError(
+                f"'initial_weights' must have the architecture and spacing asked for, {wanted}. Got {found}. "
+                "Begin with TumorEmbedder.from_pretrained(), whose parameters fit."
+            )
+        network.start_from(source, classes, config["classes"])
+        if self.freeze_backbone:
+            network.freeze_backbone()
+        return {"initial_weights": config["fingerprint"], "freeze_backbone": bool(self.freeze_backbone)}
+
     def save(self, path):
         """Write a model file: safetensors with its configuration as JSON; nothing is pickled."""
         check_fitted(self, "network_")
@@ -401,6 +418,37 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         except (KeyError, TypeError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {err}.") from err
 
+    @classmethod
+    def from_pretrained(cls, name=None, *, device="auto", **parameters):
+        """Return a fitted embedder with shipped weights, ready for `transform`, `segment` and fine-tuning.
+
+        `fit` starts from these weights, with a recipe for fine-tuning: `lr` 0.001 for 8 epochs.
+
+        Parameters
+        ----------
+        name : str or Path, optional
+            Name of shipped weights (``tumorsim weights list``) or a model file. The default is in the
+            package, and needs no network.
+        device : str, default="auto"
+        **parameters
+            Parameters of the estimator, for `fit`.
+
+        Raises
+        ------
+        WeightsError
+            If the weights are not here and cannot be fetched.
+
+        Examples
+        --------
+        >>> embedder = TumorEmbedder.from_pretrained()
+        >>> embedder.transform(make_cohort(1, random_state=0)).shape  # doctest: +SKIP
+        (1, 32)
+        """
+        embedder = cls.load(find_weights(name, progress=True), device=device)
+        recipe = {"max_epochs": 8, "lr": 0.001, "tasks": None, "task_weights": None, "precision": "float32"}
+        initial = load_registry().default if name is None else str(name)
+        return embedder.set_params(initial_weights=initial, **(recipe | parameters))
+
     def get_feature_names_out(self, input_features=None):
         """Return names of the embedding's numbers, as scikit-learn's ``set_output`` needs them."""
         check_fitted(self, "network_")
@@ -425,7 +473,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     @property
     def _config(self):
         """What a model file holds beside tensors."""
-        skipped = ("device", "cache_dir", "checkpoint_dir", "random_state", "verbose", "n_jobs")
+        skipped = (
+            "device", "cache_dir", "checkpoint_dir", "random_state", "verbose", "n_jobs", "initial_weights",
+            "freeze_backbone",
+        )  # fmt: skip
         return {
             "architecture": self.network_.config,
             "preprocessing": self.preprocessing_.to_dict(),
@@ -437,40 +488,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "training": self.training_,
             "parameters": {k: v for k, v in self.get_params(deep=False).items() if k not in skipped},
         }
-
-    def _check_parameters(self):
-        """Return the parameters' values by name, checked, as plain Python numbers."""
-        values = self.get_params(deep=False)
-        for name in ("n_channels", "n_blocks", "batch_size", "max_epochs", "batches_per_epoch", "n_jobs"):
-            values[name] = check_integer(values[name], name, minimum=1)
-        check_choice(self.architecture, "architecture", ARCHITECTURES)
-        check_choice(self.optimizer, "optimizer", ("adamw", "sgd"))
-        check_choice(self.lr_schedule, "lr_schedule", ("cosine", "milestones"))
-        for name in ("augment", "balance_classes"):
-            values[name] = bool(check_choice(values[name], name, (True, False)))
-        for name in ("lr", "gradient_clip"):
-            values[name] = check_real(values[name], name, minimum=0, exclusive=True)
-        for name in ("weight_decay", "mask_dice"):
-            values[name] = check_real(values[name], name, minimum=0)
-        values["box_jitter"] = check_real(self.box_jitter, "box_jitter", minimum=0, maximum=0.9)
-        if isinstance(self.tasks, str):
-            raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {self.tasks!r}.")
-        if not isinstance(self.task_weights, dict | None):
-            raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {self.task_weights!r}.")
-        if not isinstance(self.lr_milestones, tuple | list):
-            raise TypeError(
-                f"Parameter 'lr_milestones' must be a tuple of epochs. Got {self.lr_milestones!r}."
-            )
-        values["lr_milestones"] = tuple(check_real(m, "lr_milestones", minimum=0) for m in self.lr_milestones)
-        patch = np.asarray(self.patch_size)
-        whole = patch.shape in ((), (3,)) and patch.dtype.kind in "iu"
-        if not whole or (patch < 8).any() or (patch % 4).any():
-            raise ValueError(
-                "Parameter 'patch_size' must be one or three whole numbers of voxels, multiples of 4 and at "
-                f"least 8. Got {self.patch_size!r}."
-            )
-        values["patch_shape"] = tuple(int(n) for n in np.broadcast_to(patch, 3))
-        return values
 
     def _seed(self, resume):
         """Return the run's seed: on resume that of the checkpoint, unless `random_state` fixes it."""

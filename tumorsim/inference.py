@@ -61,7 +61,9 @@ def mask_probability(network, image):
     cells = _cells(network, padded)
     result = np.empty(padded.shape, dtype=np.float32)
     for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo):
-        logits = network.mask_head(cells[(slice(None), slice(None), *crop_slices(outer))])[0, 0]
+        tile = to_device(padded[crop_slices(outer * FACTOR)][None, None], cells.device)
+        part = cells[(slice(None), slice(None), *crop_slices(outer))]
+        logits = network.mask_head(part, network.stem.detail(tile))[0, 0]
         kept = logits[crop_slices((inner - outer[0]) * FACTOR)]
         result[crop_slices(inner * FACTOR)] = kept.sigmoid().float().cpu().numpy()
     return result[tuple(slice(n) for n in image.shape)]
@@ -74,7 +76,9 @@ def _cells(network, image):
     stems = None
     for inner, outer in _tiles(size, network.stem.halo):
         tile = to_device(image[crop_slices(outer * FACTOR)][None, None], parameter.device)
-        part = network.stem(tile)[(slice(None), slice(None), *crop_slices(inner - outer[0]))]
+        part = network.stem.cells(network.stem.detail(tile))[
+            (slice(None), slice(None), *crop_slices(inner - outer[0]))
+        ]
         if stems is None:
             stems = to_device(part.new_empty((1, part.shape[1], *size.tolist())), parameter.device)
         stems[(slice(None), slice(None), *crop_slices(inner))] = part

@@ -85,7 +85,7 @@ class PatchSampler:
         Voxels; multiples of 4.
     batch_size : int
     augment : bool
-        Mirror, turn, stretch, change contrast, thicken slices, crop the field of view.
+        Mirror, turn, stretch, change contrast, coil field and sharpness, thicken slices, crop the view.
     box_jitter : float
         Each side of a box is stretched by up to this share, and the box shifted by up to half of it.
     random_state : int
@@ -265,12 +265,34 @@ def _change_look(image, mask, boxes, rng):
         image = _thick_slices(image, int(rng.integers(2, 5)), int(rng.integers(3)), rng)
     if rng.random() < 0.2:
         image, mask = _cropped_view(image, mask, boxes, rng)
+    if rng.random() < 0.3:
+        image = image * _bias_field(image.shape, rng)
+    if rng.random() < 0.2:
+        image = _blurred(image, float(rng.uniform(0.4, 1.0)))
     if rng.random() < 0.5:
         image = image.clamp(min=0) ** float(rng.uniform(0.8, 1.25))
     if rng.random() < 0.5:
         noise = np.random.default_rng(rng.integers(2**63)).standard_normal(image.shape, dtype=np.float32)
         image = image + float(rng.uniform(0, 0.06)) * torch.from_numpy(noise) * (image > 0.02)
     return image * float(rng.uniform(0.8, 1.2)), mask
+
+
+def _bias_field(shape, rng):
+    """Return a factor (x, y, z) about 1 that varies slowly, as a coil's field does."""
+    coarse = torch.from_numpy(rng.normal(0, rng.uniform(0.02, 0.12), (1, 1, 4, 4, 4)).astype(np.float32))
+    return functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0].exp()
+
+
+def _blurred(image, sigma):
+    """Return `image` (x, y, z) under a Gaussian of `sigma` voxels, cut at two voxels."""
+    weights = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / sigma) ** 2)
+    weights = weights / weights.sum()
+    image = image[None, None]
+    for axis in range(3):
+        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0]
+        shape[2 + axis], padding[axis] = 5, 2
+        image = functional.conv3d(image, weights.reshape(shape), padding=padding)
+    return image[0, 0]
 
 
 def _thick_slices(image, thickness, axis, rng):

@@ -36,6 +36,7 @@ class Recipe:
     gradient_clip: float
     mask_dice: float
     task_weights: dict
+    precision: str
     n_jobs: int
 
 
@@ -136,7 +137,8 @@ def _step(network, optimizer, batch, lr, recipe, device, class_weights):
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    outputs = network(batch.image, batch.boxes, batch.index)
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        outputs = network(batch.image, batch.boxes, batch.index)
     total, parts = multitask_loss(
         outputs,
         batch,
@@ -148,7 +150,7 @@ def _step(network, optimizer, batch, lr, recipe, device, class_weights):
         return {}
     values = {name: float(part.detach()) for name, part in ({"total": total} | parts).items()}
     total.backward()
-    norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip))
+    norm = float(torch.nn.utils.clip_grad_norm_(_trainable(network), recipe.gradient_clip))
     if not np.isfinite([values["total"], norm]).all():
         bad = ", ".join(f"{name} {value:g}" for name, value in (values | {"gradient": norm}).items())
         raise TrainingError(
@@ -163,9 +165,14 @@ def _make_optimizer(network, recipe):
     """Return SGD with Nesterov momentum, as the paper, or AdamW."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            network.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+            _trainable(network), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
         )
-    return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(_trainable(network), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _trainable(network):
+    """Return the parameters that learn."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def _learning_rate(recipe, epoch):
@@ -181,11 +188,11 @@ def _learning_rate(recipe, epoch):
 
 def _settle_batch_norms(network, sampler, first, n_batches, device):
     """Put running means to those of `n_batches` batches under the final weights; return their embeddings."""
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    network.train()
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d) and m.training]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean of all batches
-    network.train()
     pooled = []
     with torch.no_grad():
         for number in range(first, first + n_batches):

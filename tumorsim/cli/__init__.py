@@ -1,12 +1,13 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _build
+from tumorsim.cli import _ask, _build, _weights
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
 
 _build.register(app)
 _ask.register(app)
+_weights.register(app)
 
 
 def main():

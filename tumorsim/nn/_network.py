@@ -9,6 +9,7 @@ from tumorsim.nn._roi_pool import roi_pool_upsampled
 __all__ = ["ARCHITECTURES", "FACTOR", "Network"]
 
 FACTOR = 4  # voxels a cell, per axis
+HALF = 2
 ARCHITECTURES = ("fast", "paper")
 
 
@@ -43,56 +44,71 @@ class PaperStem(nn.Module):
         self.norm2 = nn.BatchNorm3d(n_channels)
         self.down = nn.Conv3d(n_channels, n_channels, FACTOR, stride=FACTOR)
 
-    def forward(self, x):
-        """Return cells."""
+    def detail(self, x):
+        """Return features at full resolution, (n, c, x, y, z)."""
         x = functional.relu(self.norm1(self.conv1(x)))
-        x = functional.relu(self.norm2(self.conv2(x)))
-        return self.down(x)
+        return functional.relu(self.norm2(self.conv2(x)))
+
+    def cells(self, detail):
+        """Return cells, (n, c, x/4, y/4, z/4)."""
+        return self.down(detail)
 
 
 class FoldStem(nn.Module):
-    """Fold each 4×4×4 block of voxels into channels; (n, 1, x, y, z) → (n, c, x/4, y/4, z/4)."""
+    """Fold 2×2×2 voxels into channels, look for edges there, and fold again; as `PaperStem`."""
 
-    halo = 0
+    halo = 1  # cells: two 3×3×3 convolutions at half resolution
+    n_detail = 16
 
     def __init__(self, n_channels):
         super().__init__()
-        self.mix = nn.Conv3d(FACTOR**3, n_channels, 1, bias=False)
+        self.conv1 = nn.Conv3d(HALF**3, self.n_detail, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm3d(self.n_detail)
+        self.conv2 = nn.Conv3d(self.n_detail, self.n_detail, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm3d(self.n_detail)
+        self.mix = nn.Conv3d(self.n_detail * HALF**3, n_channels, 1, bias=False)
         self.norm = nn.BatchNorm3d(n_channels)
 
-    def forward(self, x):
-        """Return cells."""
-        return functional.relu(self.norm(self.mix(fold(x))))
+    def detail(self, x):
+        """Return features at half resolution, (n, 16, x/2, y/2, z/2)."""
+        x = functional.relu(self.norm1(self.conv1(fold(x, HALF))))
+        return functional.relu(self.norm2(self.conv2(x)))
+
+    def cells(self, detail):
+        """Return cells, (n, c, x/4, y/4, z/4)."""
+        return functional.relu(self.norm(self.mix(fold(detail, HALF))))
 
 
 class PaperMaskHead(nn.Module):
     """One ResBlock on the feature map at full resolution, then one logit a voxel."""
+
+    halo = 1  # cells
 
     def __init__(self, n_channels):
         super().__init__()
         self.block = ResBlock(n_channels, n_channels)
         self.logit = nn.Conv3d(n_channels, 1, 1)
 
-    halo = 1  # cells
-
-    def forward(self, coarse):
-        """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z)."""
-        return self.logit(self.block(upsample(coarse)))
+    def forward(self, cells, detail=None):
+        """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z); `detail` is not looked at."""
+        return self.logit(self.block(upsample(cells)))
 
 
 class FoldMaskHead(nn.Module):
-    """One ResBlock on the cells, then 64 logits a cell, unfolded into 4×4×4 voxels."""
+    """Unfold cells to half resolution beside the stem's detail, one ResBlock, then 8 logits a place."""
 
-    def __init__(self, n_channels):
+    halo = 2  # cells: two convolutions at half resolution of its own, two of the stem
+
+    def __init__(self, n_channels, n_detail=FoldStem.n_detail):
         super().__init__()
-        self.block = ResBlock(n_channels, n_channels)
-        self.logit = nn.Conv3d(n_channels, FACTOR**3, 1)
+        self.spread = nn.Conv3d(n_channels, n_detail * HALF**3, 1)
+        self.block = ResBlock(2 * n_detail, n_detail)
+        self.logit = nn.Conv3d(n_detail, HALF**3, 1)
 
-    halo = 2  # cells
-
-    def forward(self, coarse):
-        """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z)."""
-        return unfold(self.logit(self.block(coarse)))
+    def forward(self, cells, detail):
+        """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z) and detail (n, 16, 2x, 2y, 2z)."""
+        spread = functional.relu(unfold(self.spread(cells), HALF))
+        return unfold(self.logit(self.block(torch.cat([spread, detail], dim=1))), HALF)
 
 
 class Network(nn.Module):
@@ -113,7 +129,7 @@ class Network(nn.Module):
     architecture : {"fast", "paper"}, default="fast"
         ``paper``: two convolutions at full resolution prepare the input, and the mask head works at full
         resolution. ``fast``: blocks of voxels are folded into channels instead, and unfolded for the
-        mask, which costs about a tenth.
+        mask, which also sees the stem's features; that costs about a tenth.
 
     References
     ----------
@@ -130,10 +146,47 @@ class Network(nn.Module):
         self.tasks = tuple(n_classes)
         self.heads = nn.ModuleList(nn.Linear(n_channels, n_classes[task]) for task in self.tasks)
         self.halo = 2 * n_blocks + self.stem.halo  # cells that a feature can see on each side
+        self._frozen = False
+
+    def freeze_backbone(self):
+        """Keep stem and blocks as they are, batch norms included: only heads learn from now on."""
+        self._frozen = True
+        for module in (self.stem, self.blocks):
+            module.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode=True):
+        """Set training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self._frozen:
+            self.stem.eval()
+            self.blocks.eval()
+        return self
+
+    def start_from(self, other, classes, other_classes):
+        """Copy what another network of the same shape has learned.
+
+        Parameters
+        ----------
+        other : Network
+        classes, other_classes : dict of list of str
+            Task → class names of this network and of the other: a head takes over the classes that both
+            know, and keeps its own random start for new ones.
+        """
+        backbone = {k: v for k, v in other.state_dict().items() if not k.startswith("heads.")}
+        self.load_state_dict(backbone, strict=False)
+        with torch.no_grad():
+            for task, head in zip(self.tasks, self.heads, strict=True):
+                known = other_classes.get(task, [])
+                source = other.heads[other.tasks.index(task)] if known else None
+                for row, name in enumerate(classes[task]):
+                    if name in known:
+                        head.weight[row] = source.weight[known.index(name)]
+                        head.bias[row] = source.bias[known.index(name)]
 
     def cells(self, x):
         """Return the backbone's cells, (n, c, x/4, y/4, z/4), of images (n, 1, x, y, z)."""
-        return self.blocks(self.stem(x))
+        return self.blocks(self.stem.cells(self.stem.detail(x)))
 
     def features(self, x):
         """Return the feature map at full resolution, (n, c, x, y, z); large, and never needed whole."""
@@ -160,9 +213,12 @@ class Network(nn.Module):
         dict of Tensor
             ``mask`` (n, 1, x, y, z), ``embedding`` (m, c), then a task's logits (m, n_classes).
         """
-        cells = self.cells(x)  # (n, c, x/4, y/4, z/4)
-        pooled = roi_pool_upsampled(cells, boxes, index, factor=FACTOR)  # (m, c)
-        return {"mask": self.mask_head(cells), "embedding": pooled} | self.classify(pooled)
+        detail = self.stem.detail(x)
+        cells = self.blocks(self.stem.cells(detail))  # (n, c, x/4, y/4, z/4)
+        mask = self.mask_head(cells, detail).float()
+        with torch.autocast(x.device.type, enabled=False):  # the rest is cheap, and wants every digit
+            pooled = roi_pool_upsampled(cells.float(), boxes, index, factor=FACTOR)  # (m, c)
+            return {"mask": mask, "embedding": pooled} | self.classify(pooled)
 
 
 def upsample(cells):
@@ -170,19 +226,20 @@ def upsample(cells):
     return functional.interpolate(cells, scale_factor=FACTOR, mode="trilinear", align_corners=False)
 
 
-def fold(x):
-    """Turn voxels (n, 1, x, y, z) into cells (n, 64, x/4, y/4, z/4)."""
-    n, _, *shape = x.shape
-    a, b, c = (size // FACTOR for size in shape)
-    x = x.reshape(n, a, FACTOR, b, FACTOR, c, FACTOR).permute(0, 2, 4, 6, 1, 3, 5)
-    return x.reshape(n, FACTOR**3, a, b, c)
+def fold(x, size):
+    """Turn voxels (n, c, x, y, z) into cells (n, c * size**3, x/size, y/size, z/size)."""
+    n, channels, *shape = x.shape
+    a, b, c = (side // size for side in shape)
+    x = x.reshape(n, channels, a, size, b, size, c, size).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(n, channels * size**3, a, b, c)
 
 
-def unfold(cells):
-    """Turn cells (n, 64, x, y, z) into voxels (n, 1, 4x, 4y, 4z); undoes `fold`."""
-    n, _, a, b, c = cells.shape
-    cells = cells.reshape(n, FACTOR, FACTOR, FACTOR, a, b, c).permute(0, 4, 1, 5, 2, 6, 3)
-    return cells.reshape(n, 1, FACTOR * a, FACTOR * b, FACTOR * c)
+def unfold(cells, size):
+    """Turn cells (n, c * size**3, x, y, z) into voxels (n, c, size * x, …); undoes `fold`."""
+    n, channels, a, b, c = cells.shape
+    channels //= size**3
+    cells = cells.reshape(n, channels, size, size, size, a, b, c).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return cells.reshape(n, channels, size * a, size * b, size * c)
 
 
 def pad_to_cells(array):

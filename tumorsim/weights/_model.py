@@ -30,7 +30,7 @@ def fingerprint(state, preprocessing):
     return digest.hexdigest()
 
 
-def save_model(path, network, config):
+def save_model(path, network, config, dtype=None):
     """Write a model file atomically.
 
     Parameters
@@ -39,10 +39,26 @@ def save_model(path, network, config):
     network : Network
     config : dict
         ``architecture``, ``preprocessing``, ``classes``, ``aspects`` … ; what JSON holds, arrays, paths.
+    dtype : {"float16"}, optional
+        Store kernels (tensors of two or more axes) rounded to this type, in half the bytes; biases and the
+        statistics of normalization, which are few, stay as they are. Default: nothing is rounded.
+
+    Raises
+    ------
+    ValueError
+        If `dtype` is not known, or a kernel leaves its range.
+
+    Notes
+    -----
+    Rounding makes another model: the file carries the fingerprint of the rounded numbers, and its
+    embeddings are not comparable with those of `network` itself.
     """
     from safetensors.torch import save_file
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if dtype is not None:
+        tensors = _rounded(tensors, dtype)
+        config = config | {"fingerprint": fingerprint(_widened(tensors), config["preprocessing"])}
     text = json.dumps(
         config, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
     )
@@ -52,6 +68,8 @@ def save_model(path, network, config):
 
 def load_model(path):
     """Read a model file.
+
+    Tensors that were stored as float16 become float32.
 
     Returns
     -------
@@ -76,7 +94,7 @@ def load_model(path):
                 raise WeightsError(
                     f"'{path}' must be a tumorsim model ({_FORMAT}). Got {metadata.get('format')!r}."
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = _widened({name: file.get_tensor(name) for name in file.keys()})
         config = json.loads(metadata["config"])
         n_classes = {task: len(names) for task, names in config["classes"].items()}
         network = Network(n_classes, **config["architecture"])
@@ -94,3 +112,28 @@ def load_model(path):
     except (SafetensorError, KeyError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as err:
         raise WeightsError(f"'{path}' is damaged or not a model file: {err}") from err
     return network.eval(), config
+
+
+def _rounded(tensors, dtype):
+    """Return tensors with kernels as `dtype`, or say which does not fit."""
+    import torch
+
+    if dtype not in ("float16", torch.float16):
+        raise ValueError(f"Parameter 'dtype' must be 'float16' or None. Got {dtype!r}.")
+    rounded = {
+        name: tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in rounded.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"Tensor '{name}' must be finite as float16. Save it with dtype=None.")
+    return rounded
+
+
+def _widened(tensors):
+    """Return tensors with float16 as float32."""
+    import torch
+
+    return {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()
+    }

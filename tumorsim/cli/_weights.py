@@ -1,0 +1,111 @@
+"""Commands around files of weights: list, fetch, verify, path."""
+
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+__all__ = ["register"]
+
+Name = Annotated[
+    str | None, Argument(help="Weights, such as t1c-v1. Default: the default ones.", metavar="[NAME]")
+]
+
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, fetch, verify or locate the files of pretrained weights.",
+    epilog="\b\nExample:\n  tumorsim weights list\n\n"
+    "A file is looked for in the package, then in the cache, then on a server. TUMORSIM_CACHE names another "
+    "cache, TUMORSIM_WEIGHTS_URL another server or several, separated by commas. TUMORSIM_OFFLINE=1 forbids "
+    "the network. Proxies (HTTPS_PROXY) and CA certificates (REQUESTS_CA_BUNDLE) are honored.",
+)
+
+
+def register(app):
+    """Add the commands to the root."""
+    weights_app.command("list", epilog="\b\nExample:\n  tumorsim weights list")(weights_list)
+    weights_app.command(
+        "fetch",
+        epilog="\b\nExample:\n  tumorsim weights fetch t1c-v1\n\n"
+        "From your own server:\n\n\b\n"
+        "  TUMORSIM_WEIGHTS_URL=https://intranet/models tumorsim weights fetch",
+    )(weights_fetch)
+    weights_app.command(
+        "verify",
+        epilog="\b\nExample:\n  tumorsim weights verify t1c-v1\n  tumorsim weights verify model.safetensors",
+    )(weights_verify)
+    weights_app.command(
+        "path",
+        epilog='\b\nExample:\n  cp t1c.safetensors "$(tumorsim weights path t1c-v1)"\n\n'
+        "Makes a copy from a USB stick the file that tumorsim finds; check it with 'verify' afterwards.",
+    )(weights_path)
+    app.add_typer(weights_app, name="weights")
+
+
+def weights_list():
+    """Show the weights that this version knows, and where each file is."""
+    from tumorsim.weights import list_weights
+
+    rows = list_weights()
+    if not rows:
+        typer.echo("This build of tumorsim ships no weights. Train a model with 'tumorsim fit'.")
+        return
+    table = [("name", "version", "size", "license", "where", "")]
+    table += [
+        (
+            row["name"],
+            row["version"],
+            f"{row['size'] / 1e6:.1f} MB",
+            row["license"],
+            row["where"],
+            "(default)" if row["is_default"] else "",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def weights_fetch(
+    name: Name = None,
+    force: Annotated[
+        bool, Option("--force", help="Download anew into the cache, and replace what is there.")
+    ] = False,
+):
+    """Make sure that a file of weights is on this machine; download it if not."""
+    from tumorsim.weights import fetch_weights
+
+    typer.echo(fetch_weights(name, force=force, progress=True))
+
+
+def weights_verify(
+    name: Annotated[
+        str | None,
+        Argument(
+            help="Weights, or the path of a model file. Default: the default weights.", metavar="[NAME]"
+        ),
+    ] = None,
+):
+    """Check a file: its SHA-256, its fingerprint, and that a network can be built of it."""
+    from tumorsim.weights import verify_weights
+
+    facts = verify_weights(name)
+    typer.echo(f"{facts['path']} is whole.")
+    typer.echo(f"weights:     {facts['name'] or 'none of the shipped ones'}")
+    typer.echo(f"sha256:      {facts['sha256']}")
+    typer.echo(f"fingerprint: {facts['fingerprint']}")
+
+
+def weights_path(name: Name = None):
+    """Print where a file of weights lies, or where to put it; nothing is downloaded."""
+    from tumorsim.weights import weights_path
+
+    path = weights_path(name)
+    typer.echo(path)
+    if not path.is_file():
+        typer.echo(
+            "There is no file at this path yet. Put it there, or run 'tumorsim weights fetch'.", err=True
+        )

@@ -1,0 +1,26 @@
+"""Model files, and where the shipped ones come from: registry, cache, mirrors; no pickle anywhere."""
+
+from tumorsim.weights._fetch import (
+    fetch_weights,
+    find_weights,
+    list_weights,
+    verify_weights,
+    weights_path,
+)
+from tumorsim.weights._model import fingerprint, load_model, save_model
+from tumorsim.weights._registry import Registry, Weights, load_registry, register
+
+__all__ = [
+    "Registry",
+    "Weights",
+    "fetch_weights",
+    "find_weights",
+    "fingerprint",
+    "list_weights",
+    "load_model",
+    "load_registry",
+    "register",
+    "save_model",
+    "verify_weights",
+    "weights_path",
+]
