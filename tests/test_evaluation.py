@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from tumorsim import EmbeddingSpace, evaluate_knn
-from tumorsim.evaluation import _balanced_accuracy, _r2, _spearman, format_knn_table, split_patients
+from tumorsim.evaluation import format_knn_table, split_patients
+from tumorsim.evaluation._knn import _balanced_accuracy, _r2, _spearman
 
 COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
 

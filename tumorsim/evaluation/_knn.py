@@ -1,4 +1,4 @@
-"""Protocols that turn embeddings and labels into tables: how good is retrieval, by patient."""
+"""What nearest neighbors of other patients know: labels, size and shape, with intervals by patient."""
 
 import numpy as np
 import pandas as pd

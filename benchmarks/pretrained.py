@@ -1,0 +1,343 @@
+"""What the shipped weights know: simulated patients in unseen heads, real stacks by folds, hard cases.
+
+    python benchmarks/pretrained.py --run RUN --heads HEADS --stacks STACKS/scans.csv --out OUT
+
+``RUN`` is what `examples/train_pretrained.py` left: ``pretrained.safetensors``, ``simulated.safetensors``
+(simulated patients only), and ``fold-0.safetensors`` … ``fold-4.safetensors``, each gone on with without a
+fifth of the real stacks. Prints, and writes as CSV into ``OUT``:
+
+1. simulated: 200 patients in the last four heads and the template, none of which the network has seen (the
+   template itself it has); each tumor asks all other patients,
+2. stacks: type by 5 nearest neighbors and masks on real stacks, over five folds of contiguous case numbers,
+   beside volume and place, intensity figures, radiomics, untrained networks and simulated patients only,
+3. hard: type within the cerebellopontine angle, and ring metastases against gliomas, beside a classifier
+   that sees exact place and volume,
+4. stability: neighbor overlap@10 under each perturbation by itself.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from tumorsim import TumorEmbedder, evaluate_knn, load_cohort, make_cohort
+from tumorsim.evaluation import evaluate_stability, format_knn_table, untrained_copy
+from tumorsim.metrics import dice
+from tumorsim.preprocessing import Preprocessing
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
+
+SEED = 770_000
+N_UNTRAINED = 8
+N_RESAMPLES = 2_000
+PLACE = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
+
+
+def main():
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--heads", type=Path, required=True)
+    parser.add_argument("--stacks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="pretrained.safetensors", help="in RUN, for parts 1, 3 and 4")
+    parser.add_argument("--parts", nargs="+", default=["simulated", "stacks", "hard", "stability"])
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in args.parts:
+        {"simulated": simulated, "stacks": stacks, "hard": hard, "stability": stability}[part](args)
+
+
+def test_cohort(args, name, n_patients, seed, types=None):
+    """Return simulated patients in heads that no network has seen."""
+    folder = args.out / name
+    if not (folder / "manifest.csv").exists():
+        heads = [*sorted(args.heads.glob("*.nii.gz"))[-N_TEST_HEADS:], "mni152"]
+        make_cohort(
+            n_patients, random_state=seed, types=types, anatomies=heads, output_dir=folder, n_jobs=2,
+            progress=True,
+        )  # fmt: skip
+    return load_cohort(folder / "manifest.csv")
+
+
+def load(args, name):
+    """Return an embedder of the run that reads scans in two threads and keeps what it prepared."""
+    embedder = TumorEmbedder.load(args.run / name)
+    return embedder.set_params(n_jobs=2, cache_dir=args.out / "cache")
+
+
+# -- 1: simulated patients --------------------------------------------------------------------------------
+
+
+def simulated(args):
+    """Print kNN scores and mask overlap on simulated patients."""
+    cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
+    X = embedder.transform(cohort)
+    result = evaluate_knn(X, cohort.table, space=embedder.space_)
+    result.to_csv(args.out / "simulated.csv", index=False)
+    print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
+    table = masks(embedder, cohort.cases)
+    first = cohort.table.drop_duplicates("case_id").set_index("case_id")
+    table["type"] = first.loc[table["case_id"], "label_type"].to_numpy()
+    table["tumor_ml"] = (
+        (cohort.table.groupby("case_id")["volume_mm3"].sum() / 1000).loc[table["case_id"]].to_numpy()
+    )
+    table.to_csv(args.out / "simulated_masks.csv", index=False)
+    print("mask Dice a scan: " + quartiles(table["dice"]))
+    print(table.groupby("type")["dice"].describe()[["count", "25%", "50%", "75%"]].round(2).to_string())
+    size = pd.cut(table["tumor_ml"], [0, 0.2, 1, 5, 1000])
+    print(
+        table.groupby(size, observed=True)["dice"]
+        .describe()[["count", "25%", "50%", "75%"]]
+        .round(2)
+        .to_string()
+    )
+
+
+def masks(embedder, cases):
+    """Return the Dice of proposed and given masks, a row a scan."""
+    rows = [
+        {"case_id": case.case_id, "dice": dice(embedder.segment(case) > 0, case.load_mask() > 0)}
+        for case in cases
+    ]
+    return pd.DataFrame(rows)
+
+
+def quartiles(values):
+    """Return median, quartiles and the bootstrap interval of the median as text."""
+    values = np.asarray(values)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(values, (N_RESAMPLES, len(values))), axis=1)
+    low, high = np.percentile(medians, (2.5, 97.5))
+    first, middle, last = np.percentile(values, (25, 50, 75))
+    spread = f"quartiles {first:.2f} and {last:.2f}, n = {len(values)}"
+    return f"median {middle:.2f} ({low:.2f} to {high:.2f}), {spread}"
+
+
+# -- 2: real stacks ---------------------------------------------------------------------------------------
+
+
+def stacks(args):
+    """Print the table of type and mask on real stacks."""
+    cohort = real_stacks(argparse.Namespace(stacks=args.stacks, out=args.out))
+    types = cohort.labels["type"].to_numpy(dtype=str)
+    held_out = list(folds(cohort))
+    figures, place = intensity_figures(cohort), volume_and_place(cohort)
+    rows = [
+        score("volume + place in the slice", [place] * N_FOLDS, types, held_out),
+        score(
+            "5 intensity figures + volume + place", [np.hstack([figures, place])] * N_FOLDS, types, held_out
+        ),
+    ]
+    radiomics = radiomics_features(cohort)
+    if radiomics is not None:
+        rows.append(score("radiomics (PyRadiomics)", [radiomics] * N_FOLDS, types, held_out))
+        both = np.hstack([radiomics, place])
+        rows.append(score("radiomics + place", [both] * N_FOLDS, types, held_out))
+    base = load(args, "simulated.safetensors")
+    fresh = []
+    for seed in range(N_UNTRAINED):
+        network = untrained_copy(base, cohort, random_state=seed)
+        fresh.append(score("untrained", [scaled(network, cohort)] * N_FOLDS, types, held_out, embedded=True))
+    values = [row["balanced_accuracy"] for row in fresh]
+    middle = fresh[int(np.argsort(values)[N_UNTRAINED // 2])]
+    rows.append(
+        middle | {"method": f"untrained, {N_UNTRAINED} seeds: {min(values):.2f} to {max(values):.2f}"}
+    )
+    on_base = masks(base, cohort.cases)["dice"]
+    row = score("simulated patients only", [scaled(base, cohort)] * N_FOLDS, types, held_out, embedded=True)
+    rows.append(row | {"dice": quartiles(on_base)})
+    spaces, overlap = [], np.zeros(len(cohort))
+    for fold, rows_out in enumerate(held_out):
+        embedder = load(args, f"fold-{fold}.safetensors")
+        spaces.append(scaled(embedder, cohort))
+        overlap[rows_out] = masks(embedder, cohort[rows_out].cases)["dice"]
+    row = score("simulated and real, by folds", spaces, types, held_out, embedded=True)
+    rows.append(row | {"dice": quartiles(overlap)})
+    table = pd.DataFrame(rows)
+    table.to_csv(args.out / "stacks.csv", index=False)
+    per_stack = pd.DataFrame({"case_id": cohort.table["case_id"], "type": types, "dice": overlap})
+    per_stack.to_csv(args.out / "stacks_masks.csv", index=False)
+    print(f"\n2. real stacks, {N_FOLDS} folds of contiguous case numbers: {cohort!r}")
+    print(table.round(2).to_string(index=False))
+    print(
+        per_stack.groupby("type")["dice"].describe()[["count", "25%", "50%", "75%"]].round(2).to_string(),
+        flush=True,
+    )
+
+
+def scaled(embedder, tumors):
+    """Return embeddings in the units that an index would use."""
+    return embedder.transform(tumors) * embedder.space_.scale
+
+
+def score(method, features, types, held_out, *, embedded=False):
+    """Return balanced accuracy of 5 nearest neighbors from the other folds, with its interval by patient.
+
+    `features` holds an array a fold, `embedded` says that they are in an index's units already.
+    """
+    predicted = np.empty(len(types), dtype=object)
+    for X, rows in zip(features, held_out, strict=True):
+        rest = np.setdiff1d(np.arange(len(types)), rows)
+        X = X if embedded else StandardScaler().fit(X[rest]).transform(X)
+        predicted[rows] = KNeighborsClassifier(5).fit(X[rest], types[rest]).predict(X[rows])
+    correct = pd.Series(predicted == types).groupby(types).mean().round(2).to_dict()
+    low, high = interval(types, predicted, np.arange(len(types)))
+    value = balanced_accuracy_score(types, predicted.astype(str))
+    return {"method": method, "balanced_accuracy": value, "low": low, "high": high} | correct
+
+
+def interval(truth, predicted, patients):
+    """Return the 95 % bootstrap interval of balanced accuracy, over patients."""
+    rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    values = []
+    correct = predicted == truth
+    for _ in range(N_RESAMPLES):
+        rows = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+        values.append(pd.Series(correct[rows]).groupby(truth[rows]).mean().mean())
+    return np.percentile(values, (2.5, 97.5))
+
+
+def volume_and_place(cohort):
+    """Return log-volume and the centroid in the slice relative to the head's box; (n, 3)."""
+    rows = []
+    for tumor, volume in zip(cohort, cohort.table["volume_mm3"], strict=True):
+        image = tumor.case.load_image()
+        head = np.argwhere(image > 0.1 * np.percentile(image, 99))
+        low, high = np.percentile(head, (1, 99), axis=0)
+        center = np.argwhere(tumor.case.load_mask() > 0).mean(axis=0)
+        rows.append([np.log(volume), *((center - low) / np.maximum(high - low, 1))[:2]])
+    return np.array(rows)
+
+
+def intensity_figures(cohort):
+    """Return mean, spread, rim, 10th and 90th percentile inside the mask over the brain's median; (n, 5)."""
+    from scipy.ndimage import binary_erosion
+
+    rows = []
+    for tumor in cohort:
+        mask = tumor.case.load_mask() > 0
+        volume = Preprocessing(tuple(tumor.case.spacing)).prepare_case(tumor.case, mask=mask)
+        image, inside = volume.image.astype(np.float32), volume.mask > 127
+        core = binary_erosion(inside, np.ones((3, 3, 1)), iterations=2)
+        rim = inside & ~core
+        values = image[inside]
+        middle = image[core].mean() if core.any() else values.mean()
+        rows.append(
+            [values.mean(), values.std(), image[rim].mean() - middle, *np.percentile(values, (10, 90))]
+        )
+    return np.array(rows)
+
+
+def radiomics_features(cohort):
+    """Return PyRadiomics' default features, (n, m), or None where it is not installed."""
+    try:
+        import SimpleITK
+        from radiomics import featureextractor, setVerbosity
+    except ImportError:
+        print("PyRadiomics is not installed: no row for it")
+        return None
+    setVerbosity(50)
+    extractor = featureextractor.RadiomicsFeatureExtractor(normalize=True, binWidth=0.1, force2D=False)
+    rows = []
+    for tumor in cohort:
+        image, mask = (
+            tumor.case.load_image().astype(np.float32),
+            (tumor.case.load_mask() > 0).astype(np.uint8),
+        )
+        pair = []
+        for array in (image, mask):
+            itk = SimpleITK.GetImageFromArray(array.T)
+            itk.SetSpacing([float(s) for s in tumor.case.spacing])
+            pair.append(itk)
+        found = extractor.execute(*pair)
+        rows.append({k: float(v) for k, v in found.items() if k.startswith("original")})
+    return pd.DataFrame(rows).fillna(0).to_numpy()
+
+
+# -- 3: hard cases ----------------------------------------------------------------------------------------
+
+
+def hard(args):
+    """Print type where place says little, beside a classifier that knows exact place and volume."""
+    embedder = load(args, args.model)
+    angle = test_cohort(args, "angle", 300, SEED + 1, ["meningioma", "schwannoma"])
+    rings = test_cohort(args, "rings", 300, SEED + 2, ["glioma", "metastasis"])
+    rows = []
+    inside = (angle.labels["region"] == "cerebellopontine_angle").to_numpy()
+    rows += compare("cerebellopontine angle", embedder, angle, inside)
+    single = ~rings.table["case_id"].duplicated(keep=False).to_numpy()
+    ring = rings.table["ring"].astype(str).str.lower().isin(("true", "1", "1.0")).to_numpy()
+    rows += compare("solitary ring, metastasis or glioma", embedder, rings, single & ring)
+    table = pd.DataFrame(rows)
+    table.to_csv(args.out / "hard.csv", index=False)
+    print("\n3. type where place says little\n" + table.round(2).to_string(index=False), flush=True)
+
+
+def compare(name, embedder, cohort, asked):
+    """Return rows of three methods on the tumors `asked` (bool), each asking all other patients."""
+    table = cohort.table
+    types, patients = table["label_type"].to_numpy(dtype=str), table["patient_id"].to_numpy(dtype=str)
+    known = np.column_stack([table[PLACE].to_numpy(float), np.log(table["volume_mm3"].to_numpy(float))])
+    predicted = {
+        "embedding, 5 nearest": vote(scaled(embedder, cohort), types, patients, asked),
+        "place + volume, 5 nearest": vote(StandardScaler().fit_transform(known), types, patients, asked),
+        "place + volume, random forest": cross_val_predict(
+            RandomForestClassifier(500, class_weight="balanced", random_state=0),
+            known[asked], types[asked], groups=patients[asked], cv=GroupKFold(10),
+        ),
+    }  # fmt: skip
+    rows = []
+    for method, values in predicted.items():
+        low, high = interval(types[asked], values, patients[asked])
+        value = balanced_accuracy_score(types[asked], values)
+        counts = f"{int(asked.sum())} of {len(np.unique(patients[asked]))} patients"
+        rows.append(
+            {
+                "case": name,
+                "method": method,
+                "balanced_accuracy": value,
+                "low": low,
+                "high": high,
+                "n": counts,
+            }
+        )
+    return rows
+
+
+def vote(X, types, patients, asked):
+    """Return the majority among the five nearest tumors of other patients that are `asked` about too."""
+    rows = np.flatnonzero(asked)
+    X, types, patients = X[rows], types[rows], patients[rows]
+    distances = np.linalg.norm(X[:, None] - X[None], axis=2)
+    distances[patients[:, None] == patients[None]] = np.inf
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :5]
+    return np.array([pd.Series(types[row]).mode()[0] for row in nearest])
+
+
+# -- 4: stability -----------------------------------------------------------------------------------------
+
+
+def stability(args):
+    """Print neighbor overlap under each perturbation by itself."""
+    cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
+    table = evaluate_stability(
+        embedder.set_params(cache_dir=None), cohort, n_neighbors=10, min_diameter_mm=10
+    )
+    table.to_csv(args.out / "stability.csv", index=False)
+    print("\n4. stability\n" + table.round(3).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
