@@ -2,8 +2,8 @@
 Find the tumors most like a new one
 ===================================
 
-A small archive of simulated patients is learned, indexed and asked about a new patient's tumor. Real archives
-come from `tumorsim.load_cohort`; nothing else changes.
+A small archive of simulated patients is embedded with the shipped weights, indexed, and asked about a new
+patient's tumor. Real archives come from `tumorsim.load_cohort`; nothing else changes.
 """
 
 # %%
@@ -15,20 +15,19 @@ import numpy as np
 from tumorsim import TumorEmbedder, TumorIndex, find_similar, make_cohort
 from tumorsim.plotting import plot_neighbors
 
-cohort = make_cohort(20, random_state=7, spacing=4.0)
+cohort = make_cohort(20, random_state=7, spacing=3.0)
 new_patients = sorted(set(cohort.patient_ids))[-3:]
 is_new = np.isin(cohort.patient_ids, new_patients)
 archive, new = cohort[~is_new], cohort[is_new]
 print(archive.summary())
 
 # %%
-# Learn from the archive's masks and labels
-# -----------------------------------------
-# These few steps only show the way; a useful model takes about an hour (see ``train_archive.py``).
-embedder = TumorEmbedder(
-    spacing=4.0, patch_size=48, n_channels=16, n_blocks=3, max_epochs=3, batches_per_epoch=15, random_state=0
-).fit(archive)
-print({name: round(value, 3) for name, value in embedder.history_[-1].items()})
+# The shipped weights
+# -------------------
+# They are in the package. With masks or labels of your own, ``fit`` goes on from them (see
+# ``train_archive.py``).
+embedder = TumorEmbedder.from_pretrained()
+print(embedder.classes_["type"])
 
 # %%
 # Index the archive, ask about the new tumors

@@ -177,6 +177,16 @@ def test_register_enters_hash_size_and_default(model, packaged):
     assert load_registry(packaged).default == "t1c-v1"
 
 
+def test_a_model_card_travels_in_the_file(model, packaged):
+    """The card is in the metadata, and neither tensors nor fingerprint change."""
+    options = {"license": "CC0-1.0", "description": "-", "registry_path": packaged}
+    weights = register(model, "card-v1", "1", card="# What it is for", **options)
+    path = packaged.parent / weights.file
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["model_card"] == "# What it is for"
+    assert load_model(path)[1] == load_model(model)[1]
+
+
 def test_register_refuses_what_cannot_be_shipped(model, packaged, monkeypatch, tmp_path):
     """Names that are no file names, damaged files and large ones change nothing."""
     before = packaged.read_text()

@@ -1,4 +1,4 @@
-"""The main job on simulated data: simulate, fit, index, query, evaluate, and show."""
+"""The main job on simulated data, with the shipped weights: simulate, index, query, evaluate, and show."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ __all__ = ["run_demo"]
 def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print):
     """Walk the whole way once, on simulated scans, and leave figures and an answer sheet.
 
-    Patients are split in three quarters that train and form the archive, and one quarter that asks.
+    Three quarters of the patients form the archive, and one quarter asks. The shipped weights were trained on
+    other simulated patients, some of them in the same template.
 
     Parameters
     ----------
     output_dir : str or Path
-        Receives ``archive.csv`` with its scans, ``model.safetensors``, ``index/``, ``knn.csv``, figures
-        and ``answer.html``.
+        Receives ``scans/`` with ``manifest.csv``, ``index/``, ``knn.csv``, figures and ``answer.html``.
     n_patients : int, default=60
     random_state : int, default=0
     n_jobs : int, default=2
@@ -33,9 +33,10 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     from tumorsim.evaluation import format_knn_table, split_patients
     from tumorsim.io import atomic_path
     from tumorsim.report import describe_model, save_report
+    from tumorsim.weights import find_weights
 
     output_dir = Path(output_dir)
-    echo(f"1/5 Simulating {n_patients} patients (nothing here is a real person) …")
+    echo(f"1/4 Simulating {n_patients} patients (nothing here is a real person) …")
     cohort = make_cohort(
         n_patients,
         random_state=random_state,
@@ -45,25 +46,18 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         progress=True,
     )
     echo(cohort.summary().to_string())
-    train_rows, test_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
-    archive, queries = cohort[train_rows], cohort[test_rows]
+    archive_rows, query_rows = split_patients(
+        cohort.patient_ids, test_share=0.25, random_state=random_state
+    )
+    archive, queries = cohort[archive_rows], cohort[query_rows]
 
-    echo(f"2/5 Training on {archive!r} …")
-    embedder = TumorEmbedder(
-        spacing=3.0, patch_size=64, n_blocks=4, max_epochs=8, batches_per_epoch=40, lr=0.005, device="cpu",
-        n_jobs=n_jobs, random_state=random_state, verbose=1,
-    ).fit(archive)  # fmt: skip
-    first, last = embedder.history_[0], embedder.history_[-1]
-    for name in (n for n in last if n.startswith("loss_")):
-        echo(f"    {name[5:]:<14} loss {first[name]:.3f} → {last[name]:.3f}")
-    embedder.save(output_dir / "model.safetensors")
-
-    echo("3/5 Indexing the archive …")
+    embedder = TumorEmbedder.from_pretrained().set_params(n_jobs=n_jobs, verbose=1)
+    echo(f"2/4 Embedding with shipped weights '{embedder.initial_weights}', and indexing {archive!r} …")
     X = embedder.transform(archive)
     index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
     index.save(output_dir / "index")
 
-    echo(f"4/5 How good is retrieval? {queries!r} ask the archive; they were never trained on.")
+    echo(f"3/4 How good is retrieval? {queries!r} ask the archive.")
     query_X = embedder.transform(queries)
     result = evaluate_knn(
         X,
@@ -76,7 +70,7 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     result.to_csv(output_dir / "knn.csv", index=False)
     echo(format_knn_table(result))
 
-    echo("5/5 One tumor and its neighbors:")
+    echo("4/4 One tumor and its neighbors:")
     by_size = np.argsort(queries.table["volume_mm3"].to_numpy())
     chosen = queries[[int(by_size[3 * len(by_size) // 4])]]  # large enough to be seen well
     neighbors = find_similar(embedder, index, chosen, n_neighbors=5)
@@ -85,12 +79,11 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     echo(query[shown].to_frame("query").T.to_string(index=False))
     echo(neighbors[["rank", "distance", *shown]].round(2).to_string(index=False))
 
-    files = {name: output_dir / f"{name}.png" for name in ("cohort", "history", "knn", "map", "neighbors")}
+    files = {name: output_dir / f"{name}.png" for name in ("cohort", "knn", "map", "neighbors")}
     by_id = {tumor.tumor_id: tumor for tumor in archive}
     found = [by_id[tumor_id] for tumor_id in neighbors["tumor_id"]]
     axes = {
         "cohort": plotting.plot_cohort(cohort),
-        "history": plotting.plot_history(embedder.history_),
         "knn": plotting.plot_knn_curve(result),
         "map": plotting.plot_map(X * embedder.space_.scale, archive.labels["type"]),
         "neighbors": plotting.plot_neighbors(chosen[0], found, neighbors["distance"].to_numpy()),
@@ -104,7 +97,7 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         neighbors=neighbors,
         archive=archive,
         archive_name="simulated patients",
-        model_info=describe_model(embedder, output_dir / "model.safetensors"),
+        model_info=describe_model(embedder, find_weights()),
     )
     echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")
     return files

@@ -215,13 +215,16 @@ class _Prefetch:
         self._futures = []
 
     def __enter__(self):
-        self._pool = ThreadPoolExecutor(self._n_ahead)
+        # one thread each: a team of threads for every batch would fight the network's for the cores
+        self._n_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._n_ahead, initializer=torch.set_num_threads, initargs=(1,))
         for _ in range(self._n_ahead + 1):
             self._submit()
         return self
 
     def __exit__(self, *_):
         self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._n_threads)  # of threads to come, too
 
     def next(self):
         """Return the next batch."""

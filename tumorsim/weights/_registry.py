@@ -125,7 +125,7 @@ def load_registry(path=None):
     return registry
 
 
-def register(path, name, version, *, license, description, default=True, registry_path=None):
+def register(path, name, version, *, license, description, card=None, default=True, registry_path=None):
     """Make a model file part of the package: copy it beside the registry and enter it there.
 
     Parameters
@@ -139,6 +139,8 @@ def register(path, name, version, *, license, description, default=True, registr
         Of the weights.
     description : str
         One sentence: trained on what, for what.
+    card : str, optional
+        Model card (Markdown); it becomes the file's metadata ``model_card``.
     default : bool, default=True
         Make these the weights that are meant where none are named.
     registry_path : str or Path, optional
@@ -167,7 +169,7 @@ def register(path, name, version, *, license, description, default=True, registr
     registry = load_registry(registry_path)
     file = f"tumorsim-{name}.safetensors"
     with atomic_path(registry.path.parent / file) as temporary:
-        shutil.copyfile(path, temporary)
+        _copy(path, temporary, card)
         sha256 = content_key(temporary)
     weights = Weights(name, str(version), file, sha256, size, license, description)
     content = json.loads(registry.path.read_text(encoding="utf-8"))
@@ -177,3 +179,16 @@ def register(path, name, version, *, license, description, default=True, registr
     with atomic_path(registry.path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return weights
+
+
+def _copy(path, target, card):
+    """Copy a model file, with `card` in its metadata where there is one."""
+    if card is None:
+        shutil.copyfile(path, target)
+        return
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        save_file(tensors, target, metadata=file.metadata() | {"model_card": card})
