@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder
 from tumorsim.exceptions import CohortError, GeometryError
 from tumorsim.inference import mask_probability
+from tumorsim.preprocessing import Preprocessing
 
 QUICK = TINY | {"max_epochs": 1, "batches_per_epoch": 2}
 
@@ -103,6 +104,21 @@ def _to_ras(array, affine):
     import nibabel as nib
 
     return nib.as_closest_canonical(nib.Nifti1Image(array, affine)).get_fdata().astype(np.uint8)
+
+
+def test_a_scan_smaller_than_a_patch_is_filled_up_with_air(fitted):
+    """What lies around a thin stack is what lay around it in training, and air that is there is the same."""
+    thin = scan("thin", [("meningioma", (12, 16, 4), (3, 4, 2))], shape=(40, 44, 9))[0]
+    image, mask = thin.case.load_image(), thin.case.load_mask()
+    affine = thin.case.affine.copy()
+    affine[:3, 3] -= affine[:3, 2] * 7  # 24 - 9 slices: 7 below, 8 above
+    padded = [np.pad(a, [(0, 0), (0, 0), (7, 8)]) for a in (image, mask)]
+    case = Case((padded[0], affine), (padded[1], affine), case_id="padded", patient_id="p")
+    same_tumor = Tumor(case, thin.bbox + np.array([0, 0, 7]), tumor_id="padded/1", mask_value=1)
+    same(fitted.transform([same_tumor]), fitted.transform([thin]), rtol=1e-3)
+    assert fitted.segment(thin.case).shape == (40, 44, 9)
+    whole = Preprocessing(2.0, 24).pad(np.ones((5, 30, 23)))
+    assert whole[0].shape == (24, 30, 24) and whole[0].sum() == 5 * 30 * 23 and whole[1].tolist() == [9, 0, 0]
 
 
 def test_header_rotation_changes_nothing(fitted):

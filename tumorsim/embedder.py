@@ -17,6 +17,7 @@ from tumorsim._parameters import PAPER, check_parameters
 from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
 from tumorsim._validation import check_fitted, check_real
 from tumorsim.exceptions import WeightsError
+from tumorsim.geometry import crop_slices
 from tumorsim.inference import embed_boxes, mask_probability
 from tumorsim.nn import Network, choose_device
 from tumorsim.nn._device import to_device
@@ -233,7 +234,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             If the loss is not finite, or the checkpoint belongs to another run.
         """
         values = check_parameters(self.get_params(deep=False))
-        preprocessing, device = Preprocessing(self.spacing), choose_device(self.device)
+        preprocessing = Preprocessing(self.spacing, values["patch_shape"])
+        device = choose_device(self.device)
         seed = self._seed(resume)
         tumors = check_tumors(tumors)
         if not tumors:
@@ -326,7 +328,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             groups, n_jobs=self.n_jobs, description="embedding", verbose=self.verbose,
         )  # fmt: skip
         for rows, volume in zip(groups, volumes, strict=True):
-            X[rows] = embed_boxes(network, volume.image, volume.boxes([tumors[r].bbox for r in rows]))
+            image, origin = self.preprocessing_.pad(volume.image)
+            X[rows] = embed_boxes(network, image, volume.boxes([tumors[r].bbox for r in rows]) + origin)
         return X
 
     def predict_proba(self, tumors):
@@ -371,7 +374,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_real(threshold, "threshold", minimum=0, maximum=1)
         network = self._ready_network()
         volume = self.preprocessing_.prepare_case(case, cache=self._cache())
-        return (volume.to_source(mask_probability(network, volume.image)) >= threshold).astype(np.uint8)
+        image, origin = self.preprocessing_.pad(volume.image)
+        inside = crop_slices(np.stack([origin, origin + volume.image.shape]))
+        probability = mask_probability(network, image)[inside]
+        return (volume.to_source(probability) >= threshold).astype(np.uint8)
 
     def _start_from_weights(self, network, classes, preprocessing):
         """Copy `initial_weights` into `network`; returns what the training record says of them."""
@@ -380,8 +386,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
             return {}
         source, config = load_model(find_weights(self.initial_weights, progress=True))
-        wanted = network.config, preprocessing
-        found = source.config, Preprocessing.from_dict(config["preprocessing"])
+        wanted = network.config, preprocessing.spacing
+        found = source.config, Preprocessing.from_dict(config["preprocessing"]).spacing
         if found != wanted:
             raise ValueError(
                 f"'initial_weights' must have the architecture and spacing asked for, {wanted}. Got {found}. "

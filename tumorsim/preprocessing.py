@@ -72,6 +72,9 @@ class Preprocessing:
     ----------
     spacing : float or tuple of 3 float
         Millimetres per voxel of the network's grid.
+    least_shape : int or tuple of 3 int, default=1
+        Voxels to which `pad` fills up a smaller scan: those of a training patch, so that what the network
+        sees around a thin stack is what it saw in training.
 
     Examples
     --------
@@ -81,9 +84,11 @@ class Preprocessing:
     """
 
     spacing: tuple
+    least_shape: tuple
 
-    def __init__(self, spacing):
+    def __init__(self, spacing, least_shape=1):
         object.__setattr__(self, "spacing", tuple(float(s) for s in check_spacing(spacing)))
+        object.__setattr__(self, "least_shape", tuple(int(n) for n in np.broadcast_to(least_shape, 3)))
 
     def to_dict(self):
         """Return what JSON can hold; `Preprocessing(**d)` without ``version`` restores it."""
@@ -96,7 +101,13 @@ class Preprocessing:
             raise ValueError(
                 f"Preprocessing version must be {_VERSION}. Got {values.get('version')}; update tumorsim."
             )
-        return cls(values["spacing"])
+        return cls(values["spacing"], values["least_shape"])
+
+    def pad(self, image):
+        """Fill up an image (x, y, z) with air to `least_shape`; returns it and where the scan begins (3,)."""
+        missing = np.maximum(np.array(self.least_shape) - image.shape, 0)
+        before = missing // 2
+        return np.pad(image, np.stack([before, missing - before], axis=1)), before
 
     def prepare(self, image, affine, mask=None):
         """Return the scan as a `Volume`.
@@ -259,7 +270,8 @@ class VoxelCache:
 
     @staticmethod
     def _key(preprocessing, case, source):
-        digest = hashlib.sha256(json.dumps(preprocessing.to_dict(), sort_keys=True).encode())
+        grid = {name: preprocessing.to_dict()[name] for name in ("spacing", "version")}
+        digest = hashlib.sha256(json.dumps(grid, sort_keys=True).encode())
         digest.update(case.affine.tobytes())
         if isinstance(source, str):
             digest.update(content_key(source).encode())
