@@ -1,4 +1,4 @@
-"""Simulated scans beside real ones, for the eye: do they look alike?
+"""Simulated scans beside real ones, for the eye.
 
     python benchmarks/contact_sheet.py --heads HEADS --real SCANS.csv STACKS.csv --out sheet.png
 
@@ -34,7 +34,9 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     n = N_COLUMNS * N_ROWS
-    cohort = make_cohort(n, random_state=SEED, anatomies=[*sorted(args.heads.glob("*.nii.gz"))[::3], "mni152"])
+    cohort = make_cohort(
+        n, random_state=SEED, anatomies=[*sorted(args.heads.glob("*.nii.gz"))[::3], "mni152"]
+    )
     types = cohort.table.drop_duplicates("case_id")["label_type"]
     pages = {
         "simulated": list(zip(types, cohort.cases, strict=True)),
@@ -46,7 +48,9 @@ def main():
     )  # fmt: skip
     for ax in axes.ravel():
         ax.axis("off")
-    for (title, cases), half in zip(pages.items(), (axes[:, :N_COLUMNS], axes[:, N_COLUMNS + 1 :]), strict=True):
+    for (title, cases), half in zip(
+        pages.items(), (axes[:, :N_COLUMNS], axes[:, N_COLUMNS + 1 :]), strict=True
+    ):
         for (kind, case), ax in zip(cases, half.ravel(), strict=False):
             draw(ax, kind, case)
         half[0, 0].annotate(title, (0, 1.25), xycoords="axes fraction", color="white", fontsize=13)

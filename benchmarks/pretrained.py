@@ -28,9 +28,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from tumorsim import TumorEmbedder, evaluate_knn, load_cohort, make_cohort
+from tumorsim.baselines import intensity_features, radiomics_features, volume_place_features
 from tumorsim.evaluation import evaluate_stability, format_knn_table, untrained_copy
 from tumorsim.metrics import dice
-from tumorsim.preprocessing import Preprocessing
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
@@ -132,16 +132,16 @@ def stacks(args):
     cohort = real_stacks(argparse.Namespace(stacks=args.stacks, out=args.out))
     types = cohort.labels["type"].to_numpy(dtype=str)
     held_out = list(folds(cohort))
-    figures, place = intensity_figures(cohort), volume_and_place(cohort)
+    figures, place = intensity_features(cohort), volume_place_features(cohort)[:, :3]  # z: where it was cut
     rows = [
         score("volume + place in the slice", [place] * N_FOLDS, types, held_out),
         score(
             "5 intensity figures + volume + place", [np.hstack([figures, place])] * N_FOLDS, types, held_out
         ),
     ]
-    radiomics = radiomics_features(cohort)
+    radiomics = radiomics_or_none(cohort)
     if radiomics is not None:
-        rows.append(score("radiomics (PyRadiomics)", [radiomics] * N_FOLDS, types, held_out))
+        rows.append(score("radiomics (mirp)", [radiomics] * N_FOLDS, types, held_out))
         both = np.hstack([radiomics, place])
         rows.append(score("radiomics + place", [both] * N_FOLDS, types, held_out))
     base = load(args, "simulated.safetensors")
@@ -209,61 +209,13 @@ def interval(truth, predicted, patients):
     return np.percentile(values, (2.5, 97.5))
 
 
-def volume_and_place(cohort):
-    """Return log-volume and the centroid in the slice relative to the head's box; (n, 3)."""
-    rows = []
-    for tumor, volume in zip(cohort, cohort.table["volume_mm3"], strict=True):
-        image = tumor.case.load_image()
-        head = np.argwhere(image > 0.1 * np.percentile(image, 99))
-        low, high = np.percentile(head, (1, 99), axis=0)
-        center = np.argwhere(tumor.case.load_mask() > 0).mean(axis=0)
-        rows.append([np.log(volume), *((center - low) / np.maximum(high - low, 1))[:2]])
-    return np.array(rows)
-
-
-def intensity_figures(cohort):
-    """Return mean, spread, rim, 10th and 90th percentile inside the mask over the brain's median; (n, 5)."""
-    from scipy.ndimage import binary_erosion
-
-    rows = []
-    for tumor in cohort:
-        mask = tumor.case.load_mask() > 0
-        volume = Preprocessing(tuple(tumor.case.spacing)).prepare_case(tumor.case, mask=mask)
-        image, inside = volume.image.astype(np.float32), volume.mask > 127
-        core = binary_erosion(inside, np.ones((3, 3, 1)), iterations=2)
-        rim = inside & ~core
-        values = image[inside]
-        middle = image[core].mean() if core.any() else values.mean()
-        rows.append(
-            [values.mean(), values.std(), image[rim].mean() - middle, *np.percentile(values, (10, 90))]
-        )
-    return np.array(rows)
-
-
-def radiomics_features(cohort):
-    """Return PyRadiomics' default features, (n, m), or None where it is not installed."""
+def radiomics_or_none(cohort):
+    """Return radiomics, (n, m), or None where mirp is not installed."""
     try:
-        import SimpleITK
-        from radiomics import featureextractor, setVerbosity
-    except ImportError:
-        print("PyRadiomics is not installed: no row for it")
+        return radiomics_features(cohort)
+    except ImportError as err:
+        print(f"{err} No rows for radiomics.")
         return None
-    setVerbosity(50)
-    extractor = featureextractor.RadiomicsFeatureExtractor(normalize=True, binWidth=0.1, force2D=False)
-    rows = []
-    for tumor in cohort:
-        image, mask = (
-            tumor.case.load_image().astype(np.float32),
-            (tumor.case.load_mask() > 0).astype(np.uint8),
-        )
-        pair = []
-        for array in (image, mask):
-            itk = SimpleITK.GetImageFromArray(array.T)
-            itk.SetSpacing([float(s) for s in tumor.case.spacing])
-            pair.append(itk)
-        found = extractor.execute(*pair)
-        rows.append({k: float(v) for k, v in found.items() if k.startswith("original")})
-    return pd.DataFrame(rows).fillna(0).to_numpy()
 
 
 # -- 3: hard cases ----------------------------------------------------------------------------------------
@@ -272,8 +224,8 @@ def radiomics_features(cohort):
 def hard(args):
     """Print type where place says little, beside a classifier that knows exact place and volume."""
     embedder = load(args, args.model)
-    angle = test_cohort(args, "angle", 300, SEED + 1, ["meningioma", "schwannoma"])
-    rings = test_cohort(args, "rings", 300, SEED + 2, ["glioma", "metastasis"])
+    angle = test_cohort(args, "angle", 200, SEED + 1, ["meningioma", "schwannoma"])
+    rings = test_cohort(args, "rings", 200, SEED + 2, ["glioma", "metastasis"])
     rows = []
     inside = (angle.labels["region"] == "cerebellopontine_angle").to_numpy()
     rows += compare("cerebellopontine angle", embedder, angle, inside)

@@ -113,6 +113,24 @@ def test_index_add_appends_and_refuses_twice(folder, tmp_path):
     assert "tumors:        8" in run("index info", tmp_path / "index").output
 
 
+def test_shipped_weights_need_no_model(folder, tmp_path):
+    """Without --model the package's weights embed, index and answer; a frozen fit keeps their embeddings."""
+    run("index build", folder / "archive.csv", "-o", tmp_path / "index", "--device cpu")
+    scan, mask = folder / "s0_image.nii.gz", folder / "s0_mask.nii.gz"
+    result = run("query", tmp_path / "index", scan, "--mask", mask, "--device cpu -o", tmp_path / "near.csv")
+    assert "s0_image/1" in result.output
+    assert pd.read_csv(tmp_path / "near.csv")["distance"][0] == pytest.approx(0, abs=1e-4)
+    frozen = (
+        "--initial-weights default --freeze-backbone --max-epochs 1 --batches-per-epoch 1 --patch-size 32"
+    )
+    run("fit", folder / "archive.csv", "-o", tmp_path / "heads.safetensors", frozen, "--device cpu")
+    run("embed", folder / "archive.csv", "-o", tmp_path / "a.npz", "--device cpu")
+    model = ("--model", tmp_path / "heads.safetensors", "--device cpu")
+    run("embed", folder / "archive.csv", *model, "-o", tmp_path / "b.npz")
+    a, b = (load_embeddings(tmp_path / f"{name}.npz")[0] for name in "ab")
+    np.testing.assert_array_equal(a, b)
+
+
 def test_query_by_mask_finds_itself(folder, tmp_path):
     """The scan's own tumor is the nearest at distance 0; excluding its patient it is gone."""
     mask = ("--mask", folder / "s0_mask.nii.gz")
@@ -157,6 +175,18 @@ def test_query_conditions_hold(folder, tmp_path):
     text = ask(folder, *mask, "--aspect type=1 --show visit -n 1").output
     assert "distance_type" in text and "2024-05" in text
     assert "No tumor of the archive meets" in ask(folder, *mask, "--where volume_mm3>1e9").output
+
+
+def test_query_tells_closeness_votes_and_summary(folder):
+    """Six patients are too few for a p-value; labels are counted, columns summarized, aspects worded."""
+    mask = ("--mask", folder / "s0_mask.nii.gz")
+    text = ask(folder, *mask, "--aspect size=1 --show volume_mm3,visit -n 4").output
+    assert "Too few patients to say whether the nearest case is close." in text
+    assert "base rate in this archive 50 %" in text and "of 4 neighbors, 4 patients" in text
+    assert "volume_mm3: median" in text and "visit: 2024-05 4 (n = 4)" in text
+    assert "distance_size" in text and "agrees in" in text
+    text = ask(folder, *mask, "--alpha 0.5 -n 2 --exclude s0/1,s1/1").output
+    assert "from its nearest case than" in text and "s0/1" not in text and "s1/1" not in text
 
 
 def test_query_report_shows_the_neighbors(folder, tmp_path):
@@ -207,7 +237,11 @@ ASK = "query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors"
         ("fit {f}/archive.csv -o {t}/m.safetensors --patch-size 30", "multiples of 4"),
         ("embed {f}/archive.csv --model {f}/gone.safetensors -o {t}/a.npz", "gone.safetensors"),
         ("embed {f}/archive.csv --model {f}/scans.csv -o {t}/a.npz", "scans.csv"),
-        ("index build {f}/archive.csv -o {t}/index", "is no embeddings file"),
+        ("index build {f}/model.safetensors -o {t}/index", "is no embeddings file"),
+        ("index build {f}/scans.csv -o {t}/index", "This is a scan table"),
+        ("embed {f}/archive.csv --model t1c-v0 -o {t}/a.npz", "t1c-v0"),
+        ("fit {f}/archive.csv -o {t}/m.safetensors --paper --initial-weights default", "Give one of them"),
+        ("fit {f}/archive.csv -o {t}/m.safetensors --freeze-backbone", "'initial_weights'"),
         ("index build {f}/archive.npz -o {f}", "holds no tumorsim index"),
         ("index info {f}/gone", "does not exist"),
         ("evaluate {f}/gone.npz", "does not exist"),
@@ -223,6 +257,7 @@ ASK = "query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors"
         (f"{ASK} --show dose", "Got 'dose'"),
         (f"{ASK} --aspect type=x", "such as 'type=1'"),
         (f"{ASK} --report {{t}}", "is a folder"),
+        (f"{ASK} --mask {{f}}/s0_mask.nii.gz --exclude same_patent", "same_case, or tumor ids of the index"),
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, command, message):

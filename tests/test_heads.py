@@ -81,7 +81,7 @@ def test_bad_anatomies_are_named(tmp_path):
     with pytest.raises(ValueError, match="must hold NIfTI or NRRD files"):
         make_cohort(1, anatomies=tmp_path)
     save_nifti(tmp_path / "flat.nii.gz", np.full((8, 8, 8), 2, np.int16), np.eye(4))
-    with pytest.raises(GeometryError, match="must hold label 3 of FreeSurfer"):
+    with pytest.raises(GeometryError, match="must hold FreeSurfer's label 3"):
         make_cohort(1, anatomies=tmp_path)
 
 

@@ -31,6 +31,7 @@ TABLE = pd.DataFrame(
         "operated": [True, False, False, True],
     }
 )
+COLUMNS = ["query", "rank", "distance", "p_value", "no_close_match", *TABLE.columns]
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_cosine_distance_ignores_length_and_refuses_zeros():
 def test_search_answers_with_rank_distance_and_the_neighbors_metadata(four):
     """Columns, ranks from 1, distances by hand, and one tumor a patient by default."""
     answer = four.search([[0.2, 0.0], [5.0, 5.0]], n_neighbors=2)
-    assert answer.columns.tolist() == ["query", "rank", "distance", *TABLE.columns]
+    assert answer.columns.tolist() == COLUMNS
     assert answer["query"].tolist() == [0, 0, 1, 1]
     assert answer["rank"].tolist() == [1, 2, 1, 2]
     assert answer["tumor_id"].tolist() == ["a", "c", "007", "c"]
@@ -181,7 +182,7 @@ def test_where_selects_by_equality_sets_ranges_and_missing(four, where, expected
     """Each form of the grammar selects the rows that it names."""
     answer = four.search([[0.0, 0.0]], 4, where=where, max_per_patient=None)
     assert " ".join(answer["tumor_id"]) == expected
-    assert answer.columns.tolist() == ["query", "rank", "distance", *TABLE.columns]
+    assert answer.columns.tolist() == COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_search_equals_brute_force_over_random_filters(data):
     least = data.draw(st.none() | st.integers(0, 9), "least")
     limit = data.draw(st.none() | st.integers(1, 3), "limit")
     k = data.draw(st.integers(1, 12), "k")
-    same = data.draw(st.booleans(), "same")
+    exclude = data.draw(st.sampled_from([None, "same_patient", ["0", "2", "3"]]), "exclude")
     queries, patients = X[:5], table["patient_id"][:5]
     where = {} if side is ... else {"side": side}
     where |= {} if least is None else {"volume": [(">=", least)]}
@@ -285,15 +286,17 @@ def test_search_equals_brute_force_over_random_filters(data):
         (side is ... or s in sides) and (least is None or v >= least)
         for s, v in zip(table["label_side"], table["volume"], strict=True)
     ]
+    if isinstance(exclude, list):
+        allowed = [a and str(i) not in exclude for i, a in enumerate(allowed)]
     answer = index.search(
         queries,
         k,
         where=where,
-        exclude="same_patient" if same else None,
+        exclude=exclude,
         query_metadata={"patient_id": patients.tolist()},
         max_per_patient=limit,
     )
-    own = patients.tolist() if same else [None] * len(queries)
+    own = patients.tolist() if exclude == "same_patient" else [None] * len(queries)
     expected = brute_force(index, queries, k, allowed=allowed, own=own, limit=limit or n)
     assert list(zip(answer["query"], answer["tumor_id"].astype(int), strict=True)) == [
         e[:2] for e in expected
@@ -330,7 +333,8 @@ def test_aspects_equal_brute_force(data):
     combined = np.sqrt(combined)
     expected = np.argsort(combined[:4], axis=1, kind="stable")[:, :5]
     row = answer["tumor_id"].astype(int)
-    assert answer.columns[2:5].tolist() == ["distance", "distance_type", "distance_side"]
+    names = ["distance", "distance_type", "distance_side", "closer_than_type", "closer_than_side"]
+    assert answer.columns[2:7].tolist() == names
     assert row.tolist() == expected.ravel().tolist()
     np.testing.assert_allclose(answer["distance"], combined[answer["query"], row], atol=1e-9)
     for name in heads:
@@ -345,13 +349,13 @@ def test_a_thousand_tumors_have_aspects_in_units_of_their_spread():
     answer = index.search(X[:40], 1000, aspects={"type": 1})
     assert np.median(answer["distance_type"]) == pytest.approx(1, abs=0.1)
     np.testing.assert_allclose(answer["distance"], answer["distance_type"], atol=1e-12)
-    assert "distance_type" not in index.search(X[:1])
+    pd.testing.assert_series_equal(index.search(X[:1])["distance_type"][:1], answer["distance_type"][:1])
 
 
 @pytest.mark.parametrize(
     ("aspects", "error", "match"),
     [
-        ({"size": 1}, ValueError, "Got 'size'; aspects are type, none"),
+        ({"size": 1}, ValueError, "Got 'size'; aspects are type"),
         ({"type": -1}, ValueError, r"aspects\['type'\].*at least 0"),
         ({"type": 0}, ValueError, "greater than 0"),
         ({"none": 1}, ValueError, "reads nothing"),
@@ -368,7 +372,7 @@ def test_aspects_that_mean_nothing_are_errors(aspects, error, match):
 
 def test_aspects_of_an_index_without_a_space_are_an_error(four):
     """An index that knows no aspects says how to give it some."""
-    with pytest.raises(ValueError, match="it has none: fit it with a space"):
+    with pytest.raises(ValueError, match="aspects are size; those of an embedder come with fit"):
         four.search(FOUR, aspects={"type": 1})
 
 
@@ -466,7 +470,9 @@ def test_before_fit_every_method_says_so(tmp_path):
 
 def test_wrong_parameters_are_named(four):
     """Metric, engine, numbers of neighbors and features are checked with their names."""
-    with pytest.raises(ValueError, match=r"'metric' must be one of 'euclidean', 'cosine'\. Got 'manhattan'"):
+    with pytest.raises(
+        ValueError, match=r"must be one of 'euclidean', 'cosine', 'whitened'\. Got 'manhattan'"
+    ):
         TumorIndex(metric="manhattan").fit(FOUR)
     with pytest.raises(ValueError, match=r"'engine' must be one of 'exact', 'pynndescent'\. Got 'faiss'"):
         TumorIndex(engine="faiss").fit(FOUR)
@@ -488,7 +494,7 @@ def test_more_neighbors_than_there_are_give_fewer_rows(four):
     assert len(four.search(FOUR, 100, where={"type": "glioma"})) == 4
     empty = four.search(FOUR, 100, where={"type": "chordoma"})
     assert len(empty) == 0
-    assert empty.columns.tolist() == ["query", "rank", "distance", *TABLE.columns]
+    assert empty.columns.tolist() == COLUMNS
 
 
 def test_add_appends_and_refuses_what_is_held(four):

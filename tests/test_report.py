@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tumorsim import Case, Cohort, Tumor
+from tumorsim.answers import summarize, votes
 from tumorsim.report import save_report
 
 
@@ -218,3 +219,18 @@ def test_wrong_arguments_leave_no_file(cohort, tmp_path):
     with pytest.raises(ValueError, match="1 query tumors"):
         save_report(tmp_path / "a.html", query=cohort[0], neighbors=_answer(cohort).assign(query=3))
     assert not list(tmp_path.iterdir())
+
+
+def test_closeness_votes_and_summary_are_told(cohort, tmp_path):
+    """What the tables say stands in the sheet in words, escaped, with aspects at each neighbor."""
+    answer = _answer(cohort).assign(
+        p_value=0.02, no_close_match=True, closer_than_size=0.9, closer_than_type=0.1, note="<b>"
+    )
+    tables = {"votes": votes(answer, cohort.table), "summary": summarize(answer, ["volume_mm3", "note"])}
+    page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, **tables))
+    assert "No close match: farther from its nearest case than 98 %" in page.text
+    assert page.text.count("Agrees in size, not in type") == len(answer)
+    assert "no vote (no close match)" in page.text and "volume_mm3: median" in page.text
+    assert f"note: <b> {len(answer)} (n = {len(answer)})" in page.text and "no recommendation" in page.text
+    plain = _page(save_report(tmp_path / "b.html", query=cohort[0], neighbors=_answer(cohort)))
+    assert "nearest case" not in plain.text and "no recommendation" not in plain.text

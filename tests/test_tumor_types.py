@@ -198,3 +198,12 @@ def test_every_type_can_be_simulated(name):
     cohort = make_cohort(1, random_state=0, spacing=5.0, types=[name])
     assert set(cohort.labels["type"]) == {name}
     cohort.check(voxels=True)
+
+
+def test_a_head_without_a_site_gets_meningiomas_elsewhere():
+    """Where no point of the surface meets a site's rule, another site is drawn."""
+    head = load_head()
+    flat = head._replace(surface=head.surface[head.surface[:, 2] > 20])
+    flat = flat._replace(normals=flat.surface / np.linalg.norm(flat.surface, axis=1, keepdims=True))
+    rng = np.random.default_rng(0)
+    assert all(np.isfinite(draw_lesion("meningioma", rng, flat).center).all() for _ in range(60))

@@ -46,9 +46,7 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         progress=True,
     )
     echo(cohort.summary().to_string())
-    archive_rows, query_rows = split_patients(
-        cohort.patient_ids, test_share=0.25, random_state=random_state
-    )
+    archive_rows, query_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
     archive, queries = cohort[archive_rows], cohort[query_rows]
 
     embedder = TumorEmbedder.from_pretrained().set_params(n_jobs=n_jobs, verbose=1)

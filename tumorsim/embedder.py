@@ -262,7 +262,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
             torch.manual_seed(seed)
             network = Network({task: len(names) for task, names in classes.items()}, **shape)
-        start = self._start_from_weights(network, classes, preprocessing)
+        preprocessing, start = self._start_from_weights(network, classes, preprocessing)
         network = to_device(network, device)
         class_weights = None
         if self.balance_classes:
@@ -380,14 +380,22 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         return (volume.to_source(probability) >= threshold).astype(np.uint8)
 
     def _start_from_weights(self, network, classes, preprocessing):
-        """Copy `initial_weights` into `network`; returns what the training record says of them."""
+        """Copy `initial_weights` into `network`.
+
+        Returns
+        -------
+        preprocessing : Preprocessing
+            That of the weights where the backbone is frozen, so that embeddings stay what they were.
+        start : dict
+            What the training record says of them.
+        """
         if self.initial_weights is None:
             if self.freeze_backbone:
                 raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
-            return {}
+            return preprocessing, {}
         source, config = load_model(find_weights(self.initial_weights, progress=True))
-        wanted = network.config, preprocessing.spacing
-        found = source.config, Preprocessing.from_dict(config["preprocessing"]).spacing
+        its_own = Preprocessing.from_dict(config["preprocessing"])
+        wanted, found = (network.config, preprocessing.spacing), (source.config, its_own.spacing)
         if found != wanted:
             raise ValueError(
                 f"'initial_weights' must have the architecture and spacing asked for, {wanted}. Got {found}. "
@@ -396,7 +404,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         network.start_from(source, classes, config["classes"])
         if self.freeze_backbone:
             network.freeze_backbone()
-        return {"initial_weights": config["fingerprint"], "freeze_backbone": bool(self.freeze_backbone)}
+            preprocessing = its_own
+        frozen = bool(self.freeze_backbone)
+        return preprocessing, {"initial_weights": config["fingerprint"], "freeze_backbone": frozen}
 
     def save(self, path):
         """Write a model file: safetensors with its configuration as JSON; nothing is pickled."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tumorsim
+from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.io import atomic_path
 from tumorsim.plotting import common_extent, tumor_slices
@@ -38,6 +39,8 @@ def save_report(
     model_info=None,
     settings=None,
     show=(),
+    votes=None,
+    summary=None,
     margin_mm=30.0,
 ):
     """Write the answer to a query as one HTML file that loads nothing from anywhere.
@@ -65,6 +68,10 @@ def save_report(
         Of the search, shown at the bottom.
     show : sequence of str, default=()
         Further columns of `neighbors` to show.
+    votes : DataFrame, optional
+        Of `answers.votes`; they take the place of plain counts of the neighbors' labels.
+    summary : DataFrame, optional
+        Of `answers.summarize`.
     margin_mm : float, default=30.0
         Surroundings of the box that are shown.
 
@@ -101,6 +108,7 @@ def save_report(
     drawing = {"margin_mm": margin_mm, "n_pixels": n_pixels}
     sections = [
         _section(query[i], query.table.iloc[i], neighbors[neighbors["query"] == i], archive, show, drawing)
+        | {"votes": _lines(votes, i, describe_vote), "summary": _lines(summary, i, describe_summary)}
         for i in range(len(query))
     ]
     model_info = dict(model_info or {})
@@ -149,12 +157,23 @@ def _section(tumor, row, neighbors, archive, show, drawing):
     for (_, neighbor), picture_of in zip(neighbors.iterrows(), shown[1:], strict=True):
         card = _card(neighbor, picture_of, show, drawing)
         card |= {"rank": int(neighbor["rank"]), "distance": f"{neighbor['distance']:.2f}"}
+        card["agreement"] = describe_agreement(neighbor)
         for task, label in card["labels"].items():
             known = labels.get(task) is not None and label["value"] is not None
             label["agrees"] = (label["value"] == labels[task]) if known else None
         cards.append(card)
     query = _card(row, shown[0], (), drawing)
-    return {"query": query, "neighbors": cards, "counts": _counts(neighbors)}
+    closeness = describe_closeness(neighbors) if "p_value" in neighbors and len(neighbors) else None
+    far = closeness is not None and bool(neighbors["no_close_match"].iloc[0])
+    found = {"neighbors": cards, "counts": _counts(neighbors)}
+    return {"query": query, "closeness": closeness, "far": far} | found
+
+
+def _lines(table, query, describe):
+    """Return the rows of one query in words."""
+    if table is None:
+        return []
+    return [describe(row) for _, row in table[table["query"] == query].iterrows()]
 
 
 def _card(row, tumor, show, drawing):

@@ -37,12 +37,14 @@ def find_similar(embedder, index, tumors, n_neighbors=5, **search):
     n_neighbors : int, default=5
         Rows a tumor; fewer where fewer tumors are left.
     **search
-        ``where``, ``exclude``, ``aspects``, ``max_per_patient`` of `TumorIndex.search`.
+        ``where``, ``exclude``, ``aspects``, ``max_per_patient``, ``alpha``, ``calibration`` of
+        `TumorIndex.search`.
 
     Returns
     -------
     DataFrame
-        ``query`` (row of `tumors`), ``rank`` (from 1), ``distance``, then the neighbor's metadata.
+        ``query`` (row of `tumors`), ``rank`` (from 1), ``distance``, how close it is in each aspect,
+        ``p_value`` and ``no_close_match``, then the neighbor's metadata; see `TumorIndex.search`.
 
     Raises
     ------

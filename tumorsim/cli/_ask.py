@@ -20,7 +20,7 @@ def register(app):
     """Add the commands to the root."""
     app.command(
         epilog="\b\nExamples:\n"
-        "  tumorsim query index new.nii.gz --mask mask.nii.gz --model model.safetensors\n"
+        "  tumorsim query index new.nii.gz --mask mask.nii.gz\n"
         "  tumorsim query index new.nii.gz --box 90 60 40 120 95 70 --model model.safetensors \\\n"
         "      --where type=meningioma --where 'volume_mm3>=500' --report answer.html\n\n"
         "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
@@ -31,15 +31,13 @@ def register(app):
         "Every tumor is compared with those of all other patients. Where the model was trained on the same "
         "tumors the numbers flatter it; for new patients embed an archive that it has not seen."
     )(evaluate)
-    app.command(
-        epilog="\b\nExample:\n  tumorsim segment new.nii.gz --model model.safetensors -o mask.nii.gz"
-    )(segment)
+    app.command(epilog="\b\nExample:\n  tumorsim segment new.nii.gz -o mask.nii.gz")(segment)
 
 
 def query(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
     scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
-    model: Model,
+    model: Model = None,
     mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
     box: Annotated[
         Box | None, Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="The tumor's box in voxels, half-open.")
@@ -49,12 +47,23 @@ def query(
     where: Annotated[
         list[str] | None, Option(help="Condition on the archive, such as type=a,b or volume_mm3>=500.")
     ] = None,
-    exclude: Annotated[str | None, Option(help="same_patient or same_case: leave these out.")] = None,
+    exclude: Annotated[
+        str | None, Option(help="Leave out same_patient, same_case, or tumor ids, separated by commas.")
+    ] = None,
     aspect: Annotated[
-        list[str] | None, Option(help="Search by aspects, with weights, such as type=1. See 'index info'.")
+        list[str] | None, Option(help="Search by aspects, with weights, such as type=1 or size=0.5.")
     ] = None,
     max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
-    show: Annotated[str | None, Option(help="Further columns, such as volume_mm3,visit.")] = None,
+    alpha: Annotated[
+        float, Option(min=0, max=1, help="A p-value of at most this is called no close match.")
+    ] = 0.05,
+    calibrate: Annotated[
+        list[str] | None,
+        Option(help="Which tumors calibrate p-values: a condition, such as held_out=true."),
+    ] = None,
+    show: Annotated[
+        str | None, Option(help="Further columns, such as dose_gy,control_12m; also summarized.")
+    ] = None,
     report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
     mask_value: MaskValue = ">0",
@@ -66,13 +75,20 @@ def query(
     device: Device = "auto",
 ):
     """Find the tumors of an archive that are most like a new one."""
-    from tumorsim.index import TumorIndex
+    from tumorsim.answers import (
+        describe_closeness,
+        describe_summary,
+        describe_vote,
+        summarize,
+        votes,
+    )
+    from tumorsim.index import TumorIndex, where_mask
     from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
 
     for path in (report, output):
         if path is not None:
             check_output(path)
-    if exclude is not None and patient_id is None:
+    if exclude in ("same_patient", "same_case") and patient_id is None:
         raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
     index = TumorIndex.load(index_dir)
     conditions, aspects, columns = (
@@ -85,6 +101,7 @@ def query(
         raise ValueError(
             f"--show names columns of the index: {', '.join(index.metadata_)}. Got '{unknown[0]}'."
         )
+    left_out = _left_out(exclude, index.metadata_)
     embedder = load_model(model, device)
     tumors = query_tumors(
         scan,
@@ -105,14 +122,25 @@ def query(
         tumors,
         n_neighbors,
         where=conditions,
-        exclude=exclude,
+        exclude=left_out,
         aspects=aspects,
         max_per_patient=max_per_patient,
+        alpha=alpha,
+        calibration=parse_where(calibrate, index.metadata_),
     )
+    base = index.metadata_[where_mask(index.metadata_, conditions or {})]
+    counted, summary = votes(neighbors, base), summarize(neighbors, columns or ())
     proposed = " (proposed by the model)" if mask is None and box is None else ""
     for i, tumor in enumerate(tumors):
         typer.echo(f"{tumor.tumor_id}: {tumors.table['volume_mm3'][i] / 1000:.2f} ml{proposed}")
-        typer.echo(_as_text(neighbors[neighbors["query"] == i], columns or ()))
+        found = neighbors[neighbors["query"] == i]
+        typer.echo(describe_closeness(found))
+        if len(found):
+            typer.echo(_as_text(found, columns or (), aspects or ()))
+        for _, vote in counted[counted["query"] == i].iterrows():
+            typer.echo(describe_vote(vote))
+        for _, line in summary[summary["query"] == i].iterrows():
+            typer.echo(describe_summary(line))
     if output is not None:
         from tumorsim.io import atomic_path
 
@@ -123,6 +151,7 @@ def query(
         typer.echo(f"Wrote {output}.")
     if report is not None:
         from tumorsim.report import describe_model, save_report
+        from tumorsim.weights import find_weights
 
         settings = {"Neighbors asked for": n_neighbors, "Most of one patient": max_per_patient}
         settings |= {"Where": ", ".join(where)} if where else {}
@@ -136,9 +165,11 @@ def query(
             neighbors=neighbors,
             archive=neighbor_tumors(neighbors),
             archive_name=f"{index_dir} ({index.n_samples_fit_} tumors)",
-            model_info=describe_model(embedder, model),
+            model_info=describe_model(embedder, find_weights(model)),
             settings=settings,
             show=columns or (),
+            votes=counted,
+            summary=summary,
         )
         typer.echo(f"Wrote {report}.")
 
@@ -198,8 +229,8 @@ def evaluate(
 
 def segment(
     scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
-    model: Model,
     output: Annotated[Path, Option("--output", "-o", help="Mask to write (.nii.gz).")],
+    model: Model = None,
     threshold: Threshold = 0.5,
     device: Device = "auto",
 ):
@@ -224,17 +255,28 @@ def segment(
     typer.echo(f"Wrote {output}: {volume:.2f} ml of tumor proposed.")
 
 
-def _as_text(neighbors, columns):
-    """Return one query's neighbors as a table of text."""
-    if not len(neighbors):
-        return "No tumor of the archive meets the conditions."
-    shown = [
-        "rank",
-        "distance",
-        *(n for n in neighbors if n.startswith("distance_")),
-        "tumor_id",
-        "patient_id",
-    ]
+def _left_out(exclude, metadata):
+    """Return --exclude as `exclude` of a search: same_patient, same_case, or ids that the index holds."""
+    if exclude in (None, "same_patient", "same_case"):
+        return exclude
+    ids = split_names(exclude)
+    unknown = set(ids or ()) - set(metadata["tumor_id"])
+    if unknown or not ids:
+        raise ValueError(
+            "--exclude takes same_patient, same_case, or tumor ids of the index. "
+            f"Got '{sorted(unknown)[0] if unknown else exclude}'."
+        )
+    return ids
+
+
+def _as_text(neighbors, columns, aspects):
+    """Return one query's neighbors as a table of text, with words on aspects."""
+    from tumorsim.answers import describe_agreement
+
+    shown = ["rank", "distance", *(f"distance_{name}" for name in aspects), "tumor_id", "patient_id"]
     shown += [name for name in neighbors if name.startswith("label_")] + ["volume_mm3", *columns]
-    table = neighbors[[name for name in dict.fromkeys(shown) if name in neighbors]]
-    return table.round(3).to_string(index=False, na_rep="-")
+    table = neighbors[[name for name in dict.fromkeys(shown) if name in neighbors]].round(3)
+    words = [describe_agreement(neighbor) for neighbor in neighbors.to_dict("records")]
+    if any(words):
+        table = table.assign(aspects=words)
+    return table.to_string(index=False, na_rep="-")

@@ -1,5 +1,6 @@
 """Commands that build an archive: manifest, fit, embed, index."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,9 @@ MergeDistance = Annotated[
 ]
 ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
-Model = Annotated[Path, Option(help="Model file that 'tumorsim fit' wrote.")]
+Model = Annotated[
+    str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
 
@@ -36,11 +39,13 @@ def register(app):
     )(manifest)
     app.command(
         epilog="\b\nExample:\n"
-        "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n\n"
+        "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n"
+        "  tumorsim fit archive.csv -o model.safetensors --initial-weights default --tasks outcome\n\n"
         "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
     )(fit)
     app.command(
-        epilog="\b\nExample:\n  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
+        epilog="\b\nExamples:\n  tumorsim embed archive.csv -o archive.npz\n"
+        "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
         "A run that was stopped goes on by the same command."
     )(embed)
     index_app.command("build", epilog="\b\nExample:\n  tumorsim index build archive.npz -o index")(
@@ -109,6 +114,15 @@ def fit(
     n_channels: Annotated[int | None, Option(min=1, help="Numbers in an embedding.")] = None,
     n_blocks: Annotated[int | None, Option(min=1, help="ResBlocks in the backbone.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    precision: Annotated[
+        str | None, Option(help="float32, or bfloat16 where the hardware has it: twice as fast.")
+    ] = None,
+    initial_weights: Annotated[
+        str | None, Option(help="Begin with a model file, or with shipped weights: 'default', or a name.")
+    ] = None,
+    freeze_backbone: Annotated[
+        bool, Option("--freeze-backbone", help="Train heads only; embeddings stay. For small archives.")
+    ] = False,
     device: Device = "auto",
     n_jobs: Jobs = 2,
     cache_dir: Annotated[Path | None, Option(help="Keep prepared scans here for the next run.")] = None,
@@ -136,16 +150,23 @@ def fit(
         "n_channels": n_channels,
         "n_blocks": n_blocks,
         "lr": lr,
+        "precision": precision,
+        "freeze_backbone": freeze_backbone or None,
         "cache_dir": cache_dir,
         "checkpoint_dir": checkpoint_dir,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if paper and initial_weights is not None:
+        raise ValueError("--paper begins with nothing, --initial-weights does not. Give one of them.")
     from tumorsim import TumorEmbedder, load_cohort
 
     cohort = load_cohort(archive, skip_bad=skip_bad)
     if hold_out is not None:
         cohort = _keep_some(cohort, hold_out, random_state, output)
     make = TumorEmbedder.paper if paper else TumorEmbedder
+    if initial_weights is not None:
+        name = None if initial_weights == "default" else initial_weights
+        make = functools.partial(TumorEmbedder.from_pretrained, name)
     common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": 1}
     embedder = make(**given, **common).fit(cohort, resume=resume)
     embedder.save(output)
@@ -158,8 +179,8 @@ def fit(
 
 def embed(
     archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
-    model: Model,
     output: Annotated[Path, Option("--output", "-o", help="Embeddings file to write (npz).")],
+    model: Model = None,
     device: Device = "auto",
     n_jobs: Jobs = 2,
     skip_bad: SkipBad = False,
@@ -177,11 +198,11 @@ def embed(
 
 def index_build(
     source: Annotated[
-        Path, Argument(help="Embeddings file, or a manifest together with --model.", metavar="EMBEDDINGS.npz")
+        Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
     ],
     output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
-    model: Annotated[Path | None, Option(help="Model file; only for a manifest.")] = None,
-    metric: Annotated[str, Option(help="euclidean or cosine.")] = "euclidean",
+    model: Model = None,
+    metric: Annotated[str, Option(help="euclidean, cosine or whitened.")] = "euclidean",
     engine: Annotated[str, Option(help="exact, or pynndescent for very large archives.")] = "exact",
     device: Device = "auto",
     n_jobs: Jobs = 2,
@@ -202,9 +223,9 @@ def index_build(
 def index_add(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
     source: Annotated[
-        Path, Argument(help="Embeddings file, or a manifest together with --model.", metavar="EMBEDDINGS.npz")
+        Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
     ],
-    model: Annotated[Path | None, Option(help="Model file; only for a manifest.")] = None,
+    model: Model = None,
     device: Device = "auto",
     n_jobs: Jobs = 2,
 ):
@@ -232,7 +253,7 @@ def index_info(index_dir: Annotated[Path, Argument(help="Folder of the index.", 
     if index.space_ is not None:
         facts |= {
             "fingerprint": index.space_.fingerprint,
-            "aspects": ", ".join(index.space_.aspects) or "none",
+            "aspects": ", ".join(index.aspects_) or "none",
         }
     for column in (name for name in table if name.startswith("label_")):
         counts = table[column].value_counts()
@@ -257,11 +278,12 @@ def _keep_some(cohort, share, random_state, output):
     return cohort[train]
 
 
-def load_model(path, device, n_jobs=2):
-    """Return the embedder of a model file."""
+def load_model(name, device, n_jobs=2):
+    """Return the embedder of a model file or of shipped weights; None is the default ones."""
     from tumorsim.embedder import TumorEmbedder
+    from tumorsim.weights import find_weights
 
-    embedder = TumorEmbedder.load(path, device=device)
+    embedder = TumorEmbedder.load(find_weights(name, progress=True), device=device)
     return embedder.set_params(n_jobs=n_jobs)
 
 
@@ -272,7 +294,7 @@ def read_source(source, model, device, n_jobs, partial):
     from tumorsim.io import load_embeddings
     from tumorsim.spaces import EmbeddingSpace
 
-    if model is None:
+    if source.suffix.lower() != ".csv" and source.suffix.lower() != ".parquet":
         X, columns, space = load_embeddings(source)
         return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
     from tumorsim.manifest import load_cohort

@@ -13,10 +13,10 @@ def parse_where(texts, metadata):
     Parameters
     ----------
     texts : sequence of str
-        ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), or with ``!=``, ``<``,
-        ``<=``, ``>``, ``>=``. Several conditions on one column must all hold.
+        ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), ``column!=`` (not
+        missing), or with ``!=``, ``<``, ``<=``, ``>``, ``>=``. Several conditions on a column must all hold.
     metadata : DataFrame
-        Of the index: a column of numbers makes the value a number.
+        Of the index: a column of numbers makes the value a number, one of booleans true or false.
 
     Returns
     -------
@@ -84,12 +84,15 @@ def _value(text, column, metadata):
     if not text:
         return None
     series = metadata[column] if column in metadata else metadata.get(f"label_{column}")
-    if series is None or not is_numeric_dtype(series):
+    if series is None:
         return text
-    if is_bool_dtype(series):
+    present = series.dropna()
+    if is_bool_dtype(series) or (len(present) and all(isinstance(v, bool) for v in present)):
         if text.lower() not in ("true", "false"):
             raise ValueError(f"Column '{column}' holds true or false. Got {text!r}.")
         return text.lower() == "true"
+    if not is_numeric_dtype(series):
+        return text
     try:
         return float(text)
     except ValueError as err:

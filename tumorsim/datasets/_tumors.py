@@ -195,6 +195,8 @@ def _place_meningioma(rng, head):
         near = _near(rng, head, (side * 27, -34, -36), 9)
         return Place(*near, "dura")
     chosen = np.flatnonzero(rule(*head.surface.T))
+    if len(chosen) == 0:  # a head whose surface has no point there: another site
+        return _place_meningioma(rng, head)
     index = chosen[rng.integers(len(chosen))]
     return Place(head.surface[index].copy(), head.normals[index].copy(), "dura")
 

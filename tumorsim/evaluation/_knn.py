@@ -233,6 +233,7 @@ def _neighbors(index, space, X, patients, query_X, query_patients, k):
         query_metadata={"patient_id": [str(p) for p in query_patients]},
         exclude="same_patient",
         max_per_patient=None,
+        alpha=None,
     )
     rows = np.full((len(query_X), k), -1, dtype=np.int64)
     rows[found["query"], found["rank"] - 1] = found["row"]

@@ -1,72 +1,184 @@
-"""Aspects of similarity: what one head reads of the features, on a scale that all aspects share."""
+"""Aspects of similarity: what one head reads of the features, or a measured size, each on its own scale."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.index._engines import Coordinates
 
-__all__ = ["aspect_coordinates", "check_weights", "combined_coordinates"]
+__all__ = ["SIZE_COLUMN", "Aspect", "check_weights", "make_aspects", "random_pairs", "weighted_points"]
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
+PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up "place"
+SIZE_COLUMN = "volume_mm3"
+ROWS = 16_384  # mapped at once: bounds the float64 copies
 
 
-def check_weights(aspects, space):
+@dataclass(frozen=True, eq=False)
+class Aspect:
+    """One aspect of an archive: points whose distances are in units of its median over random pairs.
+
+    Parameters
+    ----------
+    parts : sequence of Coordinates or float
+        What is read of features; a number divides the logarithm of the measured volume.
+    pairs : ndarray of shape (n_pairs,)
+        Distances of random pairs of different patients, ascending; empty where there are none.
+    """
+
+    parts: tuple
+    pairs: np.ndarray
+
+    @property
+    def measured(self):
+        """Whether the aspect comes from a column, not from features."""
+        return isinstance(self.parts[0], float)
+
+    def points(self, X, table):
+        """Return float64 points (n, n_coordinates), NaN where a measure is missing."""
+        if self.measured:
+            return log_size(table, len(X))[:, None] / self.parts[0]
+        return _mapped(self.parts, X)
+
+    def between(self, rows, embeddings, table, of_query, queries, query_table):
+        """Return distances (n_pairs,) of pairs of a row of the archive and a query, NaN where unknown."""
+        points = self.points(queries, query_table)
+        found = np.empty(len(rows))
+        for start in range(0, len(rows), ROWS):
+            part = slice(start, start + ROWS)
+            held = self.points(embeddings[rows[part]], table.iloc[rows[part]] if self.measured else None)
+            difference = held - points[of_query[part]]
+            found[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        return found
+
+    def closer_than(self, distances):
+        """Return the share of random pairs that are farther apart than `distances`, NaN where unknown."""
+        if not len(self.pairs):
+            return np.full(len(distances), np.nan)
+        share = 1 - np.searchsorted(self.pairs, distances, side="right") / len(self.pairs)
+        return np.where(np.isnan(distances), np.nan, share)
+
+
+def make_aspects(embeddings, table, space, geometry, codes):
+    """Return name → `Aspect` of an archive.
+
+    They are those of the space that read anything of the features; ``place``, the sum of those tasks of
+    hemisphere, front_rear, upper_lower and region that it has, if two or more; and ``size``, the logarithm of
+    the column volume_mm3, if the table has it. A task of the name place or size comes first.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n_rows, n_features)
+    table : DataFrame
+        The archive's metadata.
+    space : EmbeddingSpace or None
+    geometry : tuple
+        Feature scale or None, and whether features are brought to unit length.
+    codes : ndarray of shape (n_rows,)
+        Patients.
+    """
+    pairs = random_pairs(codes)
+    aspects = {}
+    for name, rows in ({} if space is None else space.aspects).items():
+        coordinates = _subspace(rows, *geometry)
+        if coordinates is not None:
+            aspects[name] = _scaled([coordinates], embeddings, pairs)
+    place = [part for name in PLACE if name in aspects for part in aspects[name].parts]
+    if len(place) > 1 and "place" not in aspects:
+        aspects["place"] = _scaled(place, embeddings, pairs)
+    if SIZE_COLUMN in table and "size" not in (() if space is None else space.aspects):
+        size = log_size(table, len(table))
+        apart = np.abs(size[pairs[0]] - size[pairs[1]])
+        apart = np.sort(apart[~np.isnan(apart)])
+        spread = float(np.median(apart)) if len(apart) else 0.0
+        spread = spread or 1.0
+        aspects["size"] = Aspect((spread,), apart / spread)
+    return aspects
+
+
+def check_weights(aspects, known, space):
     """Return aspect weights as a dict name → float.
 
     Raises
     ------
     TypeError, ValueError
-        If an aspect is unknown, a weight is negative, or all are 0.
+        If an aspect is unknown or reads nothing, a weight is negative, or all are 0.
     """
     if not isinstance(aspects, Mapping) or not aspects:
         rule = "Parameter 'aspects' must map aspect names to weights, for instance {'type': 1}."
         raise TypeError(f"{rule} Got {aspects!r}.")
-    known = {} if space is None else space.aspects
     for name in aspects:
-        if name not in known:
-            listed = (
-                f"aspects are {', '.join(known)}" if known else "it has none: fit it with a space that has"
-            )
-            raise ValueError(f"'aspects' must name aspects of the index's space. Got {name!r}; {listed}.")
+        if name in known:
+            continue
+        if space is not None and name in space.aspects:
+            raise ValueError(f"Aspect {name!r} reads nothing of the features and has no distance.")
+        listed = f"aspects are {', '.join(known) or 'none'}"
+        listed += (
+            "" if space is not None else "; those of an embedder come with fit(…, space=embedder.space_)"
+        )
+        raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
     weights = {name: check_real(w, f"aspects[{name!r}]", minimum=0) for name, w in aspects.items()}
     if not any(weights.values()):
         raise ValueError("At least one weight of 'aspects' must be greater than 0.")
     return weights
 
 
-def aspect_coordinates(embeddings, rows, scale, unit_length):
-    """Return the `Coordinates` of one aspect, in units of its median distance between tumors of the archive.
-
-    `rows` (k, n_features) act on unscaled features, so on scaled ones they are rows / scale.
-    """
-    rows = rows if scale is None else rows / scale
-    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
-    basis = directions[sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]]
-    if not sizes[0] > 0:
-        raise ValueError("An aspect whose rows are all 0 reads nothing of the features and has no distance.")
-    spread = _median_distance(embeddings, Coordinates(scale, unit_length, basis))
-    return Coordinates(scale, unit_length, basis / spread)
+def weighted_points(aspects, weights, X, table):
+    """Return points (n, n_coordinates) whose squared distance is the weighted sum of those of the aspects."""
+    return np.hstack([np.sqrt(w) * aspects[name].points(X, table) for name, w in weights.items() if w > 0])
 
 
-def combined_coordinates(aspects, weights):
-    """Return `Coordinates` whose squared distance is the weighted sum of those of the aspects."""
-    first = next(iter(aspects.values()))
-    basis = np.vstack([np.sqrt(weights[name]) * c.basis for name, c in aspects.items() if weights[name] > 0])
-    return Coordinates(first.scale, first.unit_length, basis)
+def log_size(table, n_rows):
+    """Return log volumes in mm³, NaN where the table has none or the volume is not greater than 0."""
+    if table is None or SIZE_COLUMN not in table:
+        return np.full(n_rows, np.nan)
+    volume = pd.to_numeric(table[SIZE_COLUMN], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    return np.log(np.where((volume > 0) & np.isfinite(volume), volume, np.nan))
 
 
-def _median_distance(embeddings, coordinates):
-    """Return the median distance of pairs of different rows, 1 where it is 0."""
-    n = len(embeddings)
+def random_pairs(codes):
+    """Return two arrays of rows: pairs of different codes, all of them or as many as 10,000 draws hold."""
+    n = len(codes)
     if n * (n - 1) // 2 <= PAIRS:
         first, second = np.triu_indices(n, k=1)
     else:
         rng = np.random.default_rng(0)
         first = rng.integers(n, size=PAIRS)
         second = (first + rng.integers(1, n, size=PAIRS)) % n
-    if len(first) == 0:
-        return 1.0
-    difference = coordinates(embeddings[first]) - coordinates(embeddings[second])
-    return float(np.median(np.sqrt(np.einsum("ij,ij->i", difference, difference)))) or 1.0
+    apart = codes[first] != codes[second]
+    return first[apart], second[apart]
+
+
+def _subspace(rows, scale, unit_length):
+    """Return `Coordinates` of what `rows` (k, n_features) read, None if that is nothing.
+
+    Rows act on unscaled features, so on scaled ones they are rows / scale.
+    """
+    rows = rows if scale is None else rows / scale
+    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
+    if not sizes[0] > 0:
+        return None
+    basis = directions[sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]]
+    return Coordinates(scale, unit_length, basis)
+
+
+def _scaled(parts, embeddings, pairs):
+    """Return the aspect of `parts` with distances divided by their median over the pairs."""
+    first, second = pairs
+    difference = _mapped(parts, embeddings[first]) - _mapped(parts, embeddings[second])
+    apart = np.sort(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
+    spread = (float(np.median(apart)) if len(apart) else 0.0) or 1.0
+    parts = tuple(Coordinates(c.scale, c.unit_length, c.basis / spread) for c in parts)
+    return Aspect(parts, apart / spread)
+
+
+def _mapped(parts, X):
+    """Return the coordinates of all parts side by side, float64; a row's bits do not depend on others."""
+    blocks = [
+        np.hstack([part(X[start : start + ROWS]) for part in parts])
+        for start in range(0, max(len(X), 1), ROWS)
+    ]
+    return np.concatenate(blocks)

@@ -149,7 +149,7 @@ class PyNNDescentEngine:
 
     def __init__(self, embeddings, coordinates, *, random_state=0):
         self.embeddings, self.coordinates, self.random_state = embeddings, coordinates, random_state
-        self._exact = ExactEngine(embeddings, coordinates)
+        self.exact = ExactEngine(embeddings, coordinates)
         self._graph = None
 
     def nearest(self, X, n_neighbors, selection):
@@ -159,7 +159,7 @@ class PyNNDescentEngine:
         wanted = n_neighbors + selection.most_excluded()
         wanted = n if share == 0 else int(np.ceil(1.5 * wanted / share)) + 10
         if n < APPROXIMATE_FROM or wanted > min(WIDEST, n) or share < 0.2:
-            return self._exact.nearest(X, n_neighbors, selection)
+            return self.exact.nearest(X, n_neighbors, selection)
         queries = self.coordinates(X)
         candidates = self._query(X, wanted)
         of_query, place = np.nonzero(candidates >= 0)
@@ -174,7 +174,7 @@ class PyNNDescentEngine:
         _fill(distances, found, of_query, row, exact)
         short = np.flatnonzero(found[:, -1] < 0)
         if len(short):
-            distances[short], found[short] = self._exact.nearest(X[short], n_neighbors, selection.of(short))
+            distances[short], found[short] = self.exact.nearest(X[short], n_neighbors, selection.of(short))
         return distances, found
 
     def _query(self, X, n_neighbors):
@@ -185,7 +185,7 @@ class PyNNDescentEngine:
                 from pynndescent import NNDescent
 
                 graph = NNDescent(
-                    self._exact.points,
+                    self.exact.points,
                     metric="euclidean",
                     random_state=self.random_state,
                     search_tree_leaf_size=60,
@@ -193,4 +193,4 @@ class PyNNDescentEngine:
                 )
                 graph.prepare()
                 self._graph = graph
-            return self._graph.query(self._exact.scaled(X), k=n_neighbors)[0]
+            return self._graph.query(self.exact.scaled(X), k=n_neighbors)[0]

@@ -7,27 +7,27 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from tumorsim._validation import check_choice, check_fitted, check_integer
+from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._aspects import aspect_coordinates, check_weights, combined_coordinates
-from tumorsim.index._engines import Coordinates, ExactEngine, PyNNDescentEngine
+from tumorsim.index._archive import ENGINES, METRICS, Archive
+from tumorsim.index._aspects import SIZE_COLUMN, check_weights, weighted_points
 from tumorsim.index._filters import Selection, nearest_per_group, select
-from tumorsim.index._metadata import as_table, check_metadata, group_codes, join_tables
+from tumorsim.index._metadata import as_table, check_metadata, join_tables
+from tumorsim.index._novelty import p_values
 from tumorsim.index._storage import read_index, write_index
 from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["TumorIndex"]
 
-_ENGINES = {"exact": ExactEngine, "pynndescent": PyNNDescentEngine}
 
-
-class TumorIndex(BaseEstimator):
+class TumorIndex(Archive, BaseEstimator):
     """Find the nearest tumors among any embeddings.
 
     Parameters
     ----------
-    metric : {"euclidean", "cosine"}, default="euclidean"
-        Distance between embeddings; cosine is 1 - cosine of the angle.
+    metric : {"euclidean", "cosine", "whitened"}, default="euclidean"
+        Distance between embeddings; cosine is 1 - cosine of the angle; whitened is Mahalanobis' with the
+        archive's own covariance, shrunk as Ledoit and Wolf do. Aspects are never whitened.
     engine : {"exact", "pynndescent"}, default="exact"
         ``"exact"`` compares with every tumor. ``"pynndescent"`` compiles for half a minute in every process,
         then answers many queries of one process faster; its candidates are re-ranked exactly, and it leaves
@@ -41,6 +41,8 @@ class TumorIndex(BaseEstimator):
         A row a tumor; missing text is None.
     space_ : EmbeddingSpace or None
         Of the embedder that made the rows.
+    aspects_ : tuple of str
+        What `search` can weigh: of the space, ``place`` and ``size``.
     n_samples_fit_, n_features_in_ : int
         Numbers of tumors and features.
 
@@ -83,8 +85,8 @@ class TumorIndex(BaseEstimator):
         TypeError, ValueError
             If a parameter, the embeddings, the metadata or the space cannot be used.
         """
-        check_choice(self.metric, "metric", ("euclidean", "cosine"))
-        check_choice(self.engine, "engine", tuple(_ENGINES))
+        check_choice(self.metric, "metric", METRICS)
+        check_choice(self.engine, "engine", tuple(ENGINES))
         X = self._check_X(X, reset=True)
         table = check_metadata(metadata, len(X))
         if space is not None and not isinstance(space, EmbeddingSpace):
@@ -146,6 +148,8 @@ class TumorIndex(BaseEstimator):
         exclude=None,
         aspects=None,
         max_per_patient=1,
+        alpha=0.05,
+        calibration=None,
     ):
         """Return the nearest tumors of each query as a table.
 
@@ -158,7 +162,7 @@ class TumorIndex(BaseEstimator):
         n_neighbors : int, default=5
             Rows a query; fewer where fewer tumors are left.
         query_metadata : DataFrame, dict of columns or list of dicts, optional
-            A row a query; needed by ``exclude="same_patient"`` and ``"same_case"``.
+            A row a query: ``patient_id`` and ``case_id`` for `exclude`, ``volume_mm3`` for the aspect size.
         space : EmbeddingSpace, optional
             ``embedder.space_`` of the queries; refused if its fingerprint is not the index's.
         where : mapping of str to condition, optional
@@ -168,16 +172,25 @@ class TumorIndex(BaseEstimator):
         exclude : {"same_patient", "same_case"} or sequence of str, optional
             Leave out tumors of the query's patient or case, or these tumor ids.
         aspects : mapping of str to float, optional
-            Weights of aspects of the space. Distance is then the root of the weighted sum of their squares,
-            each in units of its median over pairs of the archive.
+            Weights of aspects of the space, and of ``size`` (log volume; needs volume_mm3 of archive and
+            queries; tumors without it cannot answer). Distance is then the root of the weighted sum of their
+            squares, each in units of its median over pairs of the archive.
         max_per_patient : int or None, default=1
             Tumors that one patient may take in an answer, if the metadata have ``patient_id``.
+        alpha : float or None, default=0.05
+            A p-value of at most `alpha` is called no close match; None leaves both columns out.
+        calibration : mapping of str to condition, optional
+            Which tumors calibrate p-values, in the grammar of `where`; they should be of patients that the
+            embedder was not fitted on. Default: those whose boolean column ``held_out`` is true, if the
+            metadata have it, else all.
 
         Returns
         -------
         DataFrame
-            ``query`` (row of `X`), ``rank`` (from 1), ``distance``, with `aspects` a ``distance_<aspect>``
-            each, then the neighbor's metadata. By distance, ties by row number.
+            ``query`` (row of `X`), ``rank`` (from 1), ``distance``, for each aspect ``distance_<aspect>`` and
+            ``closer_than_<aspect>`` (share of random pairs of different patients of the archive that are
+            farther), ``p_value`` and ``no_close_match`` (of the query, equal in all its rows; NaN and False
+            where there are too few patients), then the neighbor's metadata. By distance, ties by row number.
 
         Raises
         ------
@@ -192,28 +205,42 @@ class TumorIndex(BaseEstimator):
         self._check_space(space)
         n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
         limit = check_integer(max_per_patient, "max_per_patient", minimum=1, allow_none=True)
-        weights = None if aspects is None else check_weights(aspects, self.space_)
+        alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
+        weights = None if aspects is None else check_weights(aspects, self._aspects(), self.space_)
         X = self._check_X(X)
         table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
         selection = select(self.metadata_, where, exclude, table, len(X), self._codes)
-        engine, n_neighbors = self._engine(weights), min(n_neighbors, self.n_samples_fit_)
-        if limit is None or "patient_id" not in self.metadata_:
-            distances, rows = engine.nearest(X, n_neighbors, selection)
+        if weights is None:
+            engine, points, queries = self._engine(), self.embeddings_, X
         else:
-            codes = self._codes(("patient_id",))[0]
-            distances, rows = nearest_per_group(engine, X, n_neighbors, selection, codes, limit)
+            engine, points, known = self._weighted_engine(weights)
+            queries = self._weighted_queries(weights, X, table)
+            if not known.all():
+                allowed = known if selection.allowed is None else known & selection.allowed
+                selection = Selection(allowed, selection.row_codes, selection.query_codes)
+        codes, own = self._patients(table, len(X))
+        n_neighbors = min(n_neighbors, self.n_samples_fit_)
+        if limit is None or "patient_id" not in self.metadata_:
+            distances, rows = engine.nearest(queries, n_neighbors, selection)
+        else:
+            distances, rows = nearest_per_group(engine, queries, n_neighbors, selection, codes, limit)
         query, place = np.nonzero(rows >= 0)
-        found = rows[query, place]
         answer = {"query": query, "rank": place + 1}
         answer["distance"] = self._to_metric(distances[query, place], weights)
-        for name, coordinates in self._aspects(weights).items():
-            column = f"distance_{name}"
-            if column in self.metadata_:
-                raise ValueError(
-                    f"Column '{column}' of the metadata is the name of an answer's column. Rename it."
-                )
-            answer[column] = coordinates.distances(self.embeddings_, found, coordinates(X), query)
-        neighbors = self.metadata_.iloc[found].reset_index(drop=True)
+        answer |= self._aspect_columns(query, rows[query, place], X, table)
+        if alpha is not None:
+            engine = getattr(engine, "exact", engine)
+            nearest = engine.nearest(queries, 1, Selection(selection.allowed, codes, own))[0][:, 0]
+            key = None if weights is None else tuple(weights.items())
+            calibrated = self._calibration(engine, points, selection.allowed, calibration, key)
+            p = p_values(calibrated, nearest, own, alpha)
+            answer |= {"p_value": p[query], "no_close_match": p[query] <= alpha}
+        taken = [column for column in answer if column in self.metadata_]
+        if taken:
+            raise ValueError(
+                f"Column '{taken[0]}' of the metadata is the name of an answer's column. Rename it."
+            )
+        neighbors = self.metadata_.iloc[rows[query, place]].reset_index(drop=True)
         return pd.concat([pd.DataFrame(answer), neighbors], axis=1)
 
     def add(self, X, *, metadata, space=None):
@@ -358,17 +385,6 @@ class TumorIndex(BaseEstimator):
         index._hold(embeddings, metadata)
         return index
 
-    def __getstate__(self):
-        state = super().__getstate__()
-        return {name: {} if name == "_cache" else value for name, value in state.items()}
-
-    def _hold(self, embeddings, metadata):
-        """Replace the archive, and forget what engines built from the old one."""
-        self.embeddings_ = embeddings
-        self.metadata_ = metadata
-        self.n_samples_fit_ = len(embeddings)
-        self._cache = {}
-
     def _check_X(self, X, *, reset=False):
         """Return embeddings as float32 (n, n_features) that the index owns, finite and with a direction."""
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
@@ -397,39 +413,27 @@ class TumorIndex(BaseEstimator):
                 f"{self.space_.fingerprint!r}, got {space.fingerprint!r}. Embed both with the same model."
             )
 
-    def _codes(self, columns):
-        """Return codes of the archive's rows for `columns`, and the dict value → code."""
-        return self._cached(("codes", columns), lambda: group_codes(self.metadata_, columns))
+    def _weighted_queries(self, weights, X, table):
+        """Return queries as points of weighted aspects."""
+        queries = weighted_points(self._aspects(), weights, X, table)
+        unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
+        if len(unknown):
+            raise ValueError(
+                f"Aspect 'size' needs a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'. "
+                f"Got none for query {unknown[0]}."
+            )
+        return queries
 
-    def _cached(self, key, make):
-        """Return what was made under `key` for this archive, making it at the first call."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
-
-    def _engine(self, weights=None):
-        """Return the engine of plain distances, or the exact one of weighted aspects."""
-        if weights is None:
-            kind = _ENGINES[self.engine]
-            return self._cached("engine", lambda: kind(self.embeddings_, Coordinates(*self._geometry())))
-        key = tuple(weights.items())
-        held, engine = self._cache.get("weighted", (None, None))
-        if held != key:  # only the last one is kept: each holds a copy of the archive
-            engine = ExactEngine(self.embeddings_, combined_coordinates(self._aspects(weights), weights))
-            self._cache["weighted"] = (key, engine)
-        return engine
-
-    def _geometry(self):
-        """Return feature scale, and whether features are brought to unit length."""
-        return (None if self.space_ is None else self.space_.scale), self.metric == "cosine"
-
-    def _aspects(self, weights):
-        """Return the `Coordinates` of each weighted aspect."""
-
-        def make(name):
-            return aspect_coordinates(self.embeddings_, self.space_.aspects[name], *self._geometry())
-
-        return {name: self._cached(("aspect", name), lambda name=name: make(name)) for name in weights or ()}
+    def _aspect_columns(self, query, rows, X, table):
+        """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
+        distances = {}
+        for name, aspect in self._aspects().items():
+            if not aspect.measured or (table is not None and SIZE_COLUMN in table):
+                distances[name] = aspect.between(rows, self.embeddings_, self.metadata_, query, X, table)
+        closer = {
+            f"closer_than_{name}": self._aspects()[name].closer_than(d) for name, d in distances.items()
+        }
+        return {f"distance_{name}": d for name, d in distances.items()} | closer
 
     def _to_metric(self, distances, weights=None):
         """Return distances in the index's metric: between unit vectors, 1 - cosine is half the square."""

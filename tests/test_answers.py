@@ -1,0 +1,183 @@
+"""Votes, summaries and words of an answer, by hand-made tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.exceptions import NotFittedError
+
+from tumorsim.answers import (
+    VoteCalibration,
+    brier_score,
+    describe_agreement,
+    describe_closeness,
+    describe_summary,
+    describe_vote,
+    expected_calibration_error,
+    summarize,
+    votes,
+)
+
+ARCHIVE = pd.DataFrame(
+    {
+        "patient_id": list("abcdefghij"),
+        "label_type": ["m"] * 4 + ["g"] * 4 + [None] * 2,
+        "label_side": ["left"] * 10,
+        "label_grade": [None] * 10,
+    }
+)
+
+
+def answer(types, *, patients=None, far=False, p_value=0.5, **columns):
+    """Return the rows of one query with these types."""
+    n = len(types)
+    table = {"query": 0, "rank": range(1, n + 1), "distance": np.arange(n) + 1.0}
+    table |= {"p_value": p_value, "no_close_match": far}
+    table |= {"patient_id": list(patients or "pqrstuvw"[:n])}
+    return pd.DataFrame(table | {"label_type": pd.Series(types, dtype=object)} | columns)
+
+
+def test_votes_are_counts_with_patients_and_base_rate():
+    """Four of five neighbors of four patients, against a base rate among labelled tumors only."""
+    found = votes(answer(["m", "m", "g", "m", "m"], patients="pqrsp"), ARCHIVE, tasks=["type"])
+    assert len(found) == 1
+    row = found.iloc[0]
+    assert row[["label", "n_votes", "n_labelled", "n_neighbors", "n_patients"]].tolist() == ["m", 4, 5, 5, 4]
+    assert row["base_rate"] == 0.5 and row["counts"] == "m 4, g 1"
+    assert row["abstains"] is None and np.isnan(row["probability"])
+    assert describe_vote(row) == "type: m, 4 of 5 neighbors, 4 patients; base rate in this archive 50 %"
+
+
+def test_tasks_are_those_that_the_archive_has_labels_of():
+    """A column without a label is no task; an unknown task is an error that lists the known ones."""
+    found = votes(answer(["m", "m", "g"]), ARCHIVE)
+    assert found["task"].tolist() == ["type", "side"]
+    assert found["n_labelled"].tolist() == [3, 0]  # the neighbors lack the column
+    assert describe_vote(found.iloc[1]) == "side: no vote, no neighbor has this label"
+    with pytest.raises(ValueError, match=r"\(type, side\)\. Got 'age'"):
+        votes(answer(["m"]), ARCHIVE, tasks=["age"])
+
+
+@pytest.mark.parametrize(
+    ("types", "far", "abstains"),
+    [
+        (["m", "m", "m", "g", "g"], False, None),
+        (["m", "g", "m", "g"], False, "mixed"),
+        (["m", "g", "s", "m", "x"], False, "mixed"),
+        (["m", "m", None, None, None], False, "few labels"),
+        (["m", "m", "m", None, None], False, None),
+        ([None, None], False, "few labels"),
+        (["m", "m"], False, None),
+        (["m"] * 5, True, "far"),
+    ],
+)
+def test_a_vote_is_abstained_from_when_mixed_far_or_unlabelled(types, far, abstains):
+    """Below 60 %, on a tie, without a close match, and with fewer than three labels."""
+    row = votes(answer(types, far=far), ARCHIVE, tasks=["type"]).iloc[0]
+    assert row["abstains"] == abstains
+    if row["n_labelled"]:
+        assert ("no vote" in describe_vote(row)) == (abstains is not None)
+
+
+def test_of_equal_counts_the_nearest_label_is_named():
+    """A tie is never won, and its label is the nearest's."""
+    row = votes(answer(["g", "m", "m", "g"]), ARCHIVE, tasks=["type"], min_share=0.5).iloc[0]
+    assert row["label"] == "g" and row["abstains"] == "mixed"
+    assert describe_vote(row).startswith("type: no vote (neighbors are mixed); most are g, 2 of 4 neighbors")
+
+
+def test_labelled_neighbors_are_told_from_all():
+    """Where some lack the label the count says so."""
+    row = votes(answer(["m", "m", "m", None]), ARCHIVE, tasks=["type"]).iloc[0]
+    assert "3 of 3 labelled neighbors (of 4), 3 patients" in describe_vote(row)
+
+
+def test_no_neighbors_no_votes():
+    """An empty answer gives an empty table with all columns."""
+    found = votes(answer(["m"])[:0], ARCHIVE)
+    assert len(found) == 0 and "probability" in found
+    assert len(summarize(answer(["m"])[:0], ["distance"])) == 0
+
+
+def held_out(n, seed):
+    """Return votes of n held-out tumors whose first label is right with the square of its share."""
+    rng = np.random.default_rng(seed)
+    n_votes = rng.integers(6, 11, size=n)
+    right = rng.random(n) < (n_votes / 10) ** 2
+    table = pd.DataFrame({"label": "m", "n_votes": n_votes, "n_labelled": 10, "abstains": None})
+    return table, np.where(right, "m", "g")
+
+
+def test_calibration_learns_how_often_votes_are_right():
+    """Shares that promise too much become probabilities; Brier and ECE fall, also on further patients."""
+    calibration = VoteCalibration().fit(*held_out(600, 0))
+    for report in (calibration.report_, calibration.evaluate(*held_out(2000, 1))):
+        assert report["brier_after"] < report["brier_before"]
+        assert report["ece_after"] < 0.1 < report["ece_before"]  # the gap is 0.14, of sampling alone 0.04
+    table, _ = held_out(50, 2)
+    expected = (table["n_votes"] / 10) ** 2
+    assert_allclose(calibration.predict(table), expected, atol=0.08)  # a logistic curve is no parabola
+    row = votes(answer(["m"] * 5), ARCHIVE, tasks=["type"], calibration=calibration).iloc[0]
+    assert 0.9 < row["probability"] <= 1
+    assert f"right in {100 * row['probability']:.0f} % of such votes of held-out" in describe_vote(row)
+
+
+def test_calibration_refuses_what_it_cannot_learn_from():
+    """Nineteen votes are too few, abstentions do not count, and a share is no probability before fit."""
+    with pytest.raises(ValueError, match=r"at least 20 votes of held-out patients.*Got 19"):
+        VoteCalibration().fit(*held_out(19, 0))
+    table, truth = held_out(30, 0)
+    with pytest.raises(ValueError, match="Got 0"):
+        VoteCalibration().fit(table.assign(abstains="mixed"), truth)
+    with pytest.raises(NotFittedError):
+        VoteCalibration().predict(table)
+    always = VoteCalibration().fit(table, ["m"] * 30)
+    assert_allclose(always.predict(table), 31 / 32)
+
+
+def test_scores_of_probabilities_by_hand():
+    """Brier is a mean square; calibration error a mean gap over bins."""
+    assert brier_score([0.5, 1.0], [1, 1]) == 0.125
+    assert_allclose(expected_calibration_error([0.8, 0.8, 0.8, 0.8, 1.0], [1, 1, 1, 1, 1]), 0.16)
+
+
+def test_summaries_are_of_what_is_known():
+    """Numbers give n, median and range, text and booleans counts, and what is missing is told."""
+    found = answer(
+        ["m", "g", "m"],
+        dose_gy=[12.0, np.nan, 18.0],
+        control=["stable", "stable", None],
+        operated=[True, False, True],
+        nothing=pd.Series([None] * 3, dtype=object),
+    )
+    table = summarize(found, ["dose_gy", "control", "operated", "nothing"])
+    assert table["n"].tolist() == [2, 2, 3, 0] and table["n_missing"].tolist() == [1, 1, 0, 3]
+    assert table.loc[0, ["median", "minimum", "maximum"]].tolist() == [15, 12, 18]
+    assert table["counts"].tolist() == [None, "stable 2", "True 2, False 1", None]
+    assert [describe_summary(row) for _, row in table.iterrows()] == [
+        "dose_gy: median 15, range 12 to 18 (n = 2, 1 not known)",
+        "control: stable 2 (n = 2, 1 not known)",
+        "operated: True 2, False 1 (n = 3)",
+        "nothing: not known of any neighbor",
+    ]
+    with pytest.raises(ValueError, match="Got 'grade'"):
+        summarize(found, ["grade"])
+
+
+def test_closeness_in_words():
+    """A share is rounded down, so that the sentence never claims more than the p-value."""
+    assert describe_closeness(answer(["m"])[:0]) == "No tumor of the archive meets the conditions."
+    assert "Too few patients" in describe_closeness(answer(["m"], p_value=np.nan))
+    assert describe_closeness(answer(["m"], p_value=0.0201, far=True)).startswith("No close match: farther")
+    assert " 97 % " in describe_closeness(answer(["m"], p_value=0.0201, far=True))
+    assert describe_closeness(answer(["m"], p_value=1.0)).startswith("Farther from its nearest case than 0 %")
+
+
+def test_agreement_in_words():
+    """From 80 % an aspect agrees, below half it does not; parts of place are not named beside it."""
+    shares = {"place": 0.96, "region": 0.2, "size": 0.8, "type": 0.49, "side_of_day": np.nan}
+    row = {f"closer_than_{name}": share for name, share in shares.items()}
+    assert describe_agreement(row) == "agrees in place and size, not in type"
+    assert describe_agreement({"closer_than_type": 0.7}) == ""
+    assert describe_agreement({"closer_than_type": 0.1}) == "does not agree in type"
+    assert describe_agreement({"closer_than_front_rear": 0.9}) == "agrees in front rear"

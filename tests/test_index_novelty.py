@@ -1,0 +1,292 @@
+"""What an answer can be trusted with: size, percentiles, p-values and whitened distances."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
+
+from tumorsim import EmbeddingSpace, TumorIndex
+
+HEADS = {
+    "type": np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]),
+    "hemisphere": np.array([[0.0, 0.0, 2.0]]),
+    "region": np.array([[1.0, 1.0, 1.0]]),
+    "nothing": np.zeros((1, 3)),
+}
+
+
+def make_archive(rng, n, n_patients, *, missing=0.2):
+    """Return embeddings and a table of n tumors with types, centers and volumes, some of them missing."""
+    X = rng.normal(size=(n, 3)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "patient_id": [f"p{i}" for i in rng.integers(n_patients, size=n)],
+            "label_type": pd.Series(
+                rng.choice(np.array(["m", "g", None], dtype=object), size=n), dtype=object
+            ),
+            "volume_mm3": np.where(rng.random(n) < missing, np.nan, np.exp(rng.normal(7, 1, size=n))),
+        }
+    )
+    return X, table
+
+
+def nearest_of_others(distances, patients, own, allowed):
+    """Return the least of one row's distances over allowed tumors of other patients, by a loop."""
+    best = np.inf
+    for distance, patient, may in zip(distances, patients, allowed, strict=True):
+        if may and patient != own and distance < best:
+            best = distance
+    return best
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_p_values_equal_their_definition(data):
+    """With one tumor a patient, p is what a loop counts that admits the query to the archive."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 999), "seed"))
+    n = data.draw(st.integers(2, 40), "n")
+    X, table = make_archive(rng, n, n)
+    table["patient_id"] = [f"p{i}" for i in range(n)]
+    X = np.round(X).astype(float)  # many ties
+    only = data.draw(st.sampled_from([None, "m", ["m", None]]), "only")
+    where = data.draw(st.sampled_from([None, {"type": only}]), "where")
+    known = data.draw(st.booleans(), "known")
+    queries = np.round(rng.normal(size=(4, 3)) * 2)
+    own = ["p0", "p1", "new", "newer"]
+    of = {"patient_id": own} if known else None
+    index = TumorIndex().fit(X, metadata=table)
+    answer = index.search(queries, 2, where=where, query_metadata=of, alpha=0.4)
+    allowed = np.ones(n, dtype=bool)
+    if where is not None:
+        wanted = only if isinstance(only, list) else [only]
+        allowed = np.array([v in wanted for v in table["label_type"]])
+    patients = table["patient_id"].tolist()
+    for i, query in enumerate(queries):
+        me = own[i] if known else "new"
+        to_query = np.sqrt(((X - query) ** 2).sum(axis=1))
+        a = nearest_of_others(to_query, patients, me, allowed)
+        scores = []
+        for j in np.flatnonzero(allowed):
+            if patients[j] != me:
+                apart = np.sqrt(((X - X[j]) ** 2).sum(axis=1))
+                score = min(nearest_of_others(apart, patients, patients[j], allowed), to_query[j])
+                if np.isfinite(nearest_of_others(apart, patients, patients[j], allowed)):
+                    scores.append(score)
+        p = (1 + sum(s >= a for s in scores)) / (len(scores) + 1)
+        p = np.nan if len(scores) + 1 < 1 / 0.4 or not np.isfinite(a) else p
+        mine = answer[answer["query"] == i]
+        assert_array_equal(mine["p_value"], np.full(len(mine), p))
+        assert_array_equal(mine["no_close_match"], np.full(len(mine), p <= 0.4))
+
+
+def test_p_values_are_uniform_where_queries_are_like_the_archive():
+    """Over 60 archives of 99 Gaussian patients, p is at most a level as often as the level says."""
+    rng, p = np.random.default_rng(0), []
+    for _ in range(60):
+        tumors = rng.integers(1, 4, size=99)  # a patient's tumors are alike
+        X = np.repeat(rng.normal(size=(99, 4)), tumors, axis=0)
+        X += 0.3 * rng.normal(size=X.shape)
+        patients = np.repeat([f"p{i}" for i in range(99)], tumors)
+        index = TumorIndex().fit(X, metadata={"patient_id": patients.tolist()})
+        queries = rng.normal(size=(50, 4)) + 0.3 * rng.normal(size=(50, 4))
+        p.extend(index.search(queries, 1)["p_value"])
+    for level in (0.05, 0.1, 0.25, 0.5, 0.75):
+        # binomial over 60 archives of 50 dependent queries: three standard errors of 60 draws, halved
+        assert np.mean(np.array(p) <= level) == pytest.approx(level, abs=1.5 * np.sqrt(level / 60))
+    assert np.mean(p) == pytest.approx(0.5, abs=0.05)
+
+
+def test_far_queries_have_no_close_match():
+    """Six standard deviations off, every query is called so; on the archive's own center none is."""
+    rng = np.random.default_rng(1)
+    index = TumorIndex().fit(rng.normal(size=(200, 3)))
+    answer = index.search([[6.0, 6.0, 6.0], [0.0, 0.0, 0.0]], 2)
+    assert answer["no_close_match"].tolist() == [True, True, False, False]
+    assert answer["p_value"][0] == 1 / 201
+    assert "p_value" not in index.search([[0.0, 0.0, 0.0]], alpha=None)
+
+
+def test_too_few_patients_have_no_p_value():
+    """At 0.05 nineteen other patients are the least, and the query's own does not count."""
+    X = np.arange(19.0)[:, None]
+    table = {"patient_id": [f"p{i}" for i in range(19)]}
+    index = TumorIndex().fit(X, metadata=table)
+    assert index.search([[99.0]], 1)["p_value"][0] == 0.05
+    assert index.search([[99.0]], 1)["no_close_match"][0]
+    own = index.search([[99.0]], 1, query_metadata={"patient_id": ["p3"]})
+    assert own["p_value"].isna().all() and not own["no_close_match"].any()
+    assert index.search([[99.0]], 1, alpha=0.04)["p_value"].isna().all()
+    with pytest.raises(ValueError, match="'alpha' must be greater than 0"):
+        index.search([[99.0]], alpha=0)
+
+
+def test_held_out_patients_calibrate():
+    """A column held_out says by itself who calibrates, and a condition says it otherwise."""
+    rng = np.random.default_rng(2)
+    fitted, new = rng.normal(size=(100, 2)) * 0.01, rng.normal(size=(40, 2)) * 5  # fitted: overly alike
+    table = {"tumor_id": [f"t{i}" for i in range(140)], "held_out": [False] * 100 + [True] * 40}
+    query, X = [[4.0, 4.0]], np.concatenate([fitted, new])
+    by_column = TumorIndex().fit(X, metadata=table)
+    renamed = {"tumor_id": table["tumor_id"], "fresh": table["held_out"]}
+    by_condition = TumorIndex().fit(X, metadata=renamed)
+    p = by_column.search(query, 1)["p_value"][0]
+    assert p == by_condition.search(query, 1, calibration={"fresh": True})["p_value"][0]
+    assert p > 2 * by_condition.search(query, 1)["p_value"][0]
+    text = table | {"held_out": ["no"] * 140}
+    assert TumorIndex().fit(X, metadata=text).search(query, 1)["p_value"].notna().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_size_place_and_percentiles_equal_brute_force(data):
+    """Aspects with measured size, under filters: rows, distances, and shares of random pairs."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 999), "seed"))
+    n = data.draw(st.integers(3, 30), "n")
+    X, table = make_archive(rng, n, max(2, n // 2))
+    queries = rng.normal(size=(3, 3)).astype(np.float32)
+    volumes = np.exp(rng.normal(7, 1, size=3))
+    weights = data.draw(
+        st.sampled_from([{"size": 1}, {"size": 0.5, "type": 2}, {"place": 1, "size": 1}, {"type": 1}]),
+        "weights",
+    )
+    where = data.draw(st.sampled_from([None, {"type": "m"}, {"volume_mm3": ("!=", None)}]), "where")
+    limit = data.draw(st.sampled_from([None, 1]), "limit")
+    index = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("f", HEADS))
+    options = {"query_metadata": {"volume_mm3": volumes}, "where": where, "max_per_patient": limit}
+    answer = index.search(queries, 5, aspects=weights, **options)
+
+    patients = table["patient_id"].to_numpy()
+    first, second = np.triu_indices(n, 1)
+    pairs = patients[first] != patients[second]
+    first, second = first[pairs], second[pairs]
+
+    def in_units(values):
+        """Return distances of queries to tumors, and those of pairs, over the pairs' median."""
+        own, other = values
+        apart, among = cdist(other, own), np.sqrt(((own[first] - own[second]) ** 2).sum(axis=1))
+        among = among[~np.isnan(among)]
+        unit = np.median(among) if len(among) else 1.0
+        return apart / (unit or 1.0), among / (unit or 1.0)
+
+    def read(rows, points):
+        return points.astype(float) @ np.linalg.pinv(rows) @ rows
+
+    aspects = {
+        name: in_units((read(HEADS[name], X), read(HEADS[name], queries)))
+        for name in ("type", "hemisphere", "region")
+    }
+    parts = [aspects[name] for name in ("hemisphere", "region")]
+    total = [np.sqrt(parts[0][i] ** 2 + parts[1][i] ** 2) for i in (0, 1)]
+    unit = (np.median(total[1]) if len(total[1]) else 0) or 1.0
+    aspects["place"] = tuple(values / unit for values in total)
+    size = np.log(table["volume_mm3"].to_numpy())[:, None], np.log(volumes)[:, None]
+    aspects["size"] = in_units(size)
+    combined = np.sqrt(sum(w * aspects[name][0] ** 2 for name, w in weights.items()))
+    allowed = ~np.isnan(combined[0])
+    if where is not None:
+        allowed &= (table["label_type"] == "m") if "type" in where else table["volume_mm3"].notna()
+    expected = []
+    for i in range(3):
+        taken = set()
+        ranked = [row for row in np.argsort(combined[i], kind="stable") if allowed[row]]
+        for row in ranked:
+            if sum(q == i for q, _ in expected) < 5 and not (limit and patients[row] in taken):
+                expected.append((i, row))
+                taken.add(patients[row])
+    rows = answer["tumor_id"].astype(int)
+    assert list(zip(answer["query"], rows, strict=True)) == expected
+    assert_allclose(answer["distance"], combined[answer["query"], rows], atol=1e-9)
+    for name, (apart, among) in aspects.items():
+        mine = apart[answer["query"], rows]
+        assert_allclose(answer[f"distance_{name}"], mine, atol=1e-9)
+        share = [np.mean(among > d + 1e-9) if len(among) and d == d else np.nan for d in mine]
+        assert_allclose(answer[f"closer_than_{name}"], share, atol=1e-12)
+    assert index.aspects_ == ("type", "hemisphere", "region", "place", "size")  # "nothing" has no distance
+
+
+def test_size_is_measured_or_refused():
+    """Volumes decide, not embeddings; without them size cannot be asked for, and is not in the answer."""
+    table = {"volume_mm3": [10.0, 100.0, 1000.0, None]}
+    index = TumorIndex().fit([[0.0], [0.0], [9.0], [0.0]], metadata=table)
+    near = index.search([[0.0]], 4, aspects={"size": 2}, query_metadata={"volume_mm3": [900]})
+    assert near["tumor_id"].tolist() == ["2", "1", "0"]  # the one without a volume cannot answer
+    plain = index.search([[0.0]], 4, query_metadata={"volume_mm3": [900]})
+    assert plain["tumor_id"].tolist() == ["0", "1", "3", "2"]
+    assert plain["distance_size"].isna().tolist() == [False, False, True, False]
+    assert plain["closer_than_size"].isna().tolist() == [False, False, True, False]
+    assert "distance_size" not in index.search([[0.0]])
+    for of in (None, {"volume_mm3": [None]}, {"volume_mm3": [0]}):
+        with pytest.raises(ValueError, match=r"volume greater than 0 in column 'volume_mm3'.*query 0"):
+            index.search([[0.0]], aspects={"size": 1}, query_metadata=of)
+    own = TumorIndex().fit(
+        [[0.0], [1.0]], metadata={"volume_mm3": [1, 2]}, space=EmbeddingSpace("f", {"size": [[1]]})
+    )
+    assert own.search([[0.0]], aspects={"size": 1})["distance_size"].tolist() == [0, 1]  # a task named size
+
+
+def test_answers_must_not_share_names_with_metadata():
+    """A column that an answer has too is an error that names it."""
+    index = TumorIndex().fit([[0.0], [1.0]], metadata={"volume_mm3": [1, 2], "closer_than_size": [1, 2]})
+    with pytest.raises(ValueError, match="'closer_than_size' of the metadata"):
+        index.search([[0.0]], query_metadata={"volume_mm3": [1]})
+
+
+@pytest.mark.parametrize("scale", [None, [1.0, 10.0, 0.1, 3.0]])
+def test_whitened_distances_are_mahalanobis_with_the_shrunk_covariance(scale):
+    """They equal SciPy's with scikit-learn's Ledoit-Wolf precision, and are unchanged by save and load."""
+    rng = np.random.default_rng(3)
+    X = (rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) * 100).astype(np.float32)
+    queries = X[:7] + 1
+    index = TumorIndex(metric="whitened").fit(X, space=EmbeddingSpace("f", scale=scale))
+    distances, rows = index.kneighbors(queries, 60)
+    factors = np.ones(4) if scale is None else np.array(scale)
+    scaled, asked = X * factors, queries.astype(float) * factors
+    expected = cdist(asked, scaled, "mahalanobis", VI=LedoitWolf().fit(scaled).precision_)
+    order = np.argsort(expected, axis=1, kind="stable")
+    assert_array_equal(rows, order)
+    assert_allclose(distances, np.take_along_axis(expected, order, axis=1), rtol=1e-6)
+
+
+def test_whitening_survives_flat_archives_and_saving(tmp_path):
+    """One tumor, equal tumors and a constant feature have distances; a loaded index answers alike."""
+    assert TumorIndex(metric="whitened").fit([[1.0, 2.0]]).search([[1.0, 5.0]])["distance"][0] == 3
+    equal = TumorIndex(metric="whitened").fit([[1.0, 2.0]] * 3)
+    assert equal.search([[1.0, 5.0]], 1)["distance"][0] == 3
+    rng = np.random.default_rng(4)
+    X = np.column_stack([rng.normal(size=30), np.zeros(30)])
+    index = TumorIndex(metric="whitened").fit(X)
+    assert np.isfinite(index.search(X[:3] + 1)["distance"]).all()
+    index.save(tmp_path / "index")
+    again = TumorIndex.load(tmp_path / "index")
+    pd.testing.assert_frame_equal(again.search(X[:3]), index.search(X[:3]), check_exact=True)
+
+
+def test_aspects_and_p_values_follow_the_archive():
+    """After add and remove an answer is that of an index fitted on what is left."""
+    rng = np.random.default_rng(5)
+    X, table = make_archive(rng, 40, 30, missing=0)
+    table["tumor_id"] = [f"t{i}" for i in range(40)]
+    space, of = EmbeddingSpace("f", HEADS), {"volume_mm3": [1000.0]}
+    changed = TumorIndex().fit(X[:30], metadata=table[:30], space=space)
+    changed.search(X[:1], query_metadata=of, aspects={"size": 1, "type": 1})
+    changed.add(X[30:], metadata=table[30:]).remove(["t0", "t1"])
+    fresh = TumorIndex().fit(X[2:], metadata=table[2:], space=space)
+    for options in ({}, {"aspects": {"size": 1, "type": 1}}):
+        asked = {"query_metadata": of, **options}
+        pd.testing.assert_frame_equal(changed.search(X[:1], **asked), fresh.search(X[:1], **asked))
+
+
+def test_more_patients_than_calibrate_are_sampled(monkeypatch):
+    """One tumor each of a fixed number of patients, the same ones every time."""
+    from tumorsim.index import _novelty
+
+    monkeypatch.setattr(_novelty, "MOST_PATIENTS", 50)
+    rng = np.random.default_rng(6)
+    X, table = make_archive(rng, 300, 120)
+    first, second = (TumorIndex().fit(X, metadata=table).search(X[:20] + 9, 1)["p_value"] for _ in range(2))
+    assert (first == 1 / 51).all()
+    pd.testing.assert_series_equal(first, second)

@@ -1,0 +1,371 @@
+"""What an answer says beyond its rows: closeness, agreement, votes and summaries, tables in, tables out."""
+
+import numpy as np
+import pandas as pd
+
+from tumorsim._validation import check_fitted, check_integer, check_real
+
+__all__ = [
+    "VoteCalibration",
+    "brier_score",
+    "describe_agreement",
+    "describe_closeness",
+    "describe_summary",
+    "describe_vote",
+    "expected_calibration_error",
+    "summarize",
+    "votes",
+]
+
+AGREES, DIFFERS = 0.8, 0.5  # shares of random pairs from which, and below which, an aspect is named
+PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # not named one by one beside their sum
+
+
+def describe_closeness(neighbors):
+    """Return a sentence on how usual the distance of one query to its nearest case is.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Rows of one query of `TumorIndex.search`.
+
+    Examples
+    --------
+    >>> describe_closeness(pd.DataFrame({"p_value": [0.03], "no_close_match": [True]}))
+    "No close match: farther from its nearest case than 97 % of this archive's tumors are from theirs."
+    """
+    if not len(neighbors):
+        return "No tumor of the archive meets the conditions."
+    if "p_value" not in neighbors or pd.isna(neighbors["p_value"].iloc[0]):
+        return "Too few patients to say whether the nearest case is close."
+    p_value = float(neighbors["p_value"].iloc[0])
+    share = int(np.floor(100 * (1 - p_value) + 1e-9))  # never more than is known
+    start = "No close match: farther" if neighbors["no_close_match"].iloc[0] else "Farther"
+    return f"{start} from its nearest case than {share} % of this archive's tumors are from theirs."
+
+
+def describe_agreement(neighbor):
+    """Return in which aspects a neighbor agrees with its query, in words; "" where nothing stands out.
+
+    It agrees in an aspect in which it is closer than 80 % of random pairs of the archive, and not in one in
+    which it is closer than less than half of them; what lies between is not named.
+
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
+
+    Examples
+    --------
+    >>> shares = {"closer_than_place": 0.96, "closer_than_size": 0.9, "closer_than_type": 0.2}
+    >>> describe_agreement(shares)
+    'agrees in place and size, not in type'
+    """
+    shares = {
+        str(name).removeprefix("closer_than_"): value
+        for name, value in neighbor.items()
+        if str(name).startswith("closer_than_") and not pd.isna(value)
+    }
+    if "place" in shares:
+        shares = {name: value for name, value in shares.items() if name not in PLACE}
+    same = [name.replace("_", " ") for name, value in shares.items() if value >= AGREES]
+    other = [name.replace("_", " ") for name, value in shares.items() if value < DIFFERS]
+    if same and other:
+        return f"agrees in {_listed(same)}, not in {_listed(other, 'or')}"
+    if same:
+        return f"agrees in {_listed(same)}"
+    return f"does not agree in {_listed(other, 'or')}" if other else ""
+
+
+def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6, calibration=None):
+    """Count the neighbors' labels, and abstain where they say little.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Of `TumorIndex.search`.
+    archive_table : DataFrame
+        ``index.metadata_``, of which base rates are taken; with a search's `where`, the rows that met it.
+    tasks : sequence of str, optional
+        Default: all with a column ``label_<task>`` in which the archive has a label.
+    min_labelled : int, default=3
+        Labelled neighbors below which a vote is abstained from; all neighbors, if fewer were asked for.
+    min_share : float, default=0.6
+        Share of the labelled neighbors below which the first label does not win.
+    calibration : VoteCalibration, optional
+        Fitted on held-out patients; without it no probability is given.
+
+    Returns
+    -------
+    DataFrame
+        A row a query and task: ``query``, ``task``, ``label`` (the most frequent; of equals, the nearest's),
+        ``n_votes``, ``n_labelled``, ``n_neighbors``, ``n_patients`` (of the labelled), ``base_rate`` (share
+        of the archive's labelled tumors with that label), ``counts`` (text), ``abstains`` (None, ``"few
+        labels"``, ``"far"`` or ``"mixed"``) and ``probability`` (NaN without `calibration` or where it
+        abstains).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is malformed or a task is unknown.
+    """
+    min_labelled = check_integer(min_labelled, "min_labelled", minimum=1)
+    min_share = check_real(min_share, "min_share", minimum=0, maximum=1)
+    known = [
+        str(name).removeprefix("label_")
+        for name in archive_table
+        if str(name).startswith("label_") and archive_table[name].notna().any()
+    ]
+    unknown = [task for task in tasks or () if f"label_{task}" not in archive_table]
+    if unknown:
+        raise ValueError(f"'tasks' must be labels of the archive ({', '.join(known)}). Got {unknown[0]!r}.")
+    rows = []
+    for query, found in neighbors.groupby("query", sort=True):
+        far = "no_close_match" in found and bool(found["no_close_match"].iloc[0])
+        for task in known if tasks is None else tasks:
+            row = {"query": query, "task": task} | _vote(found, archive_table[f"label_{task}"], task)
+            row["abstains"] = None
+            if row["n_labelled"] < min(min_labelled, len(found)) or row["n_labelled"] == 0:
+                row["abstains"] = "few labels"
+            elif far:
+                row["abstains"] = "far"
+            elif row["n_votes"] < min_share * row["n_labelled"] or row["tied"]:
+                row["abstains"] = "mixed"
+            rows.append(row)
+    names = ("label", "n_votes", "n_labelled", "n_neighbors", "n_patients", "base_rate", "counts", "abstains")
+    table = _objects(rows, ["query", "task", *names], ("label", "counts", "abstains"))
+    table["probability"] = np.nan
+    if calibration is not None and len(table):
+        given = table["abstains"].isna().to_numpy()
+        table.loc[given, "probability"] = calibration.predict(table[given])
+    return table
+
+
+def describe_vote(vote):
+    """Return one row of `votes` in words.
+
+    Examples
+    --------
+    >>> row = {"task": "type", "label": "meningioma", "n_votes": 4, "n_labelled": 5, "n_neighbors": 5}
+    >>> row |= {"n_patients": 5, "base_rate": 0.4, "abstains": None, "probability": float("nan")}
+    >>> describe_vote(row)
+    'type: meningioma, 4 of 5 neighbors, 5 patients; base rate in this archive 40 %'
+    """
+    task = str(vote["task"]).replace("_", " ")
+    if vote["n_labelled"] == 0:
+        return f"{task}: no vote, no neighbor has this label"
+    label = str(vote["label"]).replace("_", " ")
+    of = f"{vote['n_neighbors']} neighbors"
+    if vote["n_labelled"] < vote["n_neighbors"]:
+        of = f"{vote['n_labelled']} labelled neighbors (of {vote['n_neighbors']})"
+    patients = f"{vote['n_patients']} patient{'' if vote['n_patients'] == 1 else 's'}"
+    text = f"{vote['n_votes']} of {of}, {patients}; base rate in this archive {100 * vote['base_rate']:.0f} %"
+    if vote["abstains"] is not None and not pd.isna(vote["abstains"]):
+        reason = {"far": "no close match", "mixed": "neighbors are mixed"}.get(vote["abstains"], "few labels")
+        return f"{task}: no vote ({reason}); most are {label}, {text}"
+    if not pd.isna(vote["probability"]):
+        text += f"; right in {100 * vote['probability']:.0f} % of such votes of held-out patients"
+    return f"{task}: {label}, {text}"
+
+
+def summarize(neighbors, columns):
+    """Summarize columns such as treatment and outcome over each query's neighbors, without a recommendation.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Of `TumorIndex.search`.
+    columns : sequence of str
+        Columns of `neighbors`.
+
+    Returns
+    -------
+    DataFrame
+        A row a query and column: ``query``, ``column``, ``n`` (neighbors with a value), ``n_missing``,
+        ``median``, ``minimum``, ``maximum`` (NaN but for numbers) and ``counts`` (text, most frequent first;
+        None for numbers).
+
+    Raises
+    ------
+    ValueError
+        If a column is unknown.
+    """
+    unknown = [name for name in columns if name not in neighbors]
+    if unknown:
+        listed = ", ".join(map(str, neighbors.columns))
+        raise ValueError(f"'columns' must be columns of the neighbors ({listed}). Got {unknown[0]!r}.")
+    rows = []
+    for query, found in neighbors.groupby("query", sort=True):
+        for name in dict.fromkeys(columns):
+            values = found[name].dropna()
+            row = {"query": query, "column": name, "n": len(values), "n_missing": len(found) - len(values)}
+            row |= {"median": np.nan, "minimum": np.nan, "maximum": np.nan, "counts": None}
+            if _is_number(neighbors[name]):
+                if len(values):
+                    numbers = values.astype(float)
+                    row["median"], row["minimum"] = numbers.median(), numbers.min()
+                    row["maximum"] = numbers.max()
+            else:
+                row["counts"] = _counts(values)
+            rows.append(row)
+    names = ("query", "column", "n", "n_missing", "median", "minimum", "maximum", "counts")
+    return _objects(rows, names, ("counts",))
+
+
+def describe_summary(summary):
+    """Return one row of `summarize` in words.
+
+    Examples
+    --------
+    >>> row = {"column": "dose_gy", "n": 4, "n_missing": 1, "median": 18.0, "minimum": 12.0, "maximum": 24.0}
+    >>> describe_summary(row | {"counts": None})
+    'dose_gy: median 18, range 12 to 24 (n = 4, 1 not known)'
+    """
+    missing = f", {summary['n_missing']} not known" if summary["n_missing"] else ""
+    if summary["n"] == 0:
+        return f"{summary['column']}: not known of any neighbor"
+    if isinstance(summary["counts"], str):
+        return f"{summary['column']}: {summary['counts']} (n = {summary['n']}{missing})"
+    low, high = summary["minimum"], summary["maximum"]
+    text = f"median {summary['median']:.4g}, range {low:.4g} to {high:.4g}"
+    return f"{summary['column']}: {text} (n = {summary['n']}{missing})"
+
+
+class VoteCalibration:
+    """Turn vote shares into probabilities of being right, learned on held-out patients.
+
+    A logistic curve of the share of votes, fitted to whether the first label was the true one. Fit one a
+    task, on patients that neither the embedder nor the archive has seen.
+
+    Attributes
+    ----------
+    report_ : dict
+        ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``, ``ece_before``, ``ece_after``:
+        before is the share itself taken for a probability. Measure on further patients by `evaluate`.
+    """
+
+    def fit(self, votes, truth):
+        """Learn from votes of held-out patients.
+
+        Parameters
+        ----------
+        votes : DataFrame
+            Of `votes`, without calibration, of one task.
+        truth : sequence
+            The true label of each row; rows without one, and rows that abstain, do not count.
+
+        Returns
+        -------
+        VoteCalibration
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If fewer than 20 votes can be learned from.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        share, correct = _shares(votes, truth)
+        if len(share) < 20:
+            raise ValueError(f"Calibration needs at least 20 votes of held-out patients. Got {len(share)}.")
+        self._curve = None
+        if correct.min() != correct.max():
+            self._curve = LogisticRegression(C=100.0).fit(share[:, None], correct)
+        self._rate = (correct.sum() + 1) / (len(correct) + 2)  # where all were right, or none
+        self.report_ = {}
+        self.report_ = self.evaluate(votes, truth)
+        return self
+
+    def predict(self, votes):
+        """Return the probability that each row's first label is right, shape (n_rows,)."""
+        check_fitted(self, "report_")
+        share = (votes["n_votes"] / votes["n_labelled"]).to_numpy(dtype=float)
+        if self._curve is None:
+            return np.full(len(share), self._rate)
+        return self._curve.predict_proba(share[:, None])[:, 1] if len(share) else np.empty(0)
+
+    def evaluate(self, votes, truth):
+        """Return n, Brier score and expected calibration error before and after, as in `report_`."""
+        check_fitted(self, "report_")
+        share, correct = _shares(votes, truth)
+        frame = pd.DataFrame({"n_votes": share, "n_labelled": 1.0})
+        result = {"n": len(share)}
+        for when, probability in (("before", share), ("after", self.predict(frame))):
+            result[f"brier_{when}"] = brier_score(probability, correct)
+            result[f"ece_{when}"] = expected_calibration_error(probability, correct)
+        return result
+
+
+def brier_score(probability, correct):
+    """Return the mean squared difference of probabilities and what came true (0 or 1)."""
+    return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(correct, dtype=float)) ** 2))
+
+
+def expected_calibration_error(probability, correct, n_bins=10):
+    """Return the mean gap of probability and share of what came true, over bins of equal width.
+
+    Examples
+    --------
+    >>> round(expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0]), 3)
+    0.25
+    """
+    probability, correct = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
+    bins = np.minimum((probability * n_bins).astype(int), n_bins - 1)
+    gaps = [abs((probability - correct)[bins == b].sum()) for b in np.unique(bins)]
+    return float(sum(gaps) / len(probability)) if len(probability) else float("nan")
+
+
+def _vote(found, archive_labels, task):
+    """Return the counts of one query's neighbors for one task; `tied` tells whether two labels are first."""
+    column = f"label_{task}"
+    labels = found[column] if column in found else pd.Series([None] * len(found), index=found.index)
+    labelled = labels.dropna()
+    counts = labelled.value_counts()
+    row = {"label": None, "n_votes": 0, "n_labelled": len(labelled), "n_neighbors": len(found)}
+    row |= {"n_patients": 0, "base_rate": np.nan, "counts": _counts(labelled), "tied": False}
+    if len(labelled):
+        most = counts.max()
+        first = next(value for value in labelled if counts[value] == most)  # rows are by distance
+        patients = (
+            found.loc[labelled.index, "patient_id"].nunique() if "patient_id" in found else len(labelled)
+        )
+        row |= {"label": first, "n_votes": int(most), "n_patients": int(patients)}
+        row |= {"tied": bool((counts == most).sum() > 1)}
+        row["base_rate"] = float((archive_labels.dropna() == first).mean())
+    return row
+
+
+def _shares(votes, truth):
+    """Return vote share and whether the first label is right (0 or 1), where there is a vote and a truth."""
+    truth = pd.Series(list(truth), index=votes.index, dtype=object)
+    kept = truth.notna() & votes["abstains"].isna()
+    votes, truth = votes[kept], truth[kept]
+    share = (votes["n_votes"] / votes["n_labelled"]).to_numpy(dtype=float)
+    correct = (votes["label"].astype(object) == truth).to_numpy()
+    return share, correct.astype(int)
+
+
+def _counts(values):
+    """Return values and how often each occurs, most frequent first, as text; None without values."""
+    if not len(values):
+        return None
+    return ", ".join(f"{value} {n}" for value, n in values.value_counts().items())
+
+
+def _objects(rows, names, objects):
+    """Return dicts as a table, columns `objects` as they are: what is missing there is None."""
+    table = pd.DataFrame(rows, columns=list(names))
+    for name in objects:
+        table[name] = pd.Series([row[name] for row in rows], dtype=object, index=table.index)
+    return table
+
+
+def _is_number(series):
+    """Tell whether a column holds numbers."""
+    return pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
+
+
+def _listed(names, last="and"):
+    """Return names as an English list."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
