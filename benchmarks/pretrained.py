@@ -161,7 +161,8 @@ def stacks(args):
     for fold, rows_out in enumerate(held_out):
         embedder = load(args, f"fold-{fold}.safetensors")
         spaces.append(scaled(embedder, cohort))
-        overlap[rows_out] = masks(embedder, cohort[rows_out].cases)["dice"]
+        by_case = masks(embedder, cohort[rows_out].cases).set_index("case_id")["dice"]
+        overlap[rows_out] = by_case[[tumor.case.case_id for tumor in cohort[rows_out]]]
     row = score("simulated and real, by folds", spaces, types, held_out, embedded=True)
     rows.append(row | {"dice": quartiles(overlap)})
     table = pd.DataFrame(rows)

@@ -71,8 +71,9 @@ def test_mask_of_several_tiles_equals_that_of_the_whole(architecture):
     """The mask's head works tile by tile and gives what the whole map gives, at the image's own size."""
     network, image = trained_like(architecture, n_blocks=1, n_channels=4), image_of((170, 27, 90))
     with torch.no_grad():
-        cells = network.cells(pad_to_cells(image.astype(np.float32))[None, None])
-        expected = network.mask_head(cells).sigmoid()[0, 0].numpy()[:170, :27, :90]
+        detail = network.stem.detail(pad_to_cells(image.astype(np.float32))[None, None])
+        cells = network.blocks(network.stem.cells(detail))
+        expected = network.mask_head(cells, detail).sigmoid()[0, 0].numpy()[:170, :27, :90]
     found = mask_probability(network, image)
     assert found.shape == image.shape and found.dtype == np.float32
     assert expected.std() > 0.01

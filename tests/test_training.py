@@ -134,7 +134,7 @@ def _epochs_in(directory):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_interrupted_run_goes_on_bit_for_bit(tumors, tmp_path, optimizer):
     """Ctrl-C within the third epoch costs that epoch only, with either optimizer."""
-    options = {"optimizer": optimizer, "lr": 0.01, "max_epochs": 4, "batches_per_epoch": 8}
+    options = {"optimizer": optimizer, "lr": 0.01, "max_epochs": 4, "batches_per_epoch": 25}
     checkpoint = tmp_path / CHECKPOINT
 
     def interrupt():
