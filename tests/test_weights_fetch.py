@@ -185,6 +185,7 @@ def test_a_model_card_travels_in_the_file(model, packaged):
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["model_card"] == "# What it is for"
     assert load_model(path)[1] == load_model(model)[1]
+    assert verify_weights("card-v1", registry=load_registry(packaged))["name"] == "card-v1"
 
 
 def test_register_refuses_what_cannot_be_shipped(model, packaged, monkeypatch, tmp_path):

@@ -170,7 +170,7 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     file = f"tumorsim-{name}.safetensors"
     with atomic_path(registry.path.parent / file) as temporary:
         _copy(path, temporary, card)
-        sha256 = content_key(temporary)
+        sha256, size = content_key(temporary), Path(temporary).stat().st_size
     weights = Weights(name, str(version), file, sha256, size, license, description)
     content = json.loads(registry.path.read_text(encoding="utf-8"))
     content["weights"][name] = {f.name: asdict(weights)[f.name] for f in fields(weights) if f.name != "name"}
