@@ -239,44 +239,25 @@ def hard(args):
 
 
 def compare(name, embedder, cohort, asked):
-    """Return rows of three methods on the tumors `asked` (bool), each asking all other patients."""
+    """Return rows of three methods on the tumors `asked` (bool), each asking those of other patients."""
     table = cohort.table
     types, patients = table["label_type"].to_numpy(dtype=str), table["patient_id"].to_numpy(dtype=str)
     known = np.column_stack([table[PLACE].to_numpy(float), np.log(table["volume_mm3"].to_numpy(float))])
-    predicted = {
-        "embedding, 5 nearest": vote(scaled(embedder, cohort), types, patients, asked),
-        "place + volume, 5 nearest": vote(StandardScaler().fit_transform(known), types, patients, asked),
-        "place + volume, random forest": cross_val_predict(
-            RandomForestClassifier(500, class_weight="balanced", random_state=0),
-            known[asked], types[asked], groups=patients[asked], cv=GroupKFold(10),
-        ),
-    }  # fmt: skip
     rows = []
-    for method, values in predicted.items():
-        low, high = interval(types[asked], values, patients[asked])
-        value = balanced_accuracy_score(types[asked], values)
-        counts = f"{int(asked.sum())} of {len(np.unique(patients[asked]))} patients"
-        rows.append(
-            {
-                "case": name,
-                "method": method,
-                "balanced_accuracy": value,
-                "low": low,
-                "high": high,
-                "n": counts,
-            }
-        )
-    return rows
-
-
-def vote(X, types, patients, asked):
-    """Return the majority among the five nearest tumors of other patients that are `asked` about too."""
-    rows = np.flatnonzero(asked)
-    X, types, patients = X[rows], types[rows], patients[rows]
-    distances = np.linalg.norm(X[:, None] - X[None], axis=2)
-    distances[patients[:, None] == patients[None]] = np.inf
-    nearest = np.argsort(distances, axis=1, kind="stable")[:, :5]
-    return np.array([pd.Series(types[row]).mode()[0] for row in nearest])
+    spaces = {"embedding": scaled(embedder, cohort), "place + volume": StandardScaler().fit_transform(known)}
+    for space, X in spaces.items():
+        found = evaluate_knn(X[asked], table[asked].reset_index(drop=True), n_neighbors=5)
+        found = found[found["task"] == "type"].iloc[0]
+        rows.append([f"{space}, 5 nearest", *found[["value", "ci_low", "ci_high"]]])
+    predicted = cross_val_predict(
+        RandomForestClassifier(500, class_weight="balanced", random_state=0),
+        known[asked], types[asked], groups=patients[asked], cv=GroupKFold(10),
+    )  # fmt: skip
+    value = balanced_accuracy_score(types[asked], predicted)
+    rows.append(["place + volume, random forest", value, *interval(types[asked], predicted, patients[asked])])
+    counts = f"{int(asked.sum())} of {len(np.unique(patients[asked]))} patients"
+    names = ("method", "balanced_accuracy", "low", "high")
+    return [{"case": name} | dict(zip(names, row, strict=True)) | {"n": counts} for row in rows]
 
 
 # -- 4: stability -----------------------------------------------------------------------------------------

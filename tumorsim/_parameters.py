@@ -5,7 +5,7 @@ import numpy as np
 from tumorsim._validation import check_choice, check_integer, check_real
 from tumorsim.nn import ARCHITECTURES
 
-__all__ = ["PAPER", "check_parameters"]
+__all__ = ["FINE_TUNING", "PAPER", "check_parameters"]
 
 PAPER = {
     "architecture": "paper",
@@ -27,6 +27,8 @@ PAPER = {
     "balance_classes": False,
 }
 
+FINE_TUNING = {"max_epochs": 8, "lr": 0.001, "tasks": None, "task_weights": None, "precision": "float32"}
+
 
 def check_parameters(values):
     """Return the parameters of a `TumorEmbedder` by name, checked, as plain Python numbers."""
@@ -44,6 +46,8 @@ def check_parameters(values):
     for name in ("weight_decay", "mask_dice"):
         values[name] = check_real(values[name], name, minimum=0)
     values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)
+    if values["freeze_backbone"] and values["initial_weights"] is None:
+        raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
     if isinstance(values["tasks"], str):
         raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {values['tasks']!r}.")
     if not isinstance(values["task_weights"], dict | None):

@@ -6,6 +6,7 @@ import pandas as pd
 from tumorsim._validation import check_fitted, check_integer, check_real
 
 __all__ = [
+    "PLACE",
     "VoteCalibration",
     "brier_score",
     "describe_agreement",
@@ -18,7 +19,7 @@ __all__ = [
 ]
 
 AGREES, DIFFERS = 0.8, 0.5  # shares of random pairs from which, and below which, an aspect is named
-PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # not named one by one beside their sum
+PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up the aspect "place"
 
 
 def describe_closeness(neighbors):

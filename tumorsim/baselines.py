@@ -8,7 +8,14 @@ import numpy as np
 
 from tumorsim.evaluation import head_center
 from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import bbox_from_mask, crop_slices, ras_affine, spacing_from_affine, to_ras
+from tumorsim.geometry import (
+    bbox_from_mask,
+    crop_slices,
+    depth_inside,
+    ras_affine,
+    spacing_from_affine,
+    to_ras,
+)
 from tumorsim.preprocessing import normalize_intensity, resample
 from tumorsim.records import group_by_case
 
@@ -81,11 +88,9 @@ def intensity_features(tumors):
     ValueError
         If a tumor has no mask, or its mask no voxel in the box, or an image has one intensity only.
     """
-    from scipy.ndimage import distance_transform_edt
-
     rows = np.zeros((len(tumors), 5))
     for row, image, inside, spacing in _lesions(tumors, margin_mm=0):
-        depth = distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+        depth = depth_inside(inside, spacing)
         core = depth > 1.001 * max(RIM_MM, spacing.min())  # a thousandth: header spacings are rounded
         rim = inside & ~core
         values = image[inside].astype(np.float64)

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 
 import tumorsim
 from tumorsim._loading import ahead, check_tumors, load_training_cases
-from tumorsim._parameters import PAPER, check_parameters
+from tumorsim._parameters import FINE_TUNING, PAPER, check_parameters
 from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
 from tumorsim._validation import check_fitted, check_real
 from tumorsim.exceptions import WeightsError
@@ -26,7 +26,14 @@ from tumorsim.preprocessing import Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.spaces import EmbeddingSpace, feature_scale
 from tumorsim.training import Recipe, saved_seed, train
-from tumorsim.weights import find_weights, fingerprint, load_model, load_registry, save_model
+from tumorsim.weights import (
+    find_weights,
+    fingerprint,
+    load_model,
+    load_registry,
+    save_model,
+    start_from_weights,
+)  # fmt: skip
 
 __all__ = ["TumorEmbedder"]
 
@@ -262,7 +269,11 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
             torch.manual_seed(seed)
             network = Network({task: len(names) for task, names in classes.items()}, **shape)
-        preprocessing, start = self._start_from_weights(network, classes, preprocessing)
+        start = {}
+        if self.initial_weights is not None:
+            preprocessing, start = start_from_weights(
+                network, self.initial_weights, classes, preprocessing, freeze=values["freeze_backbone"]
+            )
         network = to_device(network, device)
         class_weights = None
         if self.balance_classes:
@@ -379,35 +390,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         probability = mask_probability(network, image)[inside]
         return (volume.to_source(probability) >= threshold).astype(np.uint8)
 
-    def _start_from_weights(self, network, classes, preprocessing):
-        """Copy `initial_weights` into `network`.
-
-        Returns
-        -------
-        preprocessing : Preprocessing
-            That of the weights where the backbone is frozen, so that embeddings stay what they were.
-        start : dict
-            What the training record says of them.
-        """
-        if self.initial_weights is None:
-            if self.freeze_backbone:
-                raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
-            return preprocessing, {}
-        source, config = load_model(find_weights(self.initial_weights, progress=True))
-        its_own = Preprocessing.from_dict(config["preprocessing"])
-        wanted, found = (network.config, preprocessing.spacing), (source.config, its_own.spacing)
-        if found != wanted:
-            raise ValueError(
-                f"'initial_weights' must have the architecture and spacing asked for, {wanted}. Got {found}. "
-                "Begin with TumorEmbedder.from_pretrained(), whose parameters fit."
-            )
-        network.start_from(source, classes, config["classes"])
-        if self.freeze_backbone:
-            network.freeze_backbone()
-            preprocessing = its_own
-        frozen = bool(self.freeze_backbone)
-        return preprocessing, {"initial_weights": config["fingerprint"], "freeze_backbone": frozen}
-
     def save(self, path):
         """Write a model file: safetensors with its configuration as JSON; nothing is pickled."""
         check_fitted(self, "network_")
@@ -457,13 +439,12 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         Examples
         --------
         >>> embedder = TumorEmbedder.from_pretrained()
-        >>> embedder.transform(make_cohort(1, random_state=0)).shape  # doctest: +SKIP
-        (1, 32)
+        >>> embedder.n_features_out_, embedder.classes_["hemisphere"]
+        (32, ['left', 'right'])
         """
         embedder = cls.load(find_weights(name, progress=True), device=device)
-        recipe = {"max_epochs": 8, "lr": 0.001, "tasks": None, "task_weights": None, "precision": "float32"}
         initial = load_registry().default if name is None else str(name)
-        return embedder.set_params(initial_weights=initial, **(recipe | parameters))
+        return embedder.set_params(initial_weights=initial, **(FINE_TUNING | parameters))
 
     def get_feature_names_out(self, input_features=None):
         """Return names of the embedding's numbers, as scikit-learn's ``set_output`` needs them."""

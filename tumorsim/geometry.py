@@ -10,10 +10,12 @@ __all__ = [
     "check_affine",
     "check_same_grid",
     "crop_slices",
+    "depth_inside",
     "lesion_shape",
     "ras_affine",
     "ras_box",
     "ras_permutation",
+    "rounded_box",
     "select_mask",
     "spacing_from_affine",
     "to_ras",
@@ -197,6 +199,30 @@ def bbox_from_mask(mask, *, margin=0):
 def select_mask(mask, values):
     """Return as bool the voxels whose value is in `values` (tuple of int; None: above 0)."""
     return mask > 0 if values is None else np.isin(mask, values)
+
+
+def depth_inside(mask, spacing):
+    """Return mm from each voxel of a mask to the nearest one outside, 0 outside; beyond the array is outside.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (nx, ny, nz), dtype=bool
+    spacing : array-like of shape (3,)
+        Millimetres per voxel.
+
+    Returns
+    -------
+    ndarray of shape (nx, ny, nz), dtype=float64
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    return distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+
+
+def rounded_box(edges, shape):
+    """Round edges (2, 3) in voxels to a box of at least one voxel a side inside `shape`; int64 (2, 3)."""
+    start = np.clip(np.round(edges[0]), 0, np.array(shape) - 1)
+    return np.stack([start, np.clip(np.round(edges[1]), start + 1, shape)]).astype(np.int64)
 
 
 def lesion_shape(mask, spacing):

@@ -17,7 +17,7 @@ from tumorsim.io import atomic_path
 from tumorsim.nn import multitask_loss
 from tumorsim.nn._device import to_device
 
-__all__ = ["Recipe", "saved_seed", "train"]
+__all__ = ["Recipe", "saved_seed", "settle_batch_norms", "train"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -116,7 +116,8 @@ def train(
                 _save_checkpoint(
                     Path(checkpoint_dir), network, optimizer, identity, sampler.random_state, history
                 )
-    pooled = _settle_batch_norms(network, sampler, total, min(50, max(10, recipe.batches_per_epoch)), device)
+    n_settling = min(50, max(10, recipe.batches_per_epoch))
+    pooled = settle_batch_norms(network, sampler, total, n_settling, device)
     network.eval()
     if not np.isfinite(pooled).all():
         raise TrainingError("The embeddings must be finite. Got NaN after the last step. Lower 'lr'.")
@@ -186,7 +187,7 @@ def _learning_rate(recipe, epoch):
     return recipe.lr * float(0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm))))
 
 
-def _settle_batch_norms(network, sampler, first, n_batches, device):
+def settle_batch_norms(network, sampler, first, n_batches, device):
     """Put running means to those of `n_batches` batches under the final weights; return their embeddings."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d) and m.training]

@@ -84,6 +84,7 @@ def query(
     )
     from tumorsim.index import TumorIndex, where_mask
     from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
+    from tumorsim.weights import find_weights
 
     for path in (report, output):
         if path is not None:
@@ -102,6 +103,7 @@ def query(
             f"--show names columns of the index: {', '.join(index.metadata_)}. Got '{unknown[0]}'."
         )
     left_out = _left_out(exclude, index.metadata_)
+    model = find_weights(model, progress=True)
     embedder = load_model(model, device)
     tumors = query_tumors(
         scan,
@@ -151,7 +153,6 @@ def query(
         typer.echo(f"Wrote {output}.")
     if report is not None:
         from tumorsim.report import describe_model, save_report
-        from tumorsim.weights import find_weights
 
         settings = {"Neighbors asked for": n_neighbors, "Most of one patient": max_per_patient}
         settings |= {"Where": ", ".join(where)} if where else {}
@@ -165,7 +166,7 @@ def query(
             neighbors=neighbors,
             archive=neighbor_tumors(neighbors),
             archive_name=f"{index_dir} ({index.n_samples_fit_} tumors)",
-            model_info=describe_model(embedder, find_weights(model)),
+            model_info=describe_model(embedder, model),
             settings=settings,
             show=columns or (),
             votes=counted,

@@ -64,8 +64,8 @@ def demo(
 ):
     """Walk the whole way once on simulated patients.
 
-    Simulates, fits, indexes, queries and evaluates, and leaves figures, a table and answer.html; at most
-    3 minutes on two cores.
+    Simulates, embeds with the shipped weights, indexes, queries and evaluates, and leaves figures, a table
+    and answer.html; under 90 s on two cores.
     """
     from tumorsim.demo import run_demo
 
@@ -294,7 +294,7 @@ def read_source(source, model, device, n_jobs, partial):
     from tumorsim.io import load_embeddings
     from tumorsim.spaces import EmbeddingSpace
 
-    if source.suffix.lower() != ".csv" and source.suffix.lower() != ".parquet":
+    if source.suffix.lower() not in (".csv", ".parquet"):
         X, columns, space = load_embeddings(source)
         return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
     from tumorsim.manifest import load_cohort

@@ -19,7 +19,7 @@ from tumorsim.datasets._anatomy import (
     signed_distance,
     starting_points,
     template_tissue,
-)  # fmt: skip
+)
 from tumorsim.datasets._face import CHANNELS, face_channels
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, to_ras
@@ -74,32 +74,25 @@ def load_label_head(path):
     for number in (2, 3, 41, 42):
         if not (labels == number).any():
             raise GeometryError(f"The label map '{path}' must hold FreeSurfer's label {number}. It has none.")
-    to_native = _register(labels, affine)
-    return _build(Path(path).name.split(".")[0], labels, affine, to_native)
-
-
-def _isin(labels, numbers):
-    """Return where `labels` is one of `numbers`, bool."""
-    table = np.zeros(int(labels.max()) + 2, bool)
-    table[[n for n in numbers if n < len(table)]] = True
-    return table[np.maximum(labels, 0)]
+    labels, affine = to_ras(labels, affine), ras_affine(labels.shape, affine)[1]
+    return _build(Path(path).name.split(".")[0], labels, affine, _register(labels, affine))
 
 
 def _register(labels, affine):
-    """Return the affine (4, 4) from MNI mm to the map's RAS mm that best lays its tissues on the template."""
+    """Return the affine (4, 4) from MNI mm to those of a map in RAS+ order that lays it on the template."""
     template = template_tissue()
     step = round(_COARSE)
     lattice = [np.arange(low, high, step) for low, high in ((-76, 77), (-108, 77), (-68, 85))]
     points = np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
     shape = tuple(len(axis) for axis in lattice)
     target = torch.from_numpy(template.sample(points)[:2]).reshape(1, 2, *shape)
-    ras, ras_to_world = _to_ras(labels, affine)
-    tissue = torch.from_numpy(np.stack([_isin(ras, _GRAY), _isin(ras, _WHITE)]).astype(np.float32))[None]
-    world_to_voxel = np.linalg.inv(ras_to_world)
+    tissue = torch.from_numpy(np.stack([np.isin(labels, _GRAY), np.isin(labels, _WHITE)]).astype(np.float32))
+    tissue = tissue[None]
+    world_to_voxel = np.linalg.inv(affine)
 
     brain = np.argwhere(tissue[0].sum(0).numpy() > 0)
     low, high = np.percentile(brain, (0.5, 99.5), axis=0)
-    ends = (ras_to_world[:3, :3] @ np.stack([low, high]).T).T + ras_to_world[:3, 3]
+    ends = (affine[:3, :3] @ np.stack([low, high]).T).T + affine[:3, 3]
     inside = points[target[0].sum(0).numpy().ravel() > 0.5]
     mni_ends = np.percentile(inside, (0.5, 99.5), axis=0)
     scale = (ends[1] - ends[0]) / (mni_ends[1] - mni_ends[0])
@@ -130,26 +123,20 @@ def _register(labels, affine):
     return result
 
 
-def _to_ras(labels, affine):
-    """Return labels with axes R, A, S, and their affine."""
-    return to_ras(labels, affine), ras_affine(labels.shape, affine)[1]
-
-
 def _build(name, labels, affine, to_native):
-    """Return the `Head` of a registered label map."""
+    """Return the `Head` of a registered label map in RAS+ order."""
     from scipy import ndimage
 
-    ras, ras_to_world = _to_ras(labels, affine)
-    to_voxel = np.linalg.inv(ras_to_world) @ to_native
+    to_voxel = np.linalg.inv(affine) @ to_native
 
     def resampled(origin, shape, spacing):
         change = to_voxel[:3, :3] * spacing
         start = to_voxel[:3, :3] @ np.asarray(origin, float) + to_voxel[:3, 3]
-        return ndimage.affine_transform(ras, change, start, output_shape=shape, order=0)
+        return ndimage.affine_transform(labels, change, start, output_shape=shape, order=0)
 
     origin, shape = np.array([-80.0, -112.0, -76.0]), (161, 193, 165)
     fine = resampled(origin, shape, 1.0)
-    gray, white, ventricle = (_isin(fine, numbers) for numbers in (_GRAY, _WHITE, _VENTRICLE))
+    gray, white, ventricle = (np.isin(fine, numbers) for numbers in (_GRAY, _WHITE, _VENTRICLE))
     brain = gray | white | ventricle
     brain = ndimage.binary_closing(brain, iterations=4, border_value=0) | brain
     soft = [ndimage.gaussian_filter(m.astype(np.float32), 0.6) for m in (gray, white, brain)]
@@ -163,22 +150,22 @@ def _build(name, labels, affine, to_native):
         body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
     coarse = np.where(body, coarse, 0)
     mm = head_grid()
-    in_brain = _isin(coarse, (*_GRAY, *_WHITE, *_VENTRICLE)) & ~np.isin(coarse, (512, 530))
+    in_brain = np.isin(coarse, (*_GRAY, *_WHITE, *_VENTRICLE)) & ~np.isin(coarse, (512, 530))
     inner = in_brain | ((coarse == _FLUID) & (mm[..., 2] > -85))
     envelope = ndimage.binary_closing(np.pad(inner, 4), iterations=2)[4:-4, 4:-4, 4:-4] | inner
     distance = ndimage.gaussian_filter(signed_distance(envelope), 0.5)
     filled = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
     skin = signed_distance(filled)
-    cerebral = _isin(coarse, (*_LEFT_CEREBRUM, *_RIGHT_CEREBRUM))
-    to_cerebrum, to_hind = signed_distance(cerebral), signed_distance(_isin(coarse, _HINDBRAIN))
+    cerebral = np.isin(coarse, (*_LEFT_CEREBRUM, *_RIGHT_CEREBRUM))
+    to_cerebrum, to_hind = signed_distance(cerebral), signed_distance(np.isin(coarse, _HINDBRAIN))
     cerebrum = np.clip((to_hind - to_cerebrum) / 3 + 0.5, 0, 1)
-    left, right = (signed_distance(_isin(coarse, side)) for side in (_LEFT_CEREBRUM, _RIGHT_CEREBRUM))
+    left, right = (signed_distance(np.isin(coarse, side)) for side in (_LEFT_CEREBRUM, _RIGHT_CEREBRUM))
     midline = ndimage.gaussian_filter(np.clip((left - right) / 2, -20, 20), 0.7)
 
     face = dict(zip(CHANNELS, face_channels(mm, distance), strict=True))
     fluid = ~in_brain
     extras = {
-        channel: ndimage.gaussian_filter(_isin(coarse, numbers).astype(np.float32), 0.4)
+        channel: ndimage.gaussian_filter(np.isin(coarse, numbers).astype(np.float32), 0.4)
         for channel, numbers in _OUTSIDE.items()
     }
     extras["air"] = ndimage.gaussian_filter((coarse == 0).astype(np.float32), 0.4)

@@ -50,7 +50,7 @@ def make_cohort(
     random_state : int, optional
         Seed. Patient i depends on it, on i, `spacing` and `types` only, not on `n_patients` or `n_jobs`.
     spacing : float, default=2.0
-        Voxel edge in mm. Nearly half of the scans have slices instead, from `spacing` to 6.5 mm thick, with
+        Voxel edge in mm. Nearly half of the scans have slices instead, from `spacing` to 7.5 mm thick, with
         finer voxels (0.7 to 0.9 `spacing`) in plane.
     types : sequence of str, optional
         Tumor types to draw from; default all: metastasis, meningioma, schwannoma, glioma,

@@ -133,6 +133,7 @@ def _untrained(embedder, cases, seed):
     from tumorsim.nn._device import to_device
     from tumorsim.patches import PatchSampler
     from tumorsim.spaces import feature_scale
+    from tumorsim.training import settle_batch_norms
 
     sides = SETTLING_PATCH_MM / np.array(embedder.preprocessing_.spacing) / 4
     patch = tuple(int(side) * 4 for side in np.maximum(np.round(sides), 2))
@@ -143,20 +144,12 @@ def _untrained(embedder, cases, seed):
         torch.manual_seed(seed)
         heads = {task: len(names) for task, names in embedder.classes_.items()}
         network = Network(heads, **embedder.network_.config)
-    network = to_device(network, choose_device(embedder.device)).train()
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)]
-    for norm in norms:
-        norm.momentum = None  # a plain mean of all batches
-    pooled = []
-    with torch.no_grad():
-        for number in range(SETTLING_BATCHES):
-            batch = sampler.batch(number).to(next(network.parameters()).device, to_device)
-            pooled.append(network(batch.image, batch.boxes, batch.index)["embedding"].float().cpu().numpy())
-    for norm in norms:
-        norm.momentum = 0.1
+    device = choose_device(embedder.device)
+    network = to_device(network, device)
+    pooled = settle_batch_norms(network, sampler, 0, SETTLING_BATCHES, device)
     copy = TumorEmbedder(**embedder.get_params(deep=False) | {"random_state": seed})
     copy.history_ = []
-    scale = feature_scale(np.concatenate(pooled))
+    scale = feature_scale(pooled)
     return copy._set_fitted(network, embedder.preprocessing_, embedder.classes_, scale, {"untrained": seed})
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from tumorsim._validation import check_integer, check_mask_value
 from tumorsim.evaluation._controls import head_center, mirrored_box, untrained_copies
 from tumorsim.evaluation._scans import check_cohort, embed, read_scan
-from tumorsim.geometry import crop_slices, lesion_shape, select_mask
+from tumorsim.geometry import crop_slices, depth_inside, lesion_shape, select_mask
 from tumorsim.metrics import partial_mantel
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
@@ -148,8 +148,6 @@ def _patterns(tumors, center):
 
 def _pattern(tumor, scan, box, other):
     """Return one tumor's figures from a scan in units of the brain; `other` is its mirrored box."""
-    from scipy.ndimage import distance_transform_edt
-
     pad = np.ceil(CLOSE_MM / scan.spacing).astype(np.int64)[None] * [[-1], [1]]
     inside = np.pad(
         select_mask(scan.mask[crop_slices(box)], check_mask_value(tumor.mask_value)), pad[1][:, None]
@@ -157,7 +155,7 @@ def _pattern(tumor, scan, box, other):
     inside = _filled(inside, scan.spacing)
     voxels = np.argwhere(inside) + box[0] + pad[0]
     seen = ((voxels >= 0) & (voxels < scan.image.shape)).all(axis=1)
-    depth = distance_transform_edt(np.pad(inside, 1), scan.spacing)[1:-1, 1:-1, 1:-1][inside][seen]
+    depth = depth_inside(inside, scan.spacing)[inside][seen]
     voxels = voxels[seen]
     values = scan.image[tuple(voxels.T)].astype(np.float64)
     voxels[:, 0] = box[0, 0] + other[1, 0] - 1 - voxels[:, 0]

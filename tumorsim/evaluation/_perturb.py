@@ -15,6 +15,7 @@ from tumorsim.evaluation._scans import (
     regrid,
     tumors_of,
 )
+from tumorsim.geometry import rounded_box
 from tumorsim.records import Case, Cohort, group_by_case
 
 __all__ = ["PERTURBATIONS", "perturb"]
@@ -139,7 +140,7 @@ def _box_scaled(factor):
         for tumor in tumors:
             half = factor * (tumor.bbox[1] - tumor.bbox[0]) / 2
             center = tumor.bbox.mean(axis=0)
-            boxes.append(_inside(np.stack([center - half, center + half]), tumor.case.shape))
+            boxes.append(rounded_box(np.stack([center - half, center + half]), tumor.case.shape))
         return [copied(tumor, tumor.case, box) for tumor, box in zip(tumors, boxes, strict=True)]
 
     return change
@@ -206,9 +207,3 @@ def _read(tumors):
 def _slice_axis(spacing):
     """Return the RAS+ axis of the longest voxel edge, foot to head among equals."""
     return int(max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), axis)))
-
-
-def _inside(edges, shape):
-    """Round edges (2, 3) to a box of at least one voxel a side inside `shape`."""
-    start = np.clip(np.round(edges[0]), 0, np.array(shape) - 1)
-    return np.stack([start, np.clip(np.round(edges[1]), start + 1, shape)]).astype(np.int64)

@@ -8,7 +8,7 @@ from tumorsim.evaluation._controls import head_center, untrained_copies
 from tumorsim.evaluation._dates import date_queries, method_row, pooled_row
 from tumorsim.evaluation._scans import brain_level, check_cohort, embed, largest_lesions, read_scan
 from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import bbox_from_mask, crop_slices, select_mask
+from tumorsim.geometry import bbox_from_mask, crop_slices, depth_inside, rounded_box, select_mask
 from tumorsim.records import Case, Tumor
 
 __all__ = ["evaluate_transplant", "transplant"]
@@ -77,7 +77,7 @@ def transplant(tumor, host_case, center_mm, volume_mm3, *, tumor_id=None):
     box = np.stack([np.maximum(box[0] - pad, 0), np.minimum(box[1] + pad, inside.shape)])
     inside, image = inside[crop_slices(box)], source.image[crop_slices(box)]
     centroid = source.affine[:3, :3] @ (box[0] + np.argwhere(inside).mean(axis=0)) + source.affine[:3, 3]
-    depth = distance_transform_edt(np.pad(inside, 1), source.spacing)[1:-1, 1:-1, 1:-1]
+    depth = depth_inside(inside, source.spacing)
     depth -= distance_transform_edt(~inside, source.spacing)  # mm, positive inside
 
     to_source = (
@@ -221,8 +221,7 @@ def _equal_box(tumor, site, volume_mm3):
     case = tumor.case
     half = EQUAL_BOX / 2 * (6 * volume_mm3 / np.pi) ** (1 / 3) / case.spacing
     middle = np.linalg.solve(case.affine, [*site, 1])[:3] + 0.5
-    start = np.clip(np.round(middle - half), 0, np.array(case.shape) - 1)
-    box = np.stack([start, np.clip(np.round(middle + half), start + 1, case.shape)]).astype(np.int64)
+    box = rounded_box(np.stack([middle - half, middle + half]), case.shape)
     return Tumor(case, box, tumor_id=f"{tumor.tumor_id}-equal-box", labels=tumor.labels)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_real
+from tumorsim.answers import PLACE
 from tumorsim.index._engines import Coordinates
 
 __all__ = ["SIZE_COLUMN", "Aspect", "check_weights", "make_aspects", "random_pairs", "weighted_points"]
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
-PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up "place"
 SIZE_COLUMN = "volume_mm3"
 ROWS = 16_384  # mapped at once: bounds the float64 copies
 

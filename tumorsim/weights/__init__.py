@@ -9,6 +9,7 @@ from tumorsim.weights._fetch import (
 )
 from tumorsim.weights._model import fingerprint, load_model, save_model
 from tumorsim.weights._registry import Registry, Weights, load_registry, register
+from tumorsim.weights._start import start_from_weights
 
 __all__ = [
     "Registry",
@@ -21,6 +22,7 @@ __all__ = [
     "load_registry",
     "register",
     "save_model",
+    "start_from_weights",
     "verify_weights",
     "weights_path",
 ]
