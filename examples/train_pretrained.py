@@ -10,10 +10,11 @@ labelled scans; ours are the 93 stacks made from figshare 1512427 (CC BY 4.0). T
 skipped where its result is in ``RUN`` and goes on where it was killed:
 
 1. simulate patients in the other heads and in the MNI152 template,
-2. train on them alone: ``simulated.safetensors``,
-3. go on with real stacks in half of each batch: ``pretrained.safetensors``, and once more for each of five
-   folds without a fifth of the stacks, by contiguous blocks of case numbers (``fold-0.safetensors`` …), which
-   `benchmarks/pretrained.py` scores.
+2. train on them alone: ``simulated.safetensors``; here, where the truth is known to the millimetre, more tasks
+   teach finer place (bands of MNI coordinates) and whether the tumor is a ring,
+3. drop those tasks and go on with real stacks in half of each batch: ``pretrained.safetensors``, and once more
+   for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
+   (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
 About two and a half hours on two cores with bfloat16 convolutions.
 """
@@ -30,6 +31,8 @@ from tumorsim.weights import register
 N_FOLDS = 5
 N_TEST_HEADS = 4
 CHUNK = 100  # patients; a killed simulation goes on with the next
+TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
+FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
 ABOUT = {
     "license": "CC-BY-4.0",
     "description": "Five tumor types and their places on T1c; from simulated tumors and 93 real stacks.",
@@ -45,7 +48,7 @@ def main():
     parser.add_argument("--stacks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=1600)
-    parser.add_argument("--max-epochs", type=int, default=40, help="of 100 batches, on simulated patients")
+    parser.add_argument("--max-epochs", type=int, default=55, help="of 100 batches, on simulated patients")
     parser.add_argument("--real-epochs", type=int, default=4, help="of 100 batches, half of them real")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
@@ -92,7 +95,7 @@ def simulate(args):
 
 
 def renamed(cohort, prefix):
-    """Return a cohort whose patients are told from those of other chunks."""
+    """Return a cohort whose patients are told from those of other chunks, with the labels of `bands`."""
     cases = {
         case.case_id: Case(
             case.image,
@@ -104,11 +107,19 @@ def renamed(cohort, prefix):
     }
     return Cohort(
         Tumor(
-            cases[t.case.case_id], t.bbox, tumor_id=f"{prefix}-{t.tumor_id}", labels=t.labels,
+            cases[t.case.case_id], t.bbox, tumor_id=f"{prefix}-{t.tumor_id}", labels=t.labels | bands(t),
             mask_value=t.mask_value, metadata=t.metadata,
         )
         for t in cohort
     )  # fmt: skip
+
+
+def bands(tumor):
+    """Return labels of place in bands along each MNI axis, the same on both sides, and of the ring."""
+    x, y, z = (float(tumor.metadata[f"mni_{axis}_mm"]) for axis in "xyz")
+    place = {"lateral": (abs(x), 12, 0, 4), "rostral": (y, 20, -5, 2), "high": (z, 15, -4, 4)}  # mm a band
+    labels = {name: str(int(np.clip(mm // size, low, high))) for name, (mm, size, low, high) in place.items()}
+    return labels | {"ring": str(tumor.metadata["ring"])}
 
 
 def pretrain(args, simulated):
@@ -116,8 +127,8 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         embedder = TumorEmbedder(
-            max_epochs=args.max_epochs, precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
-            checkpoint_dir=args.out / "pretrain", random_state=args.random_state, verbose=1,
+            task_weights=FINER, max_epochs=args.max_epochs, precision=args.precision, n_jobs=2, verbose=1,
+            cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain", random_state=args.random_state,
         )  # fmt: skip
         embedder.fit(simulated, resume=True).save(path)
     return path
@@ -151,7 +162,7 @@ def go_on(args, base, stacks, simulated, path):
     ]
     mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, chosen))]
     embedder = TumorEmbedder.from_pretrained(
-        base, max_epochs=args.real_epochs, lr=0.0015, precision=args.precision, n_jobs=2,
+        base, tasks=TASKS, max_epochs=args.real_epochs, lr=0.0015, precision=args.precision, n_jobs=2,
         cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
         random_state=args.random_state, verbose=1,
     )  # fmt: skip

@@ -22,6 +22,7 @@ PAPER = {
     "lr_milestones": (90, 105),
     "weight_decay": 0.0,
     "mask_dice": 0.0,
+    "mask_balance": 0.0,
     "augment": False,
     "box_jitter": 0.0,
     "balance_classes": False,
@@ -45,6 +46,7 @@ def check_parameters(values):
         values[name] = check_real(values[name], name, minimum=0, exclusive=True)
     for name in ("weight_decay", "mask_dice"):
         values[name] = check_real(values[name], name, minimum=0)
+    values["mask_balance"] = check_real(values["mask_balance"], "mask_balance", minimum=0, maximum=1)
     values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)
     if values["freeze_backbone"] and values["initial_weights"] is None:
         raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")

@@ -92,7 +92,7 @@ def head_weights(classes, given=None):
     ValueError
         If `given` names another head, or a factor is negative.
     """
-    weights = {"mask": 10.0} | {task: 1 / 3 if len(names) == 2 else 1.0 for task, names in classes.items()}
+    weights = {"mask": 6.0} | {task: 1 / 3 if len(names) == 2 else 1.0 for task, names in classes.items()}
     for name, value in (given or {}).items():
         if name not in weights:
             raise ValueError(

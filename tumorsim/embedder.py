@@ -54,7 +54,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         Labels to learn. Default: all that the tumors carry with at least two classes.
     task_weights : dict of float, optional
         A head's factor in the loss, ``mask`` among them; 0 removes a head from the loss. Default: mask
-        10, tasks of two classes 1/3, other tasks 1, which brings their gradients to one order.
+        6, tasks of two classes 1/3, other tasks 1, which brings their gradients to one order.
     architecture : {"fast", "paper"}, default="fast"
         See `nn.Network`.
     n_channels : int, default=32
@@ -78,8 +78,11 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     weight_decay : float, default=1e-4
     gradient_clip : float, default=5.0
         Largest norm of the gradient.
-    mask_dice : float, default=0.3
+    mask_dice : float, default=0.5
         Weight of the soft Dice loss beside the mask's cross-entropy, which alone is slow on small tumors.
+    mask_balance : float, default=0.5
+        A tumor voxel weighs ``share ** -mask_balance`` in the mask's cross-entropy, `share` being the tumor's
+        part of the patch: 0 is plain cross-entropy, 1 gives tumor and surroundings the same say.
     augment : bool, default=True
         Mirror (the labels ``left`` and ``right`` swap), turn, stretch, thicken slices, crop the view, change
         contrast and noise.
@@ -154,7 +157,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         lr_milestones=(90, 105),
         weight_decay=1e-4,
         gradient_clip=5.0,
-        mask_dice=0.3,
+        mask_dice=0.5,
+        mask_balance=0.5,
         augment=True,
         box_jitter=0.15,
         balance_classes=True,
@@ -185,6 +189,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.gradient_clip = gradient_clip
         self.mask_dice = mask_dice
+        self.mask_balance = mask_balance
         self.augment = augment
         self.box_jitter = box_jitter
         self.balance_classes = balance_classes

@@ -35,6 +35,7 @@ class Recipe:
     weight_decay: float
     gradient_clip: float
     mask_dice: float
+    mask_balance: float
     task_weights: dict
     precision: str
     n_jobs: int
@@ -146,6 +147,7 @@ def _step(network, optimizer, batch, lr, recipe, device, class_weights):
         task_weights=recipe.task_weights,
         class_weights=class_weights,
         mask_dice=recipe.mask_dice,
+        mask_balance=recipe.mask_balance,
     )
     if not parts:  # a batch without any label teaches nothing
         return {}
