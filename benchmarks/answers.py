@@ -30,7 +30,8 @@ from scipy.stats import skew
 from sklearn.metrics import roc_auc_score
 
 from tumorsim import TumorEmbedder, TumorIndex, load_cohort
-from tumorsim.answers import VoteCalibration, votes
+from tumorsim.answers import votes
+from tumorsim.calibration import VoteCalibration
 from tumorsim.retrieval import embed_archive
 
 K = 10
@@ -155,35 +156,29 @@ def vote_calibration(X, table, space, rng, *, n_neighbors=K):
     learn = ~inside & _drawn(table["patient_id"], rng, 0.5)
     test = ~inside & ~learn
     index = TumorIndex().fit(X[inside], metadata=table[inside], space=space)
+    counted, of = {}, {}
+    for name, part in (("learn", learn), ("test", test)):
+        of[name] = table[part].reset_index(drop=True)
+        if not part.any():
+            return pd.DataFrame()
+        counted[name] = votes(index.search(X[part], n_neighbors), index.metadata_)
+    try:
+        calibration = VoteCalibration().fit(counted["learn"], of["learn"])
+    except ValueError as err:
+        warnings.warn(f"No calibration: {err}", stacklevel=2)
+        return pd.DataFrame()
     rows = []
-    found = {}
-    for part in (learn, test):
-        answer = index.search(X[part], n_neighbors) if part.any() else None
-        found[part.tobytes()] = None if answer is None else votes(answer, index.metadata_)
-    for column in [n for n in table if n.startswith("label_") and table[n].nunique() > 1]:
-        parts = []
-        for part in (learn, test):
-            counted = found[part.tobytes()]
-            if counted is None:
-                break
-            counted = counted[counted["task"] == column.removeprefix("label_")]
-            parts.append((counted, table[column][part].iloc[counted["query"]].tolist()))
-        try:
-            calibration = VoteCalibration().fit(*parts[0])
-        except (ValueError, IndexError) as err:
-            warnings.warn(f"No calibration of '{column}': {err}", stacklevel=2)
-            continue
-        counted, truth = parts[1]
-        kept = counted["abstains"].isna().to_numpy() & pd.notna(np.array(truth, dtype=object))
-        if not kept.any():
-            continue
-        counted, truth = counted[kept], np.array(truth, dtype=object)[kept]
-        row = {"task": column.removeprefix("label_"), "n_voted": len(truth), "answered": kept.mean()}
-        row |= calibration.evaluate(counted, truth)
-        share = (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
-        correct = (counted["label"] == truth).to_numpy(dtype=float)
-        gain = (share - correct) ** 2 - (calibration.predict(counted) - correct) ** 2
-        low, high = interval(gain, table["patient_id"][test].to_numpy()[counted["query"]], rng)
+    for row in calibration.evaluate(counted["test"], of["test"]).to_dict("records"):
+        task = row["task"]
+        asked = counted["test"][counted["test"]["task"] == task]
+        truth = of["test"][f"label_{task}"].to_numpy(dtype=object)[asked["query"]]
+        voted = asked["abstains"].isna().to_numpy() & pd.notna(truth)
+        asked, truth = asked[voted], truth[voted]
+        share = (asked["n_votes"] / asked["n_labelled"]).to_numpy(dtype=float)
+        correct = (asked["label"].to_numpy(dtype=object) == truth).astype(float)
+        gain = (share - correct) ** 2 - (calibration.predict(asked) - correct) ** 2
+        low, high = interval(gain, of["test"]["patient_id"].to_numpy()[asked["query"]], rng)
+        row |= {"answered": voted.mean(), "right": correct.mean()}
         rows.append(row | {"brier_gain": gain.mean(), "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 

@@ -84,6 +84,9 @@ def simulated(args):
     cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
     X = embedder.transform(cohort)
     result = evaluate_knn(X, cohort.table, space=embedder.space_)
+    by_type = evaluate_knn(of_type(embedder, X), cohort.table, n_neighbors=5)
+    by_type = by_type[by_type["task"] == "type"].assign(task="type, asked by type")
+    result = pd.concat([result, by_type], ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
     print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
     table = masks(embedder, cohort.cases)
@@ -157,14 +160,17 @@ def stacks(args):
     on_base = masks(base, cohort.cases)["dice"]
     row = score("simulated patients only", [scaled(base, cohort)] * N_FOLDS, types, held_out, embedded=True)
     rows.append(row | {"dice": quartiles(on_base)})
-    spaces, overlap = [], np.zeros(len(cohort))
+    spaces, asked, overlap = [], [], np.zeros(len(cohort))
     for fold, rows_out in enumerate(held_out):
         embedder = load(args, f"fold-{fold}.safetensors")
-        spaces.append(scaled(embedder, cohort))
+        X = embedder.transform(cohort)
+        spaces.append(X * embedder.space_.scale)
+        asked.append(of_type(embedder, X))
         by_case = masks(embedder, cohort[rows_out].cases).set_index("case_id")["dice"]
         overlap[rows_out] = by_case[[tumor.case.case_id for tumor in cohort[rows_out]]]
     row = score("simulated and real, by folds", spaces, types, held_out, embedded=True)
     rows.append(row | {"dice": quartiles(overlap)})
+    rows.append(score("the same, asked by type", asked, types, held_out, embedded=True))
     table = pd.DataFrame(rows)
     table.to_csv(args.out / "stacks.csv", index=False)
     per_stack = pd.DataFrame({"case_id": cohort.table["case_id"], "type": types, "dice": overlap})
@@ -180,6 +186,11 @@ def stacks(args):
 def scaled(embedder, tumors):
     """Return embeddings in the units that an index would use."""
     return embedder.transform(tumors) * embedder.space_.scale
+
+
+def of_type(embedder, X):
+    """Return embeddings (n, n_channels) in the subspace that the head of the type reads (n, k)."""
+    return X @ embedder.space_.aspects["type"].T
 
 
 def score(method, features, types, held_out, *, embedded=False):

@@ -10,10 +10,10 @@ labelled scans; ours are the 93 stacks made from figshare 1512427 (CC BY 4.0). T
 skipped where its result is in ``RUN`` and goes on where it was killed:
 
 1. simulate patients in the other heads and in the MNI152 template,
-2. train on them alone: ``simulated.safetensors``; here, where the truth is known to the millimetre, more tasks
+2. train on them alone: ``simulated.safetensors``; where the truth is known to the millimetre, more tasks
    teach finer place (bands of MNI coordinates) and whether the tumor is a ring,
-3. drop those tasks and go on with real stacks in half of each batch: ``pretrained.safetensors``, and once more
-   for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
+3. drop those tasks and go on with real stacks in half of each batch: ``pretrained.safetensors``, and once
+   more for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
 About two and a half hours on two cores with bfloat16 convolutions.
@@ -127,8 +127,9 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         embedder = TumorEmbedder(
-            task_weights=FINER, max_epochs=args.max_epochs, precision=args.precision, n_jobs=2, verbose=1,
-            cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain", random_state=args.random_state,
+            task_weights=FINER, max_epochs=args.max_epochs, precision=args.precision, n_jobs=2,
+            cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
+            random_state=args.random_state, verbose=1,
         )  # fmt: skip
         embedder.fit(simulated, resume=True).save(path)
     return path

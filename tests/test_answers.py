@@ -6,17 +6,22 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
+from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.answers import (
-    VoteCalibration,
-    brier_score,
     describe_agreement,
     describe_closeness,
     describe_summary,
     describe_vote,
-    expected_calibration_error,
     summarize,
     votes,
 )
+from tumorsim.calibration import (
+    VoteCalibration,
+    brier_score,
+    calibrate_votes,
+    expected_calibration_error,
+)
+from tumorsim.exceptions import IndexMismatchError
 
 ARCHIVE = pd.DataFrame(
     {
@@ -100,26 +105,66 @@ def test_no_neighbors_no_votes():
 
 
 def held_out(n, seed):
-    """Return votes of n held-out tumors whose first label is right with the square of its share."""
+    """Return votes of n held-out tumors, right with the square of the first label's share, and the truth."""
     rng = np.random.default_rng(seed)
     n_votes = rng.integers(6, 11, size=n)
     right = rng.random(n) < (n_votes / 10) ** 2
-    table = pd.DataFrame({"label": "m", "n_votes": n_votes, "n_labelled": 10, "abstains": None})
-    return table, np.where(right, "m", "g")
+    table = {"query": range(n), "task": "type", "label": "m", "n_votes": n_votes, "n_labelled": 10}
+    return pd.DataFrame(table).assign(abstains=None), pd.DataFrame({"label_type": np.where(right, "m", "g")})
 
 
 def test_calibration_learns_how_often_votes_are_right():
     """Shares that promise too much become probabilities; Brier and ECE fall, also on further patients."""
     calibration = VoteCalibration().fit(*held_out(600, 0))
     for report in (calibration.report_, calibration.evaluate(*held_out(2000, 1))):
-        assert report["brier_after"] < report["brier_before"]
-        assert report["ece_after"] < 0.1 < report["ece_before"]  # the gap is 0.14, of sampling alone 0.04
+        assert report["task"].tolist() == ["type"]
+        assert report["brier_after"][0] < report["brier_before"][0]
+        assert report["ece_after"][0] < 0.1 < report["ece_before"][0]  # the gap is 0.14, of sampling 0.04
     table, _ = held_out(50, 2)
     expected = (table["n_votes"] / 10) ** 2
     assert_allclose(calibration.predict(table), expected, atol=0.08)  # a logistic curve is no parabola
     row = votes(answer(["m"] * 5), ARCHIVE, tasks=["type"], calibration=calibration).iloc[0]
     assert 0.9 < row["probability"] <= 1
     assert f"right in {100 * row['probability']:.0f} % of such votes of held-out" in describe_vote(row)
+
+
+def test_calibration_keeps_tasks_apart(tmp_path):
+    """Each task has its own curve, and one of too few votes has none; a file brings all of it back."""
+    table, truth = held_out(400, 3)
+    side = table.assign(task="side", label="left")
+    few = table[:10].assign(task="grade")
+    truth = truth.assign(label_side="left", label_grade="m")
+    calibration = VoteCalibration().fit(pd.concat([table, side, few]), truth)
+    assert sorted(calibration.curves_) == ["side", "type"]
+    assert_allclose(calibration.predict(side[:3]), 401 / 402)
+    assert np.isnan(calibration.predict(few)).all()
+    calibration.save(tmp_path / "votes.json")
+    restored = VoteCalibration.load(tmp_path / "votes.json")
+    assert_allclose(restored.predict(table), calibration.predict(table))
+    pd.testing.assert_frame_equal(restored.report_, calibration.report_)
+
+
+def test_calibration_of_an_index_is_for_that_index(tmp_path):
+    """It learns from searches of held-out patients, and is refused where embedder or neighbors differ."""
+    rng = np.random.default_rng(0)
+    types = rng.integers(2, size=240)
+    X = np.column_stack([4 * types + rng.normal(size=240), rng.normal(size=240)])
+    ids = [str(i) for i in range(240)]
+    table = pd.DataFrame({"patient_id": ids, "tumor_id": ids, "label_type": np.where(types, "m", "g")})
+    index = TumorIndex().fit(X[:120], metadata=table[:120], space=EmbeddingSpace("f"))
+    calibration = calibrate_votes(index, X[120:], table[120:], n_neighbors=5)
+    assert calibration.curves_["type"][0] > 0  # more votes are more often right
+    calibration.check(index, 5)
+    with pytest.raises(IndexMismatchError, match=r"n_neighbors is 5, got 7\. Calibrate again"):
+        calibration.check(index, 7)
+    other = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("other"))
+    with pytest.raises(IndexMismatchError, match="fingerprint is f, got other"):
+        calibration.check(other, 5)
+    with pytest.raises(ValueError, match=r"Got 120 that it does, among them '0'"):
+        calibrate_votes(index, X[:120], table[:120])
+    (tmp_path / "no.json").write_text('{"format": "x"}')
+    with pytest.raises(ValueError, match="must be a vote calibration"):
+        VoteCalibration.load(tmp_path / "no.json")
 
 
 def test_calibration_refuses_what_it_cannot_learn_from():
@@ -131,7 +176,7 @@ def test_calibration_refuses_what_it_cannot_learn_from():
         VoteCalibration().fit(table.assign(abstains="mixed"), truth)
     with pytest.raises(NotFittedError):
         VoteCalibration().predict(table)
-    always = VoteCalibration().fit(table, ["m"] * 30)
+    always = VoteCalibration().fit(table, truth.assign(label_type="m"))
     assert_allclose(always.predict(table), 31 / 32)
 
 

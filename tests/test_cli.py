@@ -11,9 +11,11 @@ import pytest
 from archives import write_cohort, write_scan_table
 from typer.testing import CliRunner
 
+from tumorsim import EmbeddingSpace, TumorIndex
+from tumorsim.calibration import VoteCalibration
 from tumorsim.cli import app
 from tumorsim.cli._parse import parse_aspects, parse_where
-from tumorsim.io import load_embeddings, load_image
+from tumorsim.io import load_embeddings, load_image, save_embeddings
 
 TRAINING = "--max-epochs 1 --batches-per-epoch 4 --batch-size 2 --patch-size 32 --n-channels 8 --n-blocks 1"
 
@@ -75,6 +77,30 @@ def test_held_out_patients_ask(folder, tmp_path):
         "must leave patients"
         in run("fit", folder / "archive.csv", "-o", model, TRAINING, "--hold-out 0.01", code=2).output
     )
+
+
+def test_votes_are_calibrated_on_held_out_patients(folder, tmp_path):
+    """Evaluate learns it from embeddings of others; a query gives the probability, and refuses another's."""
+    rng = np.random.default_rng(0)
+    types = rng.integers(2, size=160)
+    X = np.column_stack([3 * types + rng.normal(size=160), rng.normal(size=160)]).astype(np.float32)
+    for name, rows in (("archive", slice(80)), ("new", slice(80, None))):
+        ids = [str(i) for i in range(160)][rows]
+        labels = np.where(types, "glioma", "metastasis")[rows].tolist()
+        columns = {"tumor_id": ids, "patient_id": ids, "label_type": labels}
+        save_embeddings(tmp_path / f"{name}.npz", X[rows], columns, EmbeddingSpace("f").to_dict())
+    path = tmp_path / "votes.json"
+    held_out = ("--queries", tmp_path / "new.npz", "--calibrate-votes", path)
+    assert "one number of neighbors" in run("evaluate", tmp_path / "archive.npz", *held_out, code=2).output
+    learned = run("evaluate", tmp_path / "archive.npz", *held_out, "--n-neighbors 5").output
+    assert "brier_after" in learned
+    asked = ("--mask", folder / "s0_mask.nii.gz", "--vote-calibration", path)
+    assert "Its fingerprint is f" in ask(folder, *asked, code=2).output
+    made = VoteCalibration.load(path)
+    made.made_for_ = {"fingerprint": TumorIndex.load(folder / "index").space_.fingerprint, "n_neighbors": 3}
+    made.save(path)
+    assert "of such votes of held-out patients" in ask(folder, *asked, "-n 3").output
+    assert "calibrated for plain answers" in ask(folder, *asked, "-n 3 --aspect type=1", code=2).output
 
 
 def test_index_info_counts(folder):

@@ -3,17 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_fitted, check_integer, check_real
+from tumorsim._validation import check_integer, check_real
 
 __all__ = [
     "PLACE",
-    "VoteCalibration",
-    "brier_score",
     "describe_agreement",
     "describe_closeness",
     "describe_summary",
     "describe_vote",
-    "expected_calibration_error",
     "summarize",
     "votes",
 ]
@@ -93,7 +90,7 @@ def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6
         Labelled neighbors below which a vote is abstained from; all neighbors, if fewer were asked for.
     min_share : float, default=0.6
         Share of the labelled neighbors below which the first label does not win.
-    calibration : VoteCalibration, optional
+    calibration : calibration.VoteCalibration, optional
         Fitted on held-out patients; without it no probability is given.
 
     Returns
@@ -232,91 +229,6 @@ def describe_summary(summary):
     return f"{summary['column']}: {text} (n = {summary['n']}{missing})"
 
 
-class VoteCalibration:
-    """Turn vote shares into probabilities of being right, learned on held-out patients.
-
-    A logistic curve of the share of votes, fitted to whether the first label was the true one. Fit one a
-    task, on patients that neither the embedder nor the archive has seen.
-
-    Attributes
-    ----------
-    report_ : dict
-        ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``, ``ece_before``, ``ece_after``:
-        before is the share itself taken for a probability. Measure on further patients by `evaluate`.
-    """
-
-    def fit(self, votes, truth):
-        """Learn from votes of held-out patients.
-
-        Parameters
-        ----------
-        votes : DataFrame
-            Of `votes`, without calibration, of one task.
-        truth : sequence
-            The true label of each row; rows without one, and rows that abstain, do not count.
-
-        Returns
-        -------
-        VoteCalibration
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If fewer than 20 votes can be learned from.
-        """
-        from sklearn.linear_model import LogisticRegression
-
-        share, correct = _shares(votes, truth)
-        if len(share) < 20:
-            raise ValueError(f"Calibration needs at least 20 votes of held-out patients. Got {len(share)}.")
-        self._curve = None
-        if correct.min() != correct.max():
-            self._curve = LogisticRegression(C=100.0).fit(share[:, None], correct)
-        self._rate = (correct.sum() + 1) / (len(correct) + 2)  # where all were right, or none
-        self.report_ = {}
-        self.report_ = self.evaluate(votes, truth)
-        return self
-
-    def predict(self, votes):
-        """Return the probability that each row's first label is right, shape (n_rows,)."""
-        check_fitted(self, "report_")
-        share = (votes["n_votes"] / votes["n_labelled"]).to_numpy(dtype=float)
-        if self._curve is None:
-            return np.full(len(share), self._rate)
-        return self._curve.predict_proba(share[:, None])[:, 1] if len(share) else np.empty(0)
-
-    def evaluate(self, votes, truth):
-        """Return n, Brier score and expected calibration error before and after, as in `report_`."""
-        check_fitted(self, "report_")
-        share, correct = _shares(votes, truth)
-        frame = pd.DataFrame({"n_votes": share, "n_labelled": 1.0})
-        result = {"n": len(share)}
-        for when, probability in (("before", share), ("after", self.predict(frame))):
-            result[f"brier_{when}"] = brier_score(probability, correct)
-            result[f"ece_{when}"] = expected_calibration_error(probability, correct)
-        return result
-
-
-def brier_score(probability, correct):
-    """Return the mean squared difference of probabilities and what came true (0 or 1)."""
-    return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(correct, dtype=float)) ** 2))
-
-
-def expected_calibration_error(probability, correct, n_bins=10):
-    """Return the mean gap of probability and share of what came true, over bins of equal width.
-
-    Examples
-    --------
-    >>> round(expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0]), 3)
-    0.25
-    """
-    probability, correct = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
-    bins = np.minimum((probability * n_bins).astype(int), n_bins - 1)
-    gaps = [abs((probability - correct)[bins == b].sum()) for b in np.unique(bins)]
-    return float(sum(gaps) / len(probability)) if len(probability) else float("nan")
-
-
 def _vote(found, archive_labels, task):
     """Return the counts of one query's neighbors for one task; `tied` tells whether two labels are first."""
     column = f"label_{task}"
@@ -335,16 +247,6 @@ def _vote(found, archive_labels, task):
         row |= {"tied": bool((counts == most).sum() > 1)}
         row["base_rate"] = float((archive_labels.dropna() == first).mean())
     return row
-
-
-def _shares(votes, truth):
-    """Return vote share and whether the first label is right (0 or 1), where there is a vote and a truth."""
-    truth = pd.Series(list(truth), index=votes.index, dtype=object)
-    kept = truth.notna() & votes["abstains"].isna()
-    votes, truth = votes[kept], truth[kept]
-    share = (votes["n_votes"] / votes["n_labelled"]).to_numpy(dtype=float)
-    correct = (votes["label"].astype(object) == truth).to_numpy()
-    return share, correct.astype(int)
 
 
 def _counts(values):

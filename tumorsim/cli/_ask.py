@@ -61,6 +61,10 @@ def query(
         list[str] | None,
         Option(help="Which tumors calibrate p-values: a condition, such as held_out=true."),
     ] = None,
+    vote_calibration: Annotated[
+        Path | None,
+        Option(help="What 'tumorsim evaluate --calibrate-votes' wrote: votes get a probability."),
+    ] = None,
     show: Annotated[
         str | None, Option(help="Further columns, such as dose_gy,control_12m; also summarized.")
     ] = None,
@@ -82,6 +86,7 @@ def query(
         summarize,
         votes,
     )
+    from tumorsim.calibration import VoteCalibration
     from tumorsim.index import TumorIndex, where_mask
     from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
     from tumorsim.weights import find_weights
@@ -103,6 +108,15 @@ def query(
             f"--show names columns of the index: {', '.join(index.metadata_)}. Got '{unknown[0]}'."
         )
     left_out = _left_out(exclude, index.metadata_)
+    calibration = None
+    if vote_calibration is not None:
+        if conditions or aspects or max_per_patient != 1:
+            raise ValueError(
+                "Votes are calibrated for plain answers. Leave out --vote-calibration, or --where, --aspect "
+                "and --max-per-patient."
+            )
+        calibration = VoteCalibration.load(vote_calibration)
+        calibration.check(index, n_neighbors)
     model = find_weights(model, progress=True)
     embedder = load_model(model, device)
     tumors = query_tumors(
@@ -131,7 +145,8 @@ def query(
         calibration=parse_where(calibrate, index.metadata_),
     )
     base = index.metadata_[where_mask(index.metadata_, conditions or {})]
-    counted, summary = votes(neighbors, base), summarize(neighbors, columns or ())
+    counted = votes(neighbors, base, calibration=calibration)
+    summary = summarize(neighbors, columns or ())
     proposed = " (proposed by the model)" if mask is None and box is None else ""
     for i, tumor in enumerate(tumors):
         typer.echo(f"{tumor.tumor_id}: {tumors.table['volume_mm3'][i] / 1000:.2f} ml{proposed}")
@@ -182,6 +197,10 @@ def evaluate(
         Path | None,
         Option(help="Embeddings of held-out patients, who ask. Default: every tumor asks."),
     ] = None,
+    calibrate_votes: Annotated[
+        Path | None,
+        Option(help="Learn from --queries how often votes of --n-neighbors (one number) are right; a file."),
+    ] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")] = None,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
 ):
@@ -195,12 +214,18 @@ def evaluate(
     from tumorsim.exceptions import IndexMismatchError
     from tumorsim.index import TumorIndex
 
-    if output is not None:
-        check_output(output)
+    for path in (output, calibrate_votes):
+        if path is not None:
+            check_output(path)
     try:
         ks = [int(k) for k in split_names(n_neighbors) or ()]
     except ValueError as err:
         raise ValueError(f"--n-neighbors takes whole numbers such as 1,5,10. Got {n_neighbors!r}.") from err
+    if calibrate_votes is not None and (queries is None or len(ks) != 1):
+        raise ValueError(
+            "--calibrate-votes needs --queries, embeddings of held-out patients, and one number of "
+            "neighbors, such as --n-neighbors 5."
+        )
     metric = "euclidean"
     if source.is_dir():
         index = TumorIndex.load(source)
@@ -226,6 +251,15 @@ def evaluate(
         with atomic_path(output) as temporary:
             result.to_csv(temporary, index=False)
         typer.echo(f"Wrote {output}.")
+    if calibrate_votes is not None:
+        from tumorsim.calibration import calibrate_votes as learn
+
+        if not source.is_dir():
+            index = TumorIndex().fit(X, metadata=table, space=space)
+        calibration = learn(index, query_X, query_table, n_neighbors=ks[0], space=query_space)
+        calibration.save(calibrate_votes)
+        typer.echo(f"\nVotes of {ks[0]} neighbors\n{calibration.report_.round(3).to_string(index=False)}")
+        typer.echo(f"Wrote {calibrate_votes}.")
 
 
 def segment(

@@ -97,8 +97,8 @@ class PaperMaskHead(nn.Module):
 class FoldMaskHead(nn.Module):
     """Unfold cells to half resolution beside the stem's detail, two ResBlocks, then 8 logits a place.
 
-    A logit of the cell itself is added: so the loss reaches the backbone by a short way, and large tumors, which
-    no detail shows, are found as a whole.
+    A logit of the cell itself is added: so the loss reaches the backbone by a short way, and large tumors,
+    which no detail shows, are found as a whole.
     """
 
     halo = 4  # cells: four convolutions at half resolution of its own, two of the stem, interpolation

@@ -1,0 +1,231 @@
+"""How often a vote is right: probabilities learned on held-out patients, and their scores."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tumorsim._validation import check_fitted
+from tumorsim.answers import votes
+from tumorsim.exceptions import IndexMismatchError
+from tumorsim.io import atomic_path
+
+__all__ = ["VoteCalibration", "brier_score", "calibrate_votes", "expected_calibration_error"]
+
+LEAST_VOTES = 20
+_FORMAT = "tumorsim vote calibration 1"
+_COLUMNS = ("task", "n", "brier_before", "brier_after", "ece_before", "ece_after")
+
+
+class VoteCalibration:
+    """Turn vote shares into probabilities of being right, learned on held-out patients.
+
+    For each task a logistic curve of the first label's share of votes, fitted to whether that label was the
+    true one (Platt's scaling). Fit on patients that neither the embedder nor the archive has seen, and anew
+    for another archive or number of neighbors.
+
+    Attributes
+    ----------
+    curves_ : dict
+        Task → ``(slope, intercept)`` of the log-odds.
+    made_for_ : dict
+        ``fingerprint`` of the embedder and ``n_neighbors`` of the answers, where `calibrate_votes` made it;
+        else empty.
+    report_ : DataFrame
+        A row a task: ``task``, ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``,
+        ``ece_before``, ``ece_after``: before is the share itself taken for a probability. Of further patients
+        `evaluate` tells.
+
+    Examples
+    --------
+    >>> shares = [5, 5, 5, 4, 3] * 8
+    >>> counted = pd.DataFrame({"query": range(40), "task": "type", "label": "glioma", "n_votes": shares})
+    >>> counted = counted.assign(n_labelled=5, abstains=None)
+    >>> truth = pd.DataFrame({"label_type": ["glioma", "glioma", "glioma", "glioma", "metastasis"] * 8})
+    >>> calibration = VoteCalibration().fit(counted, truth)
+    >>> [float(p) for p in calibration.predict(counted[:5]).round(1)]
+    [1.0, 1.0, 1.0, 0.9, 0.1]
+    """
+
+    def fit(self, counted, metadata):
+        """Learn from votes of held-out patients.
+
+        Parameters
+        ----------
+        counted : DataFrame
+            Of `answers.votes`, without calibration; rows that abstain do not count.
+        metadata : DataFrame
+            Of the queries: its row ``query`` holds the truth in ``label_<task>``; missing ones do not count.
+
+        Returns
+        -------
+        VoteCalibration
+            Itself. A task of fewer than 20 votes with a truth has no curve, and gets no probability.
+
+        Raises
+        ------
+        ValueError
+            If no task has 20 votes that can be learned from.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        curves, most = {}, 0
+        for task, (share, correct) in _by_task(counted, metadata).items():
+            most = max(most, len(share))
+            if len(share) < LEAST_VOTES:
+                continue
+            if correct.min() == correct.max():  # all right, or none: the rule of succession
+                rate = (correct.sum() + 1) / (len(correct) + 2)
+                curves[task] = (0.0, float(np.log(rate / (1 - rate))))
+            else:
+                curve = LogisticRegression(C=100.0).fit(share[:, None], correct)
+                curves[task] = (float(curve.coef_[0, 0]), float(curve.intercept_[0]))
+        if not curves:
+            raise ValueError(
+                f"Calibration needs at least {LEAST_VOTES} votes of held-out patients in a task. Got {most}."
+            )
+        self.curves_, self.made_for_ = curves, {}
+        self.report_ = self.evaluate(counted, metadata)
+        return self
+
+    def predict(self, counted):
+        """Return the probability that each row's first label is right, (n_rows,); NaN for unknown tasks."""
+        check_fitted(self, "curves_")
+        share = (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
+        pairs = [self.curves_.get(task, (np.nan, np.nan)) for task in counted["task"]]
+        slope, intercept = np.array(pairs, dtype=float).reshape(-1, 2).T
+        return 1 / (1 + np.exp(-(slope * share + intercept)))
+
+    def evaluate(self, counted, metadata):
+        """Return n, Brier score and expected calibration error of each task, as in `report_`."""
+        check_fitted(self, "curves_")
+        rows = []
+        for task, (share, correct) in _by_task(counted, metadata).items():
+            if task not in self.curves_ or not len(share):
+                continue
+            slope, intercept = self.curves_[task]
+            row = {"task": task, "n": len(share)}
+            for when, given in (("before", share), ("after", 1 / (1 + np.exp(-(slope * share + intercept))))):
+                row[f"brier_{when}"] = brier_score(given, correct)
+                row[f"ece_{when}"] = expected_calibration_error(given, correct)
+            rows.append(row)
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+    def save(self, path):
+        """Write it as JSON, atomically."""
+        check_fitted(self, "curves_")
+        values = {"format": _FORMAT, "made_for": self.made_for_, "curves": self.curves_}
+        values |= {"report": self.report_.to_dict("records")}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` has written.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If it is missing, or no such file.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if values["format"] != _FORMAT:
+                raise ValueError(values["format"])
+            calibration = cls()
+            calibration.curves_ = {task: (float(a), float(b)) for task, (a, b) in values["curves"].items()}
+            calibration.made_for_ = dict(values["made_for"])
+            calibration.report_ = pd.DataFrame(values["report"], columns=list(_COLUMNS))
+        except (ValueError, KeyError, TypeError) as err:
+            raise ValueError(
+                f"'{path}' must be a vote calibration as 'save' writes it. Got {err!r}."
+            ) from err
+        return calibration
+
+    def check(self, index, n_neighbors):
+        """Raise ``IndexMismatchError`` if made for another embedder or number of neighbors."""
+        check_fitted(self, "curves_")
+        own = {"fingerprint": getattr(index.space_, "fingerprint", None), "n_neighbors": int(n_neighbors)}
+        for name, value in own.items():
+            if name in self.made_for_ and self.made_for_[name] != value:
+                raise IndexMismatchError(
+                    "The vote calibration must be made for this index and number of neighbors. Its "
+                    f"{name} is {self.made_for_[name]}, got {value}. Calibrate again."
+                )
+
+
+def calibrate_votes(index, X, metadata, *, n_neighbors=5, space=None):
+    """Learn how often votes in the answers of an index are right, on held-out patients.
+
+    Parameters
+    ----------
+    index : TumorIndex
+        The archive.
+    X : array-like of shape (n, n_features)
+        Embeddings of tumors of patients that neither the index nor the embedder's training has seen.
+    metadata : DataFrame
+        Of `X`, with the truth in columns ``label_<task>``.
+    n_neighbors : int, default=5
+        As queries will ask for.
+    space : EmbeddingSpace, optional
+        Of the embedder of `X`, to be compared with the index's.
+
+    Returns
+    -------
+    VoteCalibration
+
+    Raises
+    ------
+    IndexMismatchError
+        If the embedders differ.
+    ValueError
+        If patients of `metadata` are in the index, or votes are too few.
+    """
+    metadata = metadata.reset_index(drop=True)
+    if "patient_id" in metadata and "patient_id" in index.metadata_:
+        both = sorted(set(metadata["patient_id"]) & set(index.metadata_["patient_id"]))
+        if both:
+            raise ValueError(
+                f"Votes are calibrated on patients that the index does not hold. Got {len(both)} that it "
+                f"does, among them {both[0]!r}."
+            )
+    neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space)
+    calibration = VoteCalibration().fit(votes(neighbors, index.metadata_), metadata)
+    calibration.made_for_ = {
+        "fingerprint": getattr(index.space_, "fingerprint", None),
+        "n_neighbors": int(n_neighbors),
+    }
+    return calibration
+
+
+def brier_score(probability, correct):
+    """Return the mean squared difference of probabilities and what came true (0 or 1)."""
+    return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(correct, dtype=float)) ** 2))
+
+
+def expected_calibration_error(probability, correct, n_bins=10):
+    """Return the mean gap of probability and share of what came true, over bins of equal width.
+
+    Examples
+    --------
+    >>> round(expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0]), 3)
+    0.25
+    """
+    probability, correct = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
+    bins = np.minimum((probability * n_bins).astype(int), n_bins - 1)
+    gaps = [abs((probability - correct)[bins == b].sum()) for b in np.unique(bins)]
+    return float(sum(gaps) / len(probability)) if len(probability) else float("nan")
+
+
+def _by_task(counted, metadata):
+    """Return task → share of votes and whether the first label is right, of rows with a vote and a truth."""
+    found = {}
+    for task, rows in counted[counted["abstains"].isna()].groupby("task", sort=False):
+        if f"label_{task}" not in metadata:
+            continue
+        truth = metadata[f"label_{task}"].to_numpy(dtype=object)[rows["query"].to_numpy(dtype=int)]
+        rows, truth = rows[pd.notna(truth)], truth[pd.notna(truth)]
+        share = (rows["n_votes"] / rows["n_labelled"]).to_numpy(dtype=float)
+        found[task] = share, (rows["label"].to_numpy(dtype=object) == truth).astype(int)
+    return found
