@@ -63,7 +63,7 @@ def test_the_benchmark_finds_what_is_there(answers):
 
 def test_a_small_archive_says_less_and_fails_nowhere(answers):
     """Eight tumors have no p-values and no calibration, and every part returns a table."""
-    with pytest.warns(UserWarning, match="No calibration of"):
+    with pytest.warns(UserWarning, match="No calibration: Calibration needs"):
         tables = answers.run(*archive(8))
     assert tables["p_values"]["share"].isna().all()
     assert len(tables["left_out"]) == 0 and len(tables["votes"]) == 0

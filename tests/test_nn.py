@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from torch.nn import functional
+from torch.nn.functional import softplus
 
 from tumorsim import TumorEmbedder, roi_pool
 from tumorsim.nn import ARCHITECTURES, Network, choose_device, dice_loss, multitask_loss, roi_pool_upsampled
+from tumorsim.nn._losses import balanced_cross_entropy
 from tumorsim.nn._network import fold, pad_to_cells, unfold, upsample
 
 
@@ -169,7 +172,7 @@ def test_paper_recipe_has_the_papers_numbers():
     expected = {
         "architecture": "paper", "n_channels": 64, "optimizer": "sgd", "max_epochs": 120,
         "batches_per_epoch": 200, "batch_size": 2, "lr": 0.1, "lr_schedule": "milestones",
-        "lr_milestones": (90, 105), "mask_dice": 0.0,
+        "lr_milestones": (90, 105), "mask_dice": 0.0, "mask_balance": 0.0,
     }  # fmt: skip
     assert {name: values[name] for name in expected} == expected
     assert TumorEmbedder.paper(n_channels=16).n_channels == 16
@@ -270,6 +273,24 @@ def test_dice_is_overlap():
     plain = multitask_loss(outputs, batch, task_weights=weights)[1]["mask"]
     more = multitask_loss(outputs, batch, task_weights=weights, mask_dice=0.5)[1]["mask"]
     assert_allclose(more - plain, 0.5 * dice_loss(outputs["mask"][:1], batch.mask[:1]), rtol=1e-4)
+
+
+def test_balance_weighs_rare_tumor_voxels():
+    """0 is plain cross-entropy; 1 gives 4 tumor voxels of 512 half of the say; elements count alike."""
+    target = torch.zeros(1, 1, 8, 8, 8)
+    target[0, 0, :4, 0, 0] = 1
+    logits = torch.full_like(target, -2.0)  # every voxel is called air
+    missed, right = float(softplus(torch.tensor(2.0))), float(softplus(torch.tensor(-2.0)))
+    plain = functional.binary_cross_entropy_with_logits(logits, target)
+    assert_allclose(balanced_cross_entropy(logits, target, balance=0.0), plain)
+    whole = balanced_cross_entropy(logits, target, balance=1.0)
+    assert_allclose(whole, (128 * 4 * missed + 508 * right) / (128 * 4 + 508), rtol=1e-5)
+    pair = balanced_cross_entropy(logits.repeat(2, 1, 1, 1, 1), torch.cat([target, 0 * target]), balance=1.0)
+    assert_allclose(pair, (float(whole) + right) / 2, rtol=1e-5)
+    outputs, batch = small_batch()
+    weights = {"mask": 1.0, "type": 1.0, "side": 1.0}
+    mask = multitask_loss(outputs, batch, task_weights=weights, mask_balance=0.5)[1]["mask"]
+    assert_allclose(mask, balanced_cross_entropy(outputs["mask"][:1], batch.mask[:1]), rtol=1e-5)
 
 
 def test_device_that_is_not_there_is_named():
