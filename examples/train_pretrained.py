@@ -154,7 +154,10 @@ def folds(stacks):
 
 
 def go_on(args, base, stacks, simulated, path):
-    """Train on, from `base`, on real stacks and as many simulated patients; returns the model file."""
+    """Train on, from `base`, on real stacks and as many simulated patients; returns the model file.
+
+    Tumor voxels are no longer weighed up: that finds tumors, and this learns how large they are.
+    """
     if path.exists():
         return path
     patients = np.unique(simulated.patient_ids)
@@ -163,8 +166,8 @@ def go_on(args, base, stacks, simulated, path):
     ]
     mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, chosen))]
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, max_epochs=args.real_epochs, lr=0.0015, precision=args.precision, n_jobs=2,
-        cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
+        base, tasks=TASKS, max_epochs=args.real_epochs, lr=0.0015, mask_balance=0.0, mask_dice=1.0,
+        precision=args.precision, n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
         random_state=args.random_state, verbose=1,
     )  # fmt: skip
     embedder.fit(mixed, resume=True).save(path)
