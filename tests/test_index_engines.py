@@ -200,7 +200,7 @@ def test_parameters_of_milvus_go_together(tmp_path):
         TumorIndex(engine="milvus").fit(np.eye(2))
     with pytest.raises(TypeError, match="'collection' must be text"):
         TumorIndex(engine="milvus", uri=str(tmp_path / "archive.db")).fit(np.eye(2))
-    with pytest.raises(ValueError, match=r"'uri' belongs to engine='milvus'\. Got engine 'exact'"):
+    with pytest.raises(ValueError, match=r"'uri' belongs to engine='milvus'\. Got engine='exact'"):
         TumorIndex(uri="archive.db").fit(np.eye(2))
     assert not list(tmp_path.iterdir())
 
