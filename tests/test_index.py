@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index import _engines
+from tumorsim.index import _exact
 
 FOUR = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
 TABLE = pd.DataFrame(
@@ -106,7 +106,8 @@ def test_a_query_does_not_depend_on_its_batch_or_on_block_size(monkeypatch):
     X, queries = rng.normal(size=(400, 8)), rng.normal(size=(30, 8))
     index = TumorIndex().fit(X)
     distances, rows = index.kneighbors(queries, 6)
-    monkeypatch.setattr(_engines, "BLOCK_BYTES", 256)
+    for name, value in {"BLOCK_BYTES": 256, "N_QUERIES": 7, "N_POINTS": 33, "GROUPS": 2}.items():
+        monkeypatch.setattr(_exact, name, value)
     for i in range(30):
         alone = index.kneighbors(queries[i : i + 1], 6)
         np.testing.assert_array_equal(alone[0][0], distances[i])
@@ -474,8 +475,8 @@ def test_wrong_parameters_are_named(four):
         ValueError, match=r"must be one of 'euclidean', 'cosine', 'whitened'\. Got 'manhattan'"
     ):
         TumorIndex(metric="manhattan").fit(FOUR)
-    with pytest.raises(ValueError, match=r"'engine' must be one of 'exact', 'pynndescent'\. Got 'faiss'"):
-        TumorIndex(engine="faiss").fit(FOUR)
+    with pytest.raises(ValueError, match=r"'engine' must be one of 'exact', 'pynndescent', .*Got 'annoy'"):
+        TumorIndex(engine="annoy").fit(FOUR)
     with pytest.raises(ValueError, match=r"'n_neighbors' must be at most the 3 other rows\. Got 4"):
         four.kneighbors(n_neighbors=4)
     with pytest.raises(ValueError, match="'n_neighbors' must be at least 1"):
@@ -548,58 +549,3 @@ def test_the_index_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.fixture(scope="session")
-def graph():
-    """Return queries, and a pynndescent index beside an exact one; it compiles for long."""
-    rng = np.random.default_rng(0)
-    centers = rng.normal(size=(40, 16))
-    X = centers[rng.integers(40, size=3000)] + 0.5 * rng.normal(size=(3000, 16))
-    queries = centers[rng.integers(40, size=100)] + 0.5 * rng.normal(size=(100, 16))
-    table = {"patient_id": [f"p{i}" for i in rng.integers(900, size=3000)], "u": rng.random(3000)}
-    approximate = TumorIndex(engine="pynndescent").fit(X, metadata=table)
-    approximate.kneighbors(X[:1], 1)
-    return queries, approximate, TumorIndex().fit(X, metadata=table)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"max_per_patient": None},
-        {"where": {"u": ("<", 0.6)}},
-        {"exclude": "same_patient"},
-        {"where": {"u": ("<", 0.01)}},
-    ],
-    ids=["plain", "no limit", "half", "exclude", "selective"],
-)
-def test_pynndescent_recalls_what_exact_search_finds(graph, options):
-    """Recall@10 is at least 0.98, distances are exact, and a selective filter is answered exactly."""
-    queries, approximate, exact = graph
-    of = {"patient_id": [f"p{i}" for i in range(100)]}
-    answer = approximate.search(queries, 10, query_metadata=of, **options)
-    truth = exact.search(queries, 10, query_metadata=of, **options)
-    shared = answer.merge(truth, on=["query", "tumor_id"])
-    assert len(answer) == len(truth)
-    assert len(shared) / len(truth) >= (1.0 if options.get("where") == {"u": ("<", 0.01)} else 0.98)
-    np.testing.assert_array_equal(shared["distance_x"], shared["distance_y"])
-
-
-@pytest.mark.slow
-def test_pynndescent_answers_every_row_of_the_archive_without_itself(graph):
-    """Without queries a row is not its own neighbor, also with candidates from the graph."""
-    _, approximate, exact = graph
-    distances, rows = approximate.kneighbors(n_neighbors=5)
-    assert (rows != np.arange(3000)[:, None]).all()
-    truth = exact.kneighbors(n_neighbors=5, return_distance=False)
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(rows, truth, strict=True)]) / 5 >= 0.98
-    assert (np.diff(distances, axis=1) >= 0).all()
-
-
-def test_pynndescent_on_a_small_archive_is_exact_and_compiles_nothing():
-    """Below a thousand tumors the graph is not built."""
-    index = TumorIndex(engine="pynndescent").fit(FOUR, metadata=TABLE)
-    assert ids(index.search([[0.2, 0.0]], 2)) == ["a", "c"]
-    assert index._engine()._graph is None

@@ -1,11 +1,12 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _build, _weights
+from tumorsim.cli import _ask, _build, _index, _weights
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
 
 _build.register(app)
+_index.register(app)
 _ask.register(app)
 _weights.register(app)
 

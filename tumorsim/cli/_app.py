@@ -23,7 +23,7 @@ class _OneLineErrors(TyperGroup):
                 return super().invoke(ctx)
             except BrokenPipeError:  # 'tumorsim … | head'
                 raise
-            except (OSError, TypeError, ValueError) as err:
+            except (ImportError, OSError, TypeError, ValueError) as err:
                 if ctx.params.get("debug"):
                     raise
                 typer.echo(f"Error: {str(err) or type(err).__name__}", err=True)

@@ -1,4 +1,4 @@
-"""Commands that build an archive: manifest, fit, embed, index."""
+"""Commands that build an archive: manifest, fit, embed."""
 
 import functools
 from pathlib import Path
@@ -24,10 +24,6 @@ Model = Annotated[
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
 
-index_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Build, extend or describe an index."
-)
-
 
 def register(app):
     """Add the commands to the root."""
@@ -48,12 +44,6 @@ def register(app):
         "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
         "A run that was stopped goes on by the same command."
     )(embed)
-    index_app.command("build", epilog="\b\nExample:\n  tumorsim index build archive.npz -o index")(
-        index_build
-    )
-    index_app.command("add", epilog="\b\nExample:\n  tumorsim index add index new.npz")(index_add)
-    index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")(index_info)
-    app.add_typer(index_app, name="index")
 
 
 def demo(
@@ -196,75 +186,6 @@ def embed(
     typer.echo(f"Wrote {output}: {X.shape[0]} tumors, {X.shape[1]} numbers each.")
 
 
-def index_build(
-    source: Annotated[
-        Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
-    ],
-    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
-    model: Model = None,
-    metric: Annotated[str, Option(help="euclidean, cosine or whitened.")] = "euclidean",
-    engine: Annotated[str, Option(help="exact, or pynndescent for very large archives.")] = "exact",
-    device: Device = "auto",
-    n_jobs: Jobs = 2,
-):
-    """Make an index of an archive's embeddings.
-
-    An index of that name is replaced.
-    """
-    from tumorsim.index import TumorIndex
-
-    X, table, space = read_source(source, model, device, n_jobs, f"{output}.partial")
-    index = TumorIndex(metric=metric, engine=engine).fit(X, metadata=table, space=space)
-    index.save(output)
-    _forget(f"{output}.partial")
-    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
-
-
-def index_add(
-    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
-    source: Annotated[
-        Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
-    ],
-    model: Model = None,
-    device: Device = "auto",
-    n_jobs: Jobs = 2,
-):
-    """Append tumors to an index of the same model."""
-    from tumorsim.index import TumorIndex
-
-    index = TumorIndex.load(index_dir)
-    X, table, space = read_source(source, model, device, n_jobs, f"{index_dir}.partial")
-    index.add(X, metadata=table, space=space).save(index_dir)
-    _forget(f"{index_dir}.partial")
-    typer.echo(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them new.")
-
-
-def index_info(index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]):
-    """Say what an index holds."""
-    from tumorsim.index import TumorIndex
-
-    index = TumorIndex.load(index_dir)
-    table = index.metadata_
-    facts = {"tumors": index.n_samples_fit_}
-    facts |= {
-        f"{name}s": table[f"{name}_id"].nunique() for name in ("patient", "case") if f"{name}_id" in table
-    }
-    facts |= {"numbers each": index.n_features_in_, "metric": index.metric, "engine": index.engine}
-    if index.space_ is not None:
-        facts |= {
-            "fingerprint": index.space_.fingerprint,
-            "aspects": ", ".join(index.aspects_) or "none",
-        }
-    for column in (name for name in table if name.startswith("label_")):
-        counts = table[column].value_counts()
-        facts[column.removeprefix("label_")] = (
-            ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
-        )
-    facts["columns"] = ", ".join(table.columns)
-    for name, value in facts.items():
-        typer.echo(f"{name + ':':<14} {value}")
-
-
 def _keep_some(cohort, share, random_state, output):
     """Split a cohort by patient, write both sides as manifests beside the model, return the training side."""
     from tumorsim.evaluation import split_patients
@@ -304,10 +225,3 @@ def read_source(source, model, device, n_jobs, partial):
     embedder = load_model(model, device, n_jobs)
     X, columns = embed_archive(embedder, cohort, partial_dir=partial, progress=True)
     return X, pd.DataFrame(columns), embedder.space_
-
-
-def _forget(partial):
-    """Delete what was kept for a run that is done."""
-    from tumorsim.retrieval import remove_partial
-
-    remove_partial(partial)

@@ -3,17 +3,27 @@
 import hashlib
 
 import numpy as np
+import pandas as pd
 
 from tumorsim.index._aspects import make_aspects, weighted_points
-from tumorsim.index._engines import Coordinates, ExactEngine, PyNNDescentEngine
+from tumorsim.index._exact import Coordinates, ExactEngine
+from tumorsim.index._faiss import FaissCompactEngine, FaissEngine
 from tumorsim.index._filters import where_mask
 from tumorsim.index._metadata import group_codes, is_missing
+from tumorsim.index._milvus import Collection, MilvusEngine
 from tumorsim.index._novelty import calibrate
+from tumorsim.index._pynndescent import PyNNDescentEngine
 from tumorsim.index._whitening import whitening_basis
 
 __all__ = ["ENGINES", "METRICS", "Archive"]
 
-ENGINES = {"exact": ExactEngine, "pynndescent": PyNNDescentEngine}
+ENGINES = {
+    "exact": ExactEngine,
+    "pynndescent": PyNNDescentEngine,
+    "faiss": FaissEngine,
+    "faiss-compact": FaissCompactEngine,
+    "milvus": MilvusEngine,
+}
 METRICS = ("euclidean", "cosine", "whitened")
 HELD_OUT = "held_out"  # metadata column: patients that the embedder was not fitted on
 
@@ -36,6 +46,52 @@ class Archive:
         self.metadata_ = metadata
         self.n_samples_fit_ = len(embeddings)
         self._cache = {}
+
+    def _change(self, embeddings, metadata, *, written=(), removed=()):
+        """Replace the archive by one where `written` rows differ and the ids `removed` are gone."""
+        if self.engine != "milvus":
+            return self._hold(embeddings, metadata)
+        collection, frame, _ = self._engine()._ready()  # refuses a collection that others have changed
+        if self.metric == "whitened":  # every point depends on all rows
+            self._hold(embeddings, metadata)
+            return self._publish()
+        if len(removed):
+            collection.delete(removed)
+        if len(written):
+            collection.upsert(embeddings[written], metadata.iloc[written], frame)
+        return self._hold(embeddings, metadata)
+
+    def _publish(self):
+        """Fill the collection with all rows, in place of what it holds."""
+        about = {
+            "fingerprint": self._fingerprint(),
+            **self._description(),
+        }
+        for name in ("engine", "uri", "collection", "size"):
+            del about[name]
+        self._collection().create(about, self.embeddings_, self.metadata_, self._coordinates())
+
+    def _refuse_collection(self):
+        """Raise if the collection exists."""
+        collection = self._collection()
+        if collection.exists():
+            about = collection.about()
+            raise ValueError(
+                f"{collection} exists: {collection.count()} tumors of fingerprint {about['fingerprint']!r}. "
+                "Give fit(…, overwrite=True) to replace it, or another name."
+            )
+
+    def _fingerprint(self):
+        """Return that of the space, or None."""
+        return None if self.space_ is None else self.space_.fingerprint
+
+    def _collection(self):
+        """Return the Milvus collection."""
+        return self._cached("collection", lambda: Collection(self.uri, self.collection))
+
+    def _ids(self):
+        """Return the pandas Index of tumor ids."""
+        return self._cached("ids", lambda: pd.Index(self.metadata_["tumor_id"]))
 
     def _cached(self, key, make):
         """Return what was made under `key` for this archive, making it at the first call."""
@@ -72,11 +128,19 @@ class Archive:
         """Return the engine of plain distances."""
 
         def make():
-            scale, unit_length = self._geometry()
-            basis = whitening_basis(self.embeddings_, scale) if self.metric == "whitened" else None
-            return ENGINES[self.engine](self.embeddings_, Coordinates(scale, unit_length, basis))
+            options = {}
+            if self.engine == "milvus":
+                options = {"collection": self._collection, "tumor_ids": self._ids}
+                options["fingerprint"] = self._fingerprint()
+            return ENGINES[self.engine](self.embeddings_, self._coordinates(), **options)
 
         return self._cached("engine", make)
+
+    def _coordinates(self):
+        """Return the `Coordinates` of plain distances."""
+        scale, unit_length = self._geometry()
+        basis = whitening_basis(self.embeddings_, scale) if self.metric == "whitened" else None
+        return Coordinates(scale, unit_length, basis)
 
     def _weighted_engine(self, weights):
         """Return the exact engine of weighted aspects, its points, and which rows have all measures."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.answers import PLACE
-from tumorsim.index._engines import Coordinates
+from tumorsim.index._exact import Coordinates
 
 __all__ = ["SIZE_COLUMN", "Aspect", "check_weights", "make_aspects", "random_pairs", "weighted_points"]
 

@@ -48,14 +48,6 @@ class Selection:
             return np.ones(len(row), dtype=bool)
         return self.query_codes[of_query] != self.row_codes[row]
 
-    def exclude_from(self, distances, rows):
-        """Set distances (n_queries, n_columns) to inf where codes agree; `rows` are those of the columns."""
-        if self.query_codes is not None:
-            codes = self.row_codes if rows is None else self.row_codes[rows]
-            for line, code in zip(distances, self.query_codes, strict=True):
-                if code >= 0:
-                    line[codes == code] = np.inf
-
     def most_excluded(self):
         """Return the largest number of rows that one of the queries loses by its code."""
         if self.query_codes is None or not (self.query_codes >= 0).any():

@@ -1,26 +1,20 @@
 """`TumorIndex`: nearest tumors among embeddings, with filters, as a scikit-learn estimator."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import validate_data
 
-from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
-from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._archive import ENGINES, METRICS, Archive
+from tumorsim._validation import check_fitted, check_integer, check_real
 from tumorsim.index._aspects import SIZE_COLUMN, check_weights, weighted_points
 from tumorsim.index._filters import Selection, nearest_per_group, select
-from tumorsim.index._metadata import as_table, check_metadata, join_tables
+from tumorsim.index._life import LivingArchive
+from tumorsim.index._metadata import as_table
 from tumorsim.index._novelty import p_values
-from tumorsim.index._storage import read_index, write_index
-from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["TumorIndex"]
 
 
-class TumorIndex(Archive, BaseEstimator):
+class TumorIndex(LivingArchive, BaseEstimator):
     """Find the nearest tumors among any embeddings.
 
     Parameters
@@ -28,10 +22,16 @@ class TumorIndex(Archive, BaseEstimator):
     metric : {"euclidean", "cosine", "whitened"}, default="euclidean"
         Distance between embeddings; cosine is 1 - cosine of the angle; whitened is Mahalanobis' with the
         archive's own covariance, shrunk as Ledoit and Wolf do. Aspects are never whitened.
-    engine : {"exact", "pynndescent"}, default="exact"
-        ``"exact"`` compares with every tumor. ``"pynndescent"`` compiles for half a minute in every process,
-        then answers many queries of one process faster; its candidates are re-ranked exactly, and it leaves
-        small archives, selective filters and aspects to the exact engine.
+    engine : {"exact", "pynndescent", "faiss", "faiss-compact", "milvus"}, default="exact"
+        ``"exact"`` compares with every tumor. The others find candidates, which are measured exactly, and
+        leave small archives, selective filters, p-values and aspects to the exact engine.
+        ``"pynndescent"`` compiles for half a minute in every process, then answers many queries faster.
+        ``"faiss"`` (HNSW) and ``"faiss-compact"`` (codes of 16 bytes a tumor) need
+        ``pip install tumorsim[faiss]``, ``"milvus"`` needs ``pip install tumorsim[milvus]``.
+    uri : str, optional
+        Of a Milvus: a file (``"archive.db"``, embedded) or a server (``"http://host:19530"``).
+    collection : str, optional
+        Name in that Milvus; `fit` makes it.
 
     Attributes
     ----------
@@ -56,47 +56,11 @@ class TumorIndex(Archive, BaseEstimator):
     1     2       3.6        c
     """
 
-    def __init__(self, metric="euclidean", engine="exact"):
+    def __init__(self, metric="euclidean", engine="exact", uri=None, collection=None):
         self.metric = metric
         self.engine = engine
-
-    def fit(self, X, y=None, *, metadata=None, space=None):
-        """Hold embeddings and what is known of their tumors.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings; kept as float32.
-        y : ignored
-            Here because scikit-learn passes it.
-        metadata : DataFrame, dict of columns or list of dicts, optional
-            A row a sample. Ids (``patient_id``, ``case_id``, ``tumor_id``) are text; without ``tumor_id`` the
-            row number is the id. Dates become ISO text.
-        space : EmbeddingSpace, optional
-            ``embedder.space_``; its scale multiplies features before distances, of archive and query alike.
-
-        Returns
-        -------
-        TumorIndex
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter, the embeddings, the metadata or the space cannot be used.
-        """
-        check_choice(self.metric, "metric", METRICS)
-        check_choice(self.engine, "engine", tuple(ENGINES))
-        X = self._check_X(X, reset=True)
-        table = check_metadata(metadata, len(X))
-        if space is not None and not isinstance(space, EmbeddingSpace):
-            raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
-        if space is not None and space.n_features not in (None, X.shape[1]):
-            raise ValueError(f"'space' has {space.n_features} features. Got embeddings of {X.shape[1]}.")
-        self.space_ = space
-        self._origin = None
-        self._hold(X, table)
-        return self
+        self.uri = uri
+        self.collection = collection
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
         """Return the nearest rows, as scikit-learn's `NearestNeighbors` does.
@@ -242,176 +206,6 @@ class TumorIndex(Archive, BaseEstimator):
             )
         neighbors = self.metadata_.iloc[rows[query, place]].reset_index(drop=True)
         return pd.concat([pd.DataFrame(answer), neighbors], axis=1)
-
-    def add(self, X, *, metadata, space=None):
-        """Append tumors.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings of the same embedder.
-        metadata : DataFrame, dict of columns or list of dicts
-            A row a sample, with ``tumor_id`` and the other id columns of the index. Other columns may be new
-            or absent; values are then missing.
-        space : EmbeddingSpace, optional
-            ``embedder.space_``; refused if its fingerprint is not the index's.
-
-        Returns
-        -------
-        TumorIndex
-            Itself.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
-        IndexMismatchError
-            If the embeddings come from another embedder.
-        TypeError, ValueError
-            If a tumor id is held already, or embeddings or metadata cannot be used.
-        """
-        check_fitted(self, "embeddings_")
-        self._check_space(space)
-        X = self._check_X(X)
-        table = as_table(metadata, len(X), "metadata")
-        for column in ("tumor_id", "patient_id", "case_id"):
-            if column in self.metadata_ and column not in table:
-                raise ValueError(f"'metadata' of added tumors must have the index's column '{column}'.")
-        table = check_metadata(table, len(X))
-        held = table["tumor_id"][table["tumor_id"].isin(self.metadata_["tumor_id"])]
-        if len(held):
-            raise ValueError(
-                f"Every 'tumor_id' must be unique in an index. Got '{held.iloc[0]}', which the index holds "
-                f"({len(held)} in all). Remove it first."
-            )
-        self._hold(np.concatenate([self.embeddings_, X]), join_tables(self.metadata_, table))
-        return self
-
-    def remove(self, tumor_ids):
-        """Drop tumors by id.
-
-        Parameters
-        ----------
-        tumor_ids : str or sequence of str
-            Ids that the index holds.
-
-        Returns
-        -------
-        TumorIndex
-            Itself.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
-        ValueError
-            If an id is unknown, or no tumor would be left.
-        """
-        check_fitted(self, "embeddings_")
-        wanted = {tumor_ids} if isinstance(tumor_ids, str) else set(tumor_ids)
-        unknown = wanted - set(self.metadata_["tumor_id"])
-        if unknown:
-            raise ValueError(
-                f"'tumor_ids' must be held by the index. Got unknown {sorted(unknown, key=str)[0]!r}."
-            )
-        keep = ~self.metadata_["tumor_id"].isin(wanted).to_numpy()
-        if not keep.any():
-            raise ValueError("An index must keep at least one tumor. Got all of its ids to remove.")
-        self._hold(self.embeddings_[keep], self.metadata_[keep].reset_index(drop=True))
-        return self
-
-    def save(self, directory):
-        """Write the index; a reader sees the old one or the new one, whenever the writer is killed.
-
-        Parameters
-        ----------
-        directory : str or Path
-            New, empty, or an index, which is replaced.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
-        IndexMismatchError
-            If the directory holds something else, or has been changed since this index was loaded from it.
-        TimeoutError
-            If another process keeps writing.
-        """
-        check_fitted(self, "embeddings_")
-        path = Path(directory).resolve()
-        expected = self._origin[1] if self._origin is not None and self._origin[0] == path else None
-        description = {
-            "metric": self.metric,
-            "engine": self.engine,
-            "size": self.n_samples_fit_,
-            "n_features": self.n_features_in_,
-            "feature_names": self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None,
-            "space": None if self.space_ is None else self.space_.to_dict(),
-        }
-        generation = write_index(path, self.embeddings_, self.metadata_, description, expected=expected)
-        self._origin = (path, generation)
-
-    @classmethod
-    def load(cls, directory):
-        """Read an index that `save` wrote; embeddings stay on disk until they are used.
-
-        Parameters
-        ----------
-        directory : str or Path
-            The index.
-
-        Returns
-        -------
-        TumorIndex
-            Fitted.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such directory.
-        IndexMismatchError
-            If it holds no index, or a damaged one.
-        """
-        embeddings, metadata, manifest = read_index(directory)
-        try:
-            index = cls(metric=manifest["metric"], engine=manifest["engine"])
-            index.n_features_in_ = manifest["n_features"]
-            if manifest["feature_names"] is not None:
-                index.feature_names_in_ = np.array(manifest["feature_names"], dtype=object)
-            index.space_ = None if manifest["space"] is None else EmbeddingSpace.from_dict(manifest["space"])
-        except (KeyError, ValueError) as err:
-            raise IndexMismatchError(f"The manifest of index '{directory}' is damaged: {err}.") from err
-        index._origin = (Path(directory).resolve(), manifest["generation"])
-        index._hold(embeddings, metadata)
-        return index
-
-    def _check_X(self, X, *, reset=False):
-        """Return embeddings as float32 (n, n_features) that the index owns, finite and with a direction."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
-            X = validate_data(self, X, reset=reset, dtype=np.float32, order="C", copy=reset)
-        if self.metric == "cosine":
-            zero = np.flatnonzero(~X.any(axis=1))
-            if len(zero):
-                rule = "Every row must differ from 0 to have a cosine."
-                raise ValueError(f"{rule} Got zeros in row {zero[0]}. Use metric='euclidean'.")
-        return X
-
-    def _check_space(self, space):
-        """Raise unless embeddings of `space` can be compared with the archive's; None is not checked."""
-        if space is None:
-            return
-        if not isinstance(space, EmbeddingSpace):
-            raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
-        if self.space_ is None:
-            raise IndexMismatchError(
-                f"The index was fitted without a space, so embeddings of {space.fingerprint!r} cannot be "
-                "checked against it. Fit it with space=embedder.space_."
-            )
-        if space.fingerprint != self.space_.fingerprint:
-            raise IndexMismatchError(
-                f"Embeddings and index come from different embedders. The index has fingerprint "
-                f"{self.space_.fingerprint!r}, got {space.fingerprint!r}. Embed both with the same model."
-            )
 
     def _weighted_queries(self, weights, X, table):
         """Return queries as points of weighted aspects."""

@@ -17,6 +17,7 @@ __all__ = [
     "join_tables",
     "kind_of",
     "kind_of_dtype",
+    "replace_rows",
 ]
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
@@ -100,11 +101,21 @@ def join_tables(old, new):
     return check_metadata(joined, len(old) + len(new))
 
 
+def replace_rows(old, new, rows):
+    """Return a checked table with the values of `new` at `rows`; a column that `new` lacks stays as it is."""
+    order = np.arange(len(old))
+    order[rows] = len(old) + np.arange(len(new))
+    joined = {name: old[name] for name in old}
+    for name in new:
+        both = _join(old.get(name), new[name], len(old), len(new))
+        joined[name] = both.iloc[order].reset_index(drop=True)
+    return check_metadata(joined, len(old))
+
+
 def group_codes(table, columns):
     """Return integer codes (n_rows,) of the values of `columns`, and the dict value → code."""
-    keys = list(zip(*(table[column] for column in columns), strict=True))
-    lookup = {key: code for code, key in enumerate(dict.fromkeys(keys))}
-    return np.fromiter((lookup[key] for key in keys), dtype=np.int64, count=len(keys)), lookup
+    codes = pd.MultiIndex.from_frame(table[list(columns)]).factorize()
+    return codes[0].astype(np.int64), {key: code for code, key in enumerate(codes[1])}
 
 
 def is_missing(value):

@@ -3,37 +3,73 @@
 import contextlib
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.io import atomic_path
+from tumorsim.index._tables import read_lines, read_table, write_table
+from tumorsim.io import atomic_path, content_key
 
-__all__ = ["read_index", "write_index"]
+__all__ = ["read_index", "verify_index", "write_index", "write_lock"]
 
 FORMAT = "tumorsim-index"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TABLE_READERS = {1: read_lines, 2: read_table}  # every version that was ever written stays readable
 MANIFEST = "manifest.json"
 LOCK = "write.lock"
 LOCK_SECONDS = 10.0
-_GENERATION = re.compile(r"(?:embeddings-(\d+)\.npy|metadata-(\d+)\.jsonl)")
-_TEMPORARY = re.compile(r"\.(?:embeddings-\d+\.npy|metadata-\d+\.jsonl|manifest\.json)-.*")
+CHECKED_BYTES = 2**25  # files up to this size are checked against their SHA-256 whenever they are read
+_FILE = r"(?:embeddings-(\d+)\.npy|metadata-(\d+)\.(?:jsonl|npz))"
+_GENERATION = re.compile(_FILE)
+_TEMPORARY = re.compile(rf"\.(?:{_FILE}|manifest\.json)-.*")
+
+
+@contextlib.contextmanager
+def write_lock(directory):
+    """Hold the lock of an index directory, which is made where it does not exist.
+
+    Raises
+    ------
+    IndexMismatchError
+        If `directory` holds anything but an index.
+    TimeoutError
+        If another thread or process keeps writing for ten seconds.
+    """
+    import filelock
+
+    directory = Path(directory)
+    _check_target(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / LOCK, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout as err:
+        raise TimeoutError(
+            f"Index '{directory}' is being written by another process: its lock '{LOCK}' has been held for "
+            f"{LOCK_SECONDS:g} s. Wait until it has finished, and try again."
+        ) from err
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_index(directory, embeddings, metadata, description, *, expected=None):
     """Write one more generation of an index; until the manifest is replaced, readers see the last one.
 
+    The caller holds `write_lock`.
+
     Parameters
     ----------
     directory : str or Path
-        Made where it does not exist.
+        The index.
     embeddings : ndarray of shape (n_rows, n_features), dtype=float32
         Stored as ``embeddings-<generation>.npy``.
     metadata : DataFrame of n_rows
-        Stored as ``metadata-<generation>.jsonl``: a line with columns and dtypes, then a line a row.
+        Stored as ``metadata-<generation>.npz``.
     description : dict
         What else the manifest holds, as JSON.
     expected : int, optional
@@ -48,27 +84,40 @@ def write_index(directory, embeddings, metadata, description, *, expected=None):
     ------
     IndexMismatchError
         If `directory` holds anything but an index, or another generation than `expected`.
-    TimeoutError
-        If another process keeps writing for ten seconds.
     """
-    import filelock
-
     directory = Path(directory)
     _check_target(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(directory / LOCK, timeout=LOCK_SECONDS):
-            _check_target(directory)
-            return _write_generation(directory, embeddings, metadata, description, expected)
-    except filelock.Timeout as err:
-        raise TimeoutError(
-            f"Index '{directory}' is being written by another process: its lock '{LOCK}' has been held for "
-            f"{LOCK_SECONDS:g} s. Wait until it has finished, and try again."
-        ) from err
+    current = _read_manifest(directory)["generation"] if (directory / MANIFEST).exists() else 0
+    if expected is not None and current != expected:
+        raise IndexMismatchError(
+            f"Index '{directory}' has been changed since it was loaded: it is at generation {current}, and "
+            f"generation {expected} was loaded. Load it again and repeat the change."
+        )
+    used = [int(n) for entry in directory.iterdir() for n in _GENERATION.findall(entry.name) for n in n if n]
+    generation = max([current, *used]) + 1
+    files = {}
+    for kind, name, write, content in (
+        ("embeddings", f"embeddings-{generation}.npy", _write_array, embeddings),
+        ("metadata", f"metadata-{generation}.npz", write_table, metadata),
+    ):
+        with atomic_path(directory / name) as temporary:
+            write(temporary, content)
+            files[kind] = {"name": name, "bytes": temporary.stat().st_size, "sha256": content_key(temporary)}
+    manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation, **description}
+    manifest["files"] = files
+    manifest["sha256"] = _manifest_key(manifest)
+    _sync(directory)  # the names of the data files reach the disk before that of the manifest
+    with atomic_path(directory / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    _sync(directory)
+    _remove_leftovers(directory, {entry["name"] for entry in files.values()})
+    return generation
 
 
 def read_index(directory):
-    """Read the newest generation of an index and check it against its checksums.
+    """Read the newest generation of an index.
+
+    Sizes of files are checked, and checksums of files up to 32 MB; `verify_index` checks all of them.
 
     Parameters
     ----------
@@ -92,64 +141,121 @@ def read_index(directory):
         If it holds no index, or a damaged one.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"Index '{directory}' does not exist. Build it with 'tumorsim index build'.")
     while True:
-        manifest = _read_manifest(directory)
-        try:
+        manifest = _manifest_of(directory)
+        with contextlib.suppress(_Replaced), _whole_generation(directory, manifest):
             return *_read_generation(directory, manifest), manifest
-        except FileNotFoundError as err:
-            # A writer may have replaced the generation between the manifest and its files.
-            if _read_manifest(directory)["generation"] == manifest["generation"]:
-                raise IndexMismatchError(
-                    f"Index '{directory}' is damaged: {Path(err.filename).name} is missing. Build it again."
-                ) from err
 
 
-def _write_generation(directory, embeddings, metadata, description, expected):
-    """Write data files, then the manifest, then remove what no manifest names; return the generation."""
-    current = _read_manifest(directory)["generation"] if (directory / MANIFEST).exists() else 0
-    if expected is not None and current != expected:
+def verify_index(directory):
+    """Check everything that an index directory holds, whatever its size.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Written by `write_index`.
+
+    Returns
+    -------
+    manifest : dict
+        Of the index.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such directory.
+    IndexMismatchError
+        If something is damaged; the message names every file that is, and how.
+    """
+    directory = Path(directory)
+    manifest = _manifest_of(directory)
+    with _whole_generation(directory, manifest):
+        damage = [
+            found
+            for entry in manifest["files"].values()
+            if (found := _file_damage(directory, entry, largest=None)) is not None
+        ]
+        if not damage:
+            embeddings, metadata = _read_generation(directory, manifest)
+            damage = _content_damage(embeddings, metadata, manifest)
+    if damage:
         raise IndexMismatchError(
-            f"Index '{directory}' has been changed since it was loaded: it is at generation {current}, and "
-            f"generation {expected} was loaded. Load it again and repeat the change."
+            f"Index '{directory}' is damaged at generation {manifest['generation']}: {'; '.join(damage)}. "
+            "Restore these files from a copy, or build it again."
         )
-    used = [int(n) for entry in directory.iterdir() for n in _GENERATION.findall(entry.name) for n in n if n]
-    generation = max([current, *used]) + 1
-    files = {}
-    for kind, name, write in (
-        ("embeddings", f"embeddings-{generation}.npy", lambda path: _write_array(path, embeddings)),
-        ("metadata", f"metadata-{generation}.jsonl", lambda path: _write_table(path, metadata)),
-    ):
-        with atomic_path(directory / name) as temporary:
-            write(temporary)
-            files[kind] = {"name": name, "bytes": temporary.stat().st_size, "sha256": _checksum(temporary)}
-    manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation, **description}
-    with atomic_path(directory / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest | {"files": files}, indent=1) + "\n", encoding="utf-8")
-    _remove_leftovers(directory, {entry["name"] for entry in files.values()})
-    return generation
+    return manifest
+
+
+class _Replaced(Exception):
+    """A writer has replaced the generation between the manifest and its files."""
+
+
+@contextlib.contextmanager
+def _whole_generation(directory, manifest):
+    """Turn a missing file into `_Replaced` if there is a newer generation, else into damage."""
+    try:
+        yield
+    except FileNotFoundError as err:
+        if _read_manifest(directory)["generation"] != manifest["generation"]:
+            raise _Replaced from err
+        raise IndexMismatchError(
+            f"Index '{directory}' is damaged: {Path(err.filename).name} is missing. Build it again."
+        ) from err
 
 
 def _read_generation(directory, manifest):
     """Return embeddings and metadata of one manifest; FileNotFoundError where a file is gone."""
-    paths = {}
-    for kind in ("embeddings", "metadata"):
-        entry = manifest["files"][kind]
-        paths[kind] = directory / entry["name"]
-        found = _checksum(paths[kind])
-        if found != entry["sha256"]:
+    for entry in manifest["files"].values():
+        damage = _file_damage(directory, entry, largest=CHECKED_BYTES)
+        if damage is not None:
             raise IndexMismatchError(
-                f"Index '{directory}' is damaged: {entry['name']} does not match its SHA-256. "
-                f"Expected {entry['sha256'][:8]}…, got {found[:8]}…. Restore a copy, or build it again."
+                f"Index '{directory}' is damaged: {damage}. Restore a copy, or build it again."
             )
-    embeddings = np.load(paths["embeddings"], mmap_mode="r", allow_pickle=False)
-    metadata = _read_table(paths["metadata"])
+    kinds = ("embeddings", "metadata")
+    embeddings, metadata = (directory / manifest["files"][kind]["name"] for kind in kinds)
+    embeddings = np.load(embeddings, mmap_mode="r", allow_pickle=False)
+    metadata = TABLE_READERS[manifest["schema_version"]](metadata)
     if len(embeddings) != len(metadata):
         raise IndexMismatchError(
             f"Index '{directory}' is damaged: {len(embeddings)} embeddings, {len(metadata)} rows of metadata."
         )
     return embeddings, metadata
+
+
+def _file_damage(directory, entry, *, largest):
+    """Return what is wrong with a data file, or None; files above `largest` bytes are only measured."""
+    path, name = directory / entry["name"], entry["name"]
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        return f"{name} has {size} bytes instead of {entry['bytes']}"
+    if largest is not None and size > largest:
+        return None
+    found = content_key(path)
+    if found != entry["sha256"]:
+        return f"{name} does not match its SHA-256: expected {entry['sha256'][:8]}…, got {found[:8]}…"
+    return None
+
+
+def _content_damage(embeddings, metadata, manifest):
+    """Return what an index holds that `TumorIndex` cannot have written, as a list of texts."""
+    damage = []
+    shape = (manifest.get("size"), manifest.get("n_features"))
+    if embeddings.shape != shape or embeddings.dtype != np.float32:
+        found = f"{embeddings.dtype} {embeddings.shape}"
+        damage.append(f"embeddings are {found}, and the manifest says float32 {shape}")
+    step = 65_536
+    if not all(np.isfinite(embeddings[i : i + step]).all() for i in range(0, len(embeddings), step)):
+        damage.append("embeddings hold values that are not finite")
+    if "tumor_id" not in metadata or not metadata["tumor_id"].is_unique:
+        damage.append("tumor ids are not unique")
+    return damage
+
+
+def _manifest_of(directory):
+    """Return the manifest of a directory that must be there."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"Index '{directory}' does not exist. Build it with 'tumorsim index build'.")
+    return _read_manifest(directory)
 
 
 def _read_manifest(directory):
@@ -163,17 +269,27 @@ def _read_manifest(directory):
         raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index: {err}") from err
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index.")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if manifest.get("schema_version") not in TABLE_READERS:
         raise IndexMismatchError(
             f"Index '{directory}' has schema version {manifest.get('schema_version')!r}; this tumorsim reads "
-            f"{SCHEMA_VERSION}. Read it with the version that wrote it, or build it again."
+            f"1 to {SCHEMA_VERSION}. Update tumorsim, or build the index again."
         )
     missing = [key for key in ("generation", "files") if key not in manifest]
     if missing:
         raise IndexMismatchError(
             f"'{path}' is damaged: it lacks {' and '.join(missing)}. Build the index again."
         )
+    if manifest["schema_version"] > 1 and manifest.get("sha256") != _manifest_key(manifest):
+        raise IndexMismatchError(
+            f"'{path}' is damaged: it does not match its SHA-256. Restore a copy, or build the index again."
+        )
     return manifest
+
+
+def _manifest_key(manifest):
+    """Return the SHA-256 of a manifest's content, but for the checksum itself."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _check_target(directory):
@@ -212,33 +328,11 @@ def _write_array(path, embeddings):
         np.lib.format.write_array(file, np.ascontiguousarray(embeddings), allow_pickle=False)
 
 
-def _write_table(path, table):
-    """Write a table as JSON lines: columns and dtypes, then a list a row; missing is null."""
-    columns = [
-        [
-            None if missing else value
-            for missing, value in zip(table[name].isna(), table[name].tolist(), strict=True)
-        ]
-        for name in table
-    ]
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        header = {"columns": list(table.columns), "dtypes": [str(dtype) for dtype in table.dtypes]}
-        file.write(json.dumps(header) + "\n")
-        for row in zip(*columns, strict=True):
-            file.write(json.dumps(row) + "\n")
-
-
-def _read_table(path):
-    """Return the table that `_write_table` wrote, dtypes and missing values alike."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        header = json.loads(file.readline())
-        rows = [json.loads(line) for line in file]
-    columns = zip(*rows, strict=True) if rows else [() for _ in header["columns"]]
-    pairs = zip(header["columns"], header["dtypes"], columns, strict=True)
-    return pd.DataFrame({name: pd.Series(list(values), dtype=dtype) for name, dtype, values in pairs})
-
-
-def _checksum(path):
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sync(directory):
+    """Bring the names in a directory to the disk, where the system can."""
+    if os.name == "posix":
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,210 @@
+"""Commands of an index's life: build, add, update, remove, info, verify, export, import."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tumorsim.cli._app import check_output
+from tumorsim.cli._build import Device, Jobs, Model, read_source
+from tumorsim.cli._parse import parse_where
+
+__all__ = ["register"]
+
+IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
+Source = Annotated[
+    Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
+]
+
+index_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Build, change, check or describe an index."
+)
+
+
+def register(app):
+    """Add the commands to the root."""
+    index_app.command(
+        "build",
+        epilog="\b\nExamples:\n  tumorsim index build archive.npz -o index\n"
+        "  tumorsim index build archive.npz -o index --engine milvus --uri archive.db --collection t1c",
+    )(index_build)
+    index_app.command(
+        "add",
+        epilog="\b\nExample:\n  tumorsim embed week.csv -o week.npz && tumorsim index add index week.npz\n\n"
+        "Queries that run meanwhile answer from the old index or from the new one.",
+    )(index_add)
+    index_app.command("update", epilog="\b\nExample:\n  tumorsim index update index corrected.npz")(
+        index_update
+    )
+    index_app.command(
+        "remove",
+        epilog="\b\nExamples:\n  tumorsim index remove index p012-2021/1 p012-2021/2\n"
+        "  tumorsim index remove index --where patient_id=p012",
+    )(index_remove)
+    index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")(index_info)
+    index_app.command("verify", epilog="\b\nExample:\n  tumorsim index verify index")(index_verify)
+    index_app.command("export", epilog="\b\nExample:\n  tumorsim index export index -o archive.parquet")(
+        index_export
+    )
+    index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")(
+        index_import
+    )
+    app.add_typer(index_app, name="index")
+
+
+def index_build(
+    source: Source,
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+    model: Model = None,
+    metric: Annotated[str, Option(help="euclidean, cosine or whitened.")] = "euclidean",
+    engine: Annotated[
+        str, Option(help="exact; pynndescent, faiss, faiss-compact or milvus for very large archives.")
+    ] = "exact",
+    uri: Annotated[str | None, Option(help="Of the Milvus: a file, or http://host:19530.")] = None,
+    collection: Annotated[str | None, Option(help="Name in the Milvus.")] = None,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace a Milvus collection of that name.")
+    ] = False,
+    device: Device = "auto",
+    n_jobs: Jobs = 2,
+):
+    """Make an index of an archive's embeddings.
+
+    An index of that name is replaced.
+    """
+    from tumorsim.index import TumorIndex
+
+    X, table, space = read_source(source, model, device, n_jobs, f"{output}.partial")
+    index = TumorIndex(metric=metric, engine=engine, uri=uri, collection=collection)
+    index.fit(X, metadata=table, space=space, overwrite=overwrite).save(output)
+    _forget(f"{output}.partial")
+    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+
+
+def index_add(
+    index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
+):
+    """Append tumors to an index of the same model."""
+    _change(index_dir, source, model, device, n_jobs, "add")
+
+
+def index_update(
+    index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
+):
+    """Replace tumors of an index by those of the same ids, embeddings and columns."""
+    _change(index_dir, source, model, device, n_jobs, "update")
+
+
+def index_remove(
+    index_dir: IndexDir,
+    tumor_ids: Annotated[list[str] | None, Argument(help="Ids of tumors.", metavar="[TUMOR_ID]...")] = None,
+    where: Annotated[
+        list[str] | None, Option(help="Condition on the tumors to remove, such as patient_id=p012.")
+    ] = None,
+):
+    """Drop tumors from an index, by id or by condition."""
+    from tumorsim.index import TumorIndex, where_mask
+
+    if not tumor_ids and not where:
+        raise ValueError("Nothing to remove. Give tumor ids, or --where.")
+    with TumorIndex.edit(index_dir) as index:
+        ids = list(tumor_ids or ())
+        if where:
+            table = index.metadata_
+            ids += table["tumor_id"][where_mask(table, parse_where(where, table))].tolist()
+        if not ids:
+            raise ValueError(f"No tumor of {index_dir} meets {' and '.join(where)}. Nothing is removed.")
+        before = index.n_samples_fit_
+        index.remove(ids)
+    typer.echo(
+        f"{index_dir} now holds {index.n_samples_fit_} tumors; {before - index.n_samples_fit_} are gone."
+    )
+
+
+def index_info(index_dir: IndexDir):
+    """Say what an index holds."""
+    from tumorsim.index import TumorIndex
+
+    index = TumorIndex.load(index_dir)
+    table = index.metadata_
+    facts = {"tumors": index.n_samples_fit_}
+    facts |= {
+        f"{name}s": table[f"{name}_id"].nunique() for name in ("patient", "case") if f"{name}_id" in table
+    }
+    facts |= {"numbers each": index.n_features_in_, "metric": index.metric, "engine": index.engine}
+    if index.engine == "milvus":
+        facts |= {"collection": f"{index.collection} at {index.uri}"}
+    if index.space_ is not None:
+        facts |= {
+            "fingerprint": index.space_.fingerprint,
+            "aspects": ", ".join(index.aspects_) or "none",
+        }
+    for column in (name for name in table if name.startswith("label_")):
+        counts = table[column].value_counts()
+        facts[column.removeprefix("label_")] = (
+            ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
+        )
+    facts["columns"] = ", ".join(table.columns)
+    for name, value in facts.items():
+        typer.echo(f"{name + ':':<14} {value}")
+
+
+def index_verify(index_dir: IndexDir):
+    """Check an index's files against their checksums, and say what is damaged."""
+    from tumorsim.index import TumorIndex
+
+    manifest = TumorIndex.verify(index_dir)
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    typer.echo(
+        f"{index_dir} is whole: {manifest['size']} tumors in {size} bytes, generation "
+        f"{manifest['generation']}, schema version {manifest['schema_version']}."
+    )
+
+
+def index_export(
+    index_dir: IndexDir,
+    output: Annotated[Path, Option("--output", "-o", help="Parquet file to write.")],
+):
+    """Write an index as a Parquet table for other tools."""
+    from tumorsim.index import TumorIndex
+
+    check_output(output)
+    index = TumorIndex.load(index_dir)
+    index.to_parquet(output)
+    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+
+
+def index_import(
+    source: Annotated[Path, Argument(help="Parquet file with a row a tumor.", metavar="ARCHIVE.parquet")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+):
+    """Make an index of a Parquet table with a column 'embedding'.
+
+    An index of that name is replaced.
+    """
+    from tumorsim.index import TumorIndex
+
+    index = TumorIndex.from_parquet(source)
+    index.save(output)
+    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+
+
+def _change(index_dir, source, model, device, n_jobs, how):
+    """Embed, then add or update under the index's lock, which embedding for hours would hold for hours."""
+    from tumorsim.index import TumorIndex
+
+    TumorIndex.load(index_dir)  # complains before the embedding, not after it
+    X, table, space = read_source(source, model, device, n_jobs, f"{index_dir}.partial")
+    with TumorIndex.edit(index_dir) as index:
+        getattr(index, how)(X, metadata=table, space=space)
+    _forget(f"{index_dir}.partial")
+    what = "new" if how == "add" else "replaced"
+    typer.echo(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")
+
+
+def _forget(partial):
+    """Delete what was kept for a run that is done."""
+    from tumorsim.retrieval import remove_partial
+
+    remove_partial(partial)

@@ -1,0 +1,263 @@
+"""Candidates from a Milvus collection, embedded in a file or on a server, which also holds the archive."""
+
+import base64
+import json
+import logging
+import os
+import time
+
+import numpy as np
+
+from tumorsim._validation import check_text
+from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index._engines import CandidateEngine
+from tumorsim.index._exact import Coordinates, Frame
+from tumorsim.index._metadata import is_missing
+
+__all__ = ["Collection", "MilvusEngine"]
+
+FORMAT = "tumorsim-collection"
+SCHEMA_VERSION = 1
+ABOUT = "tumorsim"  # the collection's property that holds its description
+TOKEN = "TUMORSIM_MILVUS_TOKEN"
+ID_LENGTH, ROW_LENGTH = 1_024, 65_535  # characters; the second is the most that Milvus allows
+BATCH = 2_000  # rows a request, whose size Milvus limits to 64 MB
+QUERIES = 1_000  # a request; Milvus allows 16,384
+
+
+class Collection:
+    """One collection of a Milvus: a row a tumor with its id, its point, its embedding and its metadata.
+
+    Parameters
+    ----------
+    uri : str
+        A file (``archive.db``, Milvus Lite inside this process) or a server (``http://host:19530``), whose
+        token, if it wants one, is read from the environment variable TUMORSIM_MILVUS_TOKEN.
+    name : str
+        Of the collection.
+    """
+
+    def __init__(self, uri, name):
+        self.uri, self.name = check_text(uri, "uri"), check_text(name, "collection")
+        try:
+            from pymilvus import MilvusClient, MilvusException
+        except ImportError as err:
+            raise ImportError("engine='milvus' needs pymilvus. Run 'pip install tumorsim[milvus]'.") from err
+        try:
+            self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""))
+        except MilvusException as err:
+            raise ConnectionError(f"No Milvus answers at '{uri}': {err.message}.") from err
+
+    def __str__(self):
+        return f"Collection '{self.name}' at '{self.uri}'"
+
+    def exists(self):
+        """Tell whether the collection is there."""
+        return self._client.has_collection(self.name)
+
+    def create(self, about, embeddings, table, coordinates):
+        """Make the collection, which is dropped where it exists, and fill it.
+
+        Parameters
+        ----------
+        about : dict
+            What it is of, as JSON: fingerprint, metric, and so on.
+        embeddings : ndarray of shape (n_rows, n_features)
+        table : DataFrame
+            Checked metadata.
+        coordinates : Coordinates
+        """
+        from pymilvus import DataType
+
+        frame = Frame.of(embeddings, coordinates)
+        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **about}
+        about |= {"center": frame.center.tolist(), "unit": frame.unit}
+        about["basis"] = None if coordinates.basis is None else coordinates.basis.tolist()
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("tumor_id", DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
+        schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(2, len(frame.center)))
+        schema.add_field("row", DataType.VARCHAR, max_length=ROW_LENGTH)
+        index = self._client.prepare_index_params()
+        graph = {"M": 32, "efConstruction": 200}
+        index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
+        if self.exists():
+            self._client.drop_collection(self.name)
+        self._client.create_collection(
+            self.name,
+            schema=schema,
+            index_params=index,
+            consistency_level="Strong",
+            properties={ABOUT: json.dumps(about)},
+        )
+        self.upsert(embeddings, table, frame)
+
+    def about(self):
+        """Return what `create` was told.
+
+        Raises
+        ------
+        IndexMismatchError
+            If there is no such collection, or it is none of tumorsim's.
+        """
+        if not self.exists():
+            raise IndexMismatchError(f"{self} does not exist. Fit an index with engine='milvus' to make it.")
+        try:
+            about = json.loads(self._client.describe_collection(self.name)["properties"][ABOUT])
+        except (KeyError, ValueError) as err:
+            raise IndexMismatchError(f"{self} is none of tumorsim's. Give another name.") from err
+        if about["schema_version"] != SCHEMA_VERSION:
+            raise IndexMismatchError(
+                f"{self} has schema version {about['schema_version']}; this tumorsim reads {SCHEMA_VERSION}. "
+                "Update tumorsim, or fit it again with overwrite=True."
+            )
+        return about
+
+    def count(self):
+        """Return the number of tumors."""
+        return self._client.query(self.name, filter="", output_fields=["count(*)"])[0]["count(*)"]
+
+    def upsert(self, embeddings, table, frame):
+        """Write rows, in place of those with the same ids, whose order they keep."""
+        now = time.time_ns()
+        for start in range(0, len(table), BATCH):
+            part = slice(start, start + BATCH)
+            some, records = np.asarray(embeddings[part]), table.iloc[part].to_dict("records")
+            held = self._client.get(
+                self.name, ids=[record["tumor_id"] for record in records], output_fields=["row"]
+            )
+            order = {row["tumor_id"]: json.loads(row["row"])["order"] for row in held}
+            rows = [
+                {
+                    "tumor_id": record["tumor_id"],
+                    "point": point,
+                    "row": _pack(embedding, record, order.get(record["tumor_id"], now + start + i)),
+                }
+                for i, (embedding, point, record) in enumerate(
+                    zip(some, _padded(frame.points(some)), records, strict=True)
+                )
+            ]
+            self._client.upsert(self.name, rows)
+
+    def delete(self, tumor_ids):
+        """Remove rows by id."""
+        for start in range(0, len(tumor_ids), BATCH):
+            self._client.delete(self.name, ids=list(tumor_ids[start : start + BATCH]))
+
+    def search(self, points, n_candidates):
+        """Return a list of ids for each of float32 points (n_queries, n_coordinates)."""
+        parameters = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
+        found = []
+        for start in range(0, len(points), QUERIES):
+            hits = self._client.search(
+                self.name,
+                data=list(_padded(points[start : start + QUERIES])),
+                limit=n_candidates,
+                output_fields=["tumor_id"],
+                search_params=parameters,
+            )
+            found += [[hit.id for hit in line] for line in hits]
+        return found
+
+    def read(self):
+        """Return embeddings (n_rows, n_features) and a list of metadata dicts, in the order of writing."""
+        rows, logger = [], logging.getLogger("pymilvus")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it warns of the clock of servers without time stamps
+        try:
+            iterator = self._client.query_iterator(
+                self.name, filter="", batch_size=BATCH, output_fields=["row"], consistency_level="Strong"
+            )
+            while batch := iterator.next():
+                rows += [json.loads(record["row"]) for record in batch]
+            iterator.close()
+        finally:
+            logger.setLevel(level)
+        rows.sort(key=lambda row: row["order"])
+        packed = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
+        return np.stack(packed).astype(np.float32), [row["metadata"] for row in rows]
+
+
+class MilvusEngine(CandidateEngine):
+    """The graph lives in a collection; this process keeps embeddings and metadata for the exact answer.
+
+    Parameters
+    ----------
+    embeddings, coordinates
+        As of `CandidateEngine`.
+    collection : callable
+        Returns the `Collection`.
+    tumor_ids : callable
+        Returns the pandas Index of the rows' ids.
+    fingerprint : str or None
+        Of the space.
+    """
+
+    def __init__(self, embeddings, coordinates, collection, tumor_ids, fingerprint):
+        super().__init__(embeddings, coordinates)
+        self._collection, self._tumor_ids, self._fingerprint = collection, tumor_ids, fingerprint
+
+    @property
+    def frame(self):
+        """The frame that the collection was filled with."""
+        return self._ready()[1]
+
+    def _build(self):
+        """Return the collection, its frame, and ids to rows, if it holds this archive."""
+        collection = self._collection()
+        about = collection.about()
+        if about["fingerprint"] != self._fingerprint:
+            raise IndexMismatchError(
+                f"{collection} has fingerprint {about['fingerprint']!r}, and the index "
+                f"{self._fingerprint!r}. Embed both with the same model."
+            )
+        count = collection.count()
+        if count != len(self.embeddings):
+            raise _changed(collection, f"it holds {count} tumors, and the index {len(self.embeddings)}")
+        basis = None if about["basis"] is None else np.array(about["basis"])
+        own = self.coordinates
+        frame = Frame(
+            Coordinates(own.scale, own.unit_length, basis), np.array(about["center"]), about["unit"]
+        )
+        return collection, frame, self._tumor_ids()
+
+    def _query(self, built, points, n_candidates):
+        """Return rows (n_queries, n_candidates) from the collection."""
+        collection, _, ids = built
+        found = collection.search(points, n_candidates)
+        lengths = [len(line) for line in found]
+        rows = np.full((len(points), n_candidates), -1, dtype=np.int64)
+        place = np.arange(n_candidates) < np.array(lengths)[:, None]
+        rows[place] = ids.get_indexer([tumor for line in found for tumor in line])
+        if (rows[place] < 0).any():
+            raise _changed(collection, "it answers with tumors that the index does not hold")
+        return rows
+
+
+def _changed(collection, how):
+    """Return the error that a collection is no longer what an index was read from."""
+    return IndexMismatchError(
+        f"{collection} has been changed since this index was read: {how}. Read it again with "
+        "TumorIndex.connect, or fill it again with fit(…, overwrite=True)."
+    )
+
+
+def _padded(points):
+    """Return points with at least the two dimensions that Milvus asks for."""
+    return points if points.shape[1] > 1 else np.pad(points, ((0, 0), (0, 1)))
+
+
+def _pack(embedding, record, order):
+    """Return embedding and metadata of one tumor as JSON."""
+    metadata = {}
+    for name, value in record.items():
+        metadata[name] = (
+            None if is_missing(value) else value.item() if isinstance(value, np.generic) else value
+        )
+    packed = base64.b64encode(embedding.astype("<f4").tobytes()).decode("ascii")
+    text = json.dumps({"order": order, "embedding": packed, "metadata": metadata}, ensure_ascii=False)
+    if len(text.encode()) > ROW_LENGTH:
+        raise ValueError(
+            f"Metadata of tumor '{record['tumor_id']}' take more than the {ROW_LENGTH} bytes that a Milvus "
+            "holds for a row. Leave out long columns."
+        )
+    return text

@@ -1,0 +1,132 @@
+"""Parquet files of an index: a row a tumor, for other tools; needs pyarrow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tumorsim.exceptions import IndexMismatchError
+from tumorsim.io import atomic_path
+
+__all__ = ["EMBEDDING", "read_parquet", "write_parquet"]
+
+EMBEDDING = "embedding"
+KEY = b"tumorsim-index"  # of the file's metadata, which holds the description
+JSON = {b"tumorsim": b"json"}  # marks columns of several kinds of values, which Parquet does not know
+
+
+def write_parquet(path, embeddings, metadata, description):
+    """Write metadata with a column ``embedding`` of float32 lists, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
+    metadata : DataFrame
+        As `check_metadata` returns it; columns of mixed kinds become JSON text.
+    description : dict
+        What else an index is, as JSON; kept in the file's own metadata.
+
+    Raises
+    ------
+    ImportError
+        Without pyarrow.
+    ValueError
+        If a column is called ``embedding``.
+    """
+    pa, parquet = _import_pyarrow()
+    if EMBEDDING in metadata:
+        raise ValueError(f"Column '{EMBEDDING}' of the metadata is kept for the embeddings. Rename it.")
+    fields, arrays = [], []
+    for name in metadata:
+        array, mark = _to_arrow(metadata[name], pa)
+        fields.append(pa.field(name, array.type, metadata=mark))
+        arrays.append(array)
+    flat = pa.array(np.ascontiguousarray(embeddings).reshape(-1))
+    arrays.append(pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]))
+    fields.append(pa.field(EMBEDDING, arrays[-1].type))
+    description = description | {"dtypes": {name: str(metadata[name].dtype) for name in metadata}}
+    schema = pa.schema(fields, metadata={KEY: json.dumps(description).encode()})
+    with atomic_path(path) as temporary:
+        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary)
+
+
+def read_parquet(path):
+    """Read what `write_parquet` wrote, or any table with a column ``embedding`` of lists of numbers.
+
+    Returns
+    -------
+    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
+    metadata : DataFrame
+    description : dict
+        Empty where another tool wrote the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        Without pyarrow.
+    IndexMismatchError
+        If it is no such file.
+    """
+    pa, parquet = _import_pyarrow()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Parquet file '{path}' does not exist.")
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as err:
+        raise IndexMismatchError(f"'{path}' is no Parquet file, or it is damaged: {err}") from err
+    if EMBEDDING not in table.column_names:
+        raise IndexMismatchError(f"'{path}' has no column '{EMBEDDING}'. Export an index to see the layout.")
+    description = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+    lists = table[EMBEDDING].combine_chunks()
+    lengths = set(lists.value_lengths().to_pylist()) if len(lists) else set()
+    if len(lengths) != 1 or None in lengths:
+        raise IndexMismatchError(f"Every '{EMBEDDING}' of '{path}' must be a list of as many numbers.")
+    embeddings = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), lengths.pop())
+    dtypes, columns = description.get("dtypes", {}), {}
+    for field in table.schema:
+        if field.name == EMBEDDING:
+            continue
+        values = table[field.name].to_pylist()
+        if (field.metadata or {}).get(b"tumorsim") == b"json":
+            values = [None if value is None else json.loads(value) for value in values]
+        columns[field.name] = pd.Series(values, dtype=dtypes.get(field.name))
+    return embeddings.astype(np.float32), pd.DataFrame(columns), description
+
+
+def _to_arrow(column, pa):
+    """Return one column as an Arrow array, and the mark of its field or None."""
+    missing = column.isna().to_numpy()
+    if column.dtype != object:
+        kind = column.dtype if isinstance(column.dtype, np.dtype) else column.dtype.numpy_dtype
+        values = column.to_numpy(dtype=kind) if isinstance(column.dtype, np.dtype) else None
+        if values is None:
+            values = column.to_numpy(dtype=kind, na_value=0)
+        elif kind.kind == "f":
+            missing = None  # NaN stays NaN
+        return pa.array(values, mask=missing), None
+    values = [None if gone else value for gone, value in zip(missing, column, strict=True)]
+    if len({type(value) for value in values if value is not None}) <= 1:
+        try:
+            return pa.array(values, from_pandas=False), None
+        except (
+            pa.ArrowInvalid,
+            OverflowError,
+            UnicodeEncodeError,
+        ):  # an integer beyond 64 bits, half a character
+            pass
+    return pa.array([None if v is None else json.dumps(v) for v in values], type=pa.string()), JSON
+
+
+def _import_pyarrow():
+    """Return pyarrow and its Parquet module, or say how to install them."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as err:
+        raise ImportError("Parquet needs pyarrow. Run 'pip install tumorsim[parquet]'.") from err
+    return pyarrow, pyarrow.parquet
