@@ -100,7 +100,7 @@ def manifest(
     exclude_roi: ExcludeRoi = None,
     dry_run: Annotated[
         bool,
-        Option("--dry-run", help="Show the series and regions of --dicom, names included; write nothing."),
+        Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
     ] = False,
 ):
     """Find the tumors in a table of scans or a folder of DICOM, and write a row a tumor."""

@@ -1,13 +1,14 @@
 """One door to pydicom: files opened quietly, values read with errors that quote nothing of the patient."""
 
 import contextlib
+import logging
 import math
 import warnings
 from pathlib import Path
 
 from tumorsim.exceptions import DicomError
 
-__all__ = ["close_reading", "numbers", "open_header", "quiet", "require_dicom", "text"]
+__all__ = ["close_reading", "numbers", "open_header", "pixel_source", "quiet", "require_dicom", "text"]
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which only lists other files
 
@@ -25,10 +26,15 @@ def require_dicom():
 
 @contextlib.contextmanager
 def quiet():
-    """Keep pydicom's warnings to itself: they quote values, which may be names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep pydicom's warnings and log to itself: they quote values, which may be names."""
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 @contextlib.contextmanager
@@ -80,6 +86,19 @@ def open_header(path, keywords):
             return None
         raise DicomError("The header is damaged or truncated: it has no SOPClassUID.")
     return header
+
+
+def pixel_source(path):
+    """Return what pydicom decodes pixels of: the path, or for a file without preamble its Dataset."""
+    with open(path, "rb") as file:
+        if file.read(132)[128:] == b"DICM":
+            return path
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    dataset = require_dicom().dcmread(path, force=True)
+    implicit = dataset.original_encoding[0]
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
 
 
 def text(dataset, keyword):

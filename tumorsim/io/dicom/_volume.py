@@ -7,7 +7,7 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError, GeometryError
 from tumorsim.geometry import check_affine
-from tumorsim.io.dicom._open import close_reading
+from tumorsim.io.dicom._open import close_reading, pixel_source
 
 __all__ = ["load_volume", "stack"]
 
@@ -105,7 +105,7 @@ def load_volume(frames):
         group = list(group)
         indices = None if group[0].index is None else [f.index for f in group]
         with close_reading("A slice's pixels"), _decoder_checked(path):
-            for frame, pixels in zip(group, iter_pixels(path, indices=indices), strict=True):
+            for frame, pixels in zip(group, iter_pixels(pixel_source(path), indices=indices), strict=True):
                 if pixels.shape != (rows, columns):
                     raise DicomError(f"Slices must hold one gray value a pixel. Got shape {pixels.shape}.")
                 if volume is None:
