@@ -15,7 +15,7 @@ from tumorsim.exceptions import DicomError
 from tumorsim.geometry import ras_affine, to_ras
 from tumorsim.io.dicom import Series, find_scan, find_scans, read_folder, stack, t1c_objection
 
-SHAPE = (9, 7, 6)
+SHAPE = (36, 33, 6)
 ORDERS = ("LPS", "RIA", "ASL", "PLI", "SRA", "IPR")  # each order of the axes once, signs mixed
 
 
@@ -328,7 +328,7 @@ def test_find_scan_wants_one(tmp_path, truth):
     """Two series are told apart by their own folder or a pattern; none is an error with the reasons."""
     dicoms.write_series(tmp_path / "a", truth, affine_of(), description="T1 post thin")
     dicoms.write_series(tmp_path / "b", truth, affine_of(), description="T1 post thick")
-    with pytest.raises(DicomError, match=r"one contrast-enhanced T1 series. Got 2 .*9 x 7 x 6"):
+    with pytest.raises(DicomError, match=r"one contrast-enhanced T1 series. Got 2 .*36 x 33 x 6"):
         find_scan(tmp_path)
     assert find_scan(tmp_path, "thick").series.about["SeriesDescription"] == "T1 post thick"
     assert find_scan(tmp_path / "a").shape == SHAPE
