@@ -1,6 +1,7 @@
 """Argument checks with one wording: the rule, then what was got, then the remedy."""
 
 import numbers
+import re
 
 import numpy as np
 
@@ -12,6 +13,7 @@ __all__ = [
     "check_fitted",
     "check_integer",
     "check_mask_value",
+    "check_pattern",
     "check_real",
     "check_spacing",
     "check_text",
@@ -61,6 +63,14 @@ def check_text(value, name):
     if not value.strip() or any(c in value for c in "\r\n\0"):
         raise ValueError(f"'{name}' must be non-empty text on one line. Got {value!r}.")
     return value
+
+
+def check_pattern(value, name):
+    """Return `value` as a compiled regular expression that takes upper and lower case alike."""
+    try:
+        return re.compile(value, re.IGNORECASE)
+    except (re.error, TypeError) as err:
+        raise ValueError(f"Parameter '{name}' must be a regular expression. Got {value!r}: {err}.") from err
 
 
 def check_spacing(value, name="spacing"):

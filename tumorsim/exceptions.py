@@ -2,6 +2,7 @@
 
 __all__ = [
     "CohortError",
+    "DicomError",
     "GeometryError",
     "GridMismatchError",
     "IndexMismatchError",
@@ -17,6 +18,10 @@ class GeometryError(ValueError):
 
 class GridMismatchError(GeometryError):
     """An image and its mask lie on different voxel grids."""
+
+
+class DicomError(ValueError):
+    """A DICOM file or series cannot be used; the message quotes no text of it, which may name a patient."""
 
 
 class ManifestError(ValueError):

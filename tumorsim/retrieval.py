@@ -89,8 +89,8 @@ def query_tumors(
 
     Parameters
     ----------
-    scan : str or Path
-        T1c image.
+    scan : str, Path or Case
+        T1c image; a Case brings its mask and ids along.
     mask : str or Path, optional
         Mask on the image's grid; its lesions are the tumors.
     box : sequence of 6 int, optional
@@ -110,7 +110,7 @@ def query_tumors(
     Returns
     -------
     cohort : Cohort
-        Tumors ``<case>/1``, ``<case>/2`` …, where the case is the image's name without its suffix.
+        Tumors ``<case>/1``, ``<case>/2`` …, where the case of a file is its name without its suffix.
 
     Raises
     ------
@@ -122,11 +122,16 @@ def query_tumors(
 
     if mask is not None and box is not None:
         raise ValueError("A tumor is given by a mask or by a box. Got both; leave one out.")
-    scan = Path(scan)
-    ids = {"case_id": _stem(scan), "patient_id": patient_id or UNKNOWN_PATIENT}
-    case = Case(scan, mask, **ids)
+    if isinstance(scan, Case):
+        image, name = scan.image, scan.case_id
+        ids = {"case_id": scan.case_id, "patient_id": patient_id or scan.patient_id}
+        mask = scan.mask if mask is None and box is None else mask
+    else:
+        image, name = Path(scan), Path(scan).name
+        ids = {"case_id": _stem(image), "patient_id": patient_id or UNKNOWN_PATIENT}
+    case = Case(image, mask, **ids)
     if box is not None:
-        box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{scan.name}'")
+        box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{name}'")
         return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
     if mask is not None:
         return tumors_from_case(case, **lesions)
@@ -135,10 +140,10 @@ def query_tumors(
     proposed = embedder.segment(case, threshold=threshold)
     if not proposed.any():
         raise ValueError(
-            f"The model proposes no lesion in '{scan.name}'. Lower the "
+            f"The model proposes no lesion in '{name}'. Lower the "
             "threshold, or give a mask, or a box in voxels of the image."
         )
-    cohort = tumors_from_case(Case(scan, (proposed, case.affine), **ids), **(lesions | {"mask_value": ">0"}))
+    cohort = tumors_from_case(Case(image, (proposed, case.affine), **ids), **(lesions | {"mask_value": ">0"}))
     return cohort[: check_integer(max_lesions, "max_lesions", minimum=1)]
 
 

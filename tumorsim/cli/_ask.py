@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from tumorsim.cli._app import check_output, split_names
 from tumorsim.cli._build import ByValue, Device, MaskValue, MergeDistance, MinVolume, Model, load_model
+from tumorsim.cli._dicom import ExcludeRoi, Roi, SeriesPattern
 from tumorsim.cli._parse import parse_aspects, parse_where
 
 __all__ = ["register"]
@@ -23,6 +24,8 @@ def register(app):
         "  tumorsim query index new.nii.gz --mask mask.nii.gz\n"
         "  tumorsim query index new.nii.gz --box 90 60 40 120 95 70 --model model.safetensors \\\n"
         "      --where type=meningioma --where 'volume_mm3>=500' --report answer.html\n\n"
+        "\b\nStraight from DICOM, with its RTSTRUCT or SEG where there is one:\n"
+        "  tumorsim query index --dicom new_patient --key-file archive.key --exclude same_patient\n\n"
         "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
         "up to 30 mm around; nothing is sent anywhere."
     )(query)
@@ -31,12 +34,15 @@ def register(app):
         "Every tumor is compared with those of all other patients. Where the model was trained on the same "
         "tumors the numbers flatter it; for new patients embed an archive that it has not seen."
     )(evaluate)
-    app.command(epilog="\b\nExample:\n  tumorsim segment new.nii.gz -o mask.nii.gz")(segment)
+    app.command(
+        epilog="\b\nExamples:\n  tumorsim segment new.nii.gz -o mask.nii.gz\n"
+        "  tumorsim segment --dicom new_patient --seg mask.dcm"
+    )(segment)
 
 
 def query(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
-    scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
+    scan: Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="[SCAN]")] = None,
     model: Model = None,
     mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
     box: Annotated[
@@ -77,6 +83,13 @@ def query(
     threshold: Threshold = 0.5,
     max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are asked for.")] = 5,
     device: Device = "auto",
+    dicom: Annotated[Path | None, Option(help="Folder of the patient's DICOM, instead of SCAN.")] = None,
+    key_file: Annotated[
+        Path | None, Option(help="Key that the archive was imported with: names the patient as it does.")
+    ] = None,
+    series: SeriesPattern = None,
+    roi: Roi = None,
+    exclude_roi: ExcludeRoi = None,
 ):
     """Find the tumors of an archive that are most like a new one."""
     from tumorsim.answers import (
@@ -88,13 +101,16 @@ def query(
     )
     from tumorsim.calibration import VoteCalibration
     from tumorsim.index import TumorIndex, where_mask
+    from tumorsim.manifest import load_dicom_case
     from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
     from tumorsim.weights import find_weights
 
     for path in (report, output):
         if path is not None:
             check_output(path)
-    if exclude in ("same_patient", "same_case") and patient_id is None:
+    if (scan is None) == (dicom is None):
+        raise ValueError("Give either a scan or --dicom with a folder.")
+    if exclude in ("same_patient", "same_case") and patient_id is None and key_file is None:
         raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
     index = TumorIndex.load(index_dir)
     conditions, aspects, columns = (
@@ -117,6 +133,17 @@ def query(
             )
         calibration = VoteCalibration.load(vote_calibration)
         calibration.check(index, n_neighbors)
+    if dicom is not None:
+        scan, _ = load_dicom_case(
+            dicom,
+            series=series,
+            include=roi,
+            exclude=exclude_roi,
+            key_file=key_file,
+            patient_id=patient_id,
+            with_mask=mask is None and box is None,
+        )
+    given = mask is not None or box is not None or (dicom is not None and scan.has_mask)
     model = find_weights(model, progress=True)
     embedder = load_model(model, device)
     tumors = query_tumors(
@@ -147,7 +174,7 @@ def query(
     base = index.metadata_[where_mask(index.metadata_, conditions or {})]
     counted = votes(neighbors, base, calibration=calibration)
     summary = summarize(neighbors, columns or ())
-    proposed = " (proposed by the model)" if mask is None and box is None else ""
+    proposed = "" if given else " (proposed by the model)"
     for i, tumor in enumerate(tumors):
         typer.echo(f"{tumor.tumor_id}: {tumors.table['volume_mm3'][i] / 1000:.2f} ml{proposed}")
         found = neighbors[neighbors["query"] == i]
@@ -263,31 +290,52 @@ def evaluate(
 
 
 def segment(
-    scan: Annotated[Path, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")],
-    output: Annotated[Path, Option("--output", "-o", help="Mask to write (.nii.gz).")],
+    scan: Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="[SCAN]")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Mask to write (.nii.gz).")] = None,
     model: Model = None,
     threshold: Threshold = 0.5,
     device: Device = "auto",
+    dicom: Annotated[Path | None, Option(help="Folder of the patient's DICOM, instead of SCAN.")] = None,
+    series: SeriesPattern = None,
+    seg: Annotated[
+        Path | None, Option(help="DICOM SEG to write, which refers to the series of --dicom.")
+    ] = None,
 ):
     """Propose a tumor mask for a scan, on the scan's own grid.
 
-    Look at it before you use it.
+    Look at it before you use it. A SEG holds the PatientID, and is meant to go back to where the series is.
     """
     import numpy as np
 
+    import tumorsim
     from tumorsim.io import save_nifti
+    from tumorsim.io.dicom import save_seg
+    from tumorsim.manifest import load_dicom_case
     from tumorsim.records import Case
 
-    check_output(output)
-    if not output.name.lower().endswith((".nii", ".nii.gz")):
+    if (scan is None) == (dicom is None):
+        raise ValueError("Give either a scan or --dicom with a folder.")
+    if (output is None and seg is None) or (seg is not None and dicom is None):
+        raise ValueError("Give a file to write: -o for NIfTI, or --seg for a DICOM SEG of --dicom.")
+    for path in (output, seg):
+        if path is not None:
+            check_output(path)
+    if output is not None and not output.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(
             f"The mask is written as NIfTI: its name must end in .nii or .nii.gz. Got '{output}'."
         )
-    case = Case(scan, case_id=scan.name, patient_id="unknown")
+    if dicom is not None:
+        case, source = load_dicom_case(dicom, series=series, with_mask=False)
+    else:
+        case, source = Case(scan, case_id=scan.name, patient_id="unknown"), None
     mask = load_model(model, device).segment(case, threshold=threshold)
-    save_nifti(output, mask, case.affine)
     volume = np.count_nonzero(mask) * case.spacing.prod() / 1000
-    typer.echo(f"Wrote {output}: {volume:.2f} ml of tumor proposed.")
+    if output is not None:
+        save_nifti(output, mask, case.affine)
+        typer.echo(f"Wrote {output}: {volume:.2f} ml of tumor proposed.")
+    if seg is not None:
+        save_seg(seg, mask, source, version=tumorsim.__version__)
+        typer.echo(f"Wrote {seg}: {volume:.2f} ml of tumor proposed.")
 
 
 def _left_out(exclude, metadata):

@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from tumorsim.cli._app import check_output, split_names
+from tumorsim.cli._dicom import ExcludeRoi, Roi, SeriesPattern, import_folder
 
 __all__ = ["register"]
 
@@ -31,7 +32,10 @@ def register(app):
     app.command(
         epilog="\b\nExample:\n  tumorsim manifest scans.csv -o archive.csv --mask-value 1+3\n\n"
         "scans.csv has a row a scan: patient_id, case_id, image, mask, and any label_<task> and further "
-        "columns. Bad rows are all reported at once."
+        "columns. Bad rows are all reported at once.\n\n"
+        "\b\nFrom DICOM:\n  tumorsim manifest --dicom export -o archive.csv --key-file archive.key\n\n"
+        "Scans, masks and a report of all series go into archive_files/. Patients get pseudonyms; the key "
+        "file links them to PatientIDs, so keep it, and keep it apart."
     )(manifest)
     app.command(
         epilog="\b\nExample:\n"
@@ -65,25 +69,50 @@ def demo(
 
 
 def manifest(
-    scans: Annotated[Path, Argument(help="Table with a row a scan (CSV).", metavar="SCANS.csv")],
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write: a row a tumor.")],
+    scans: Annotated[
+        Path | None, Argument(help="Table with a row a scan (CSV).", metavar="[SCANS.csv]")
+    ] = None,
     mask_value: MaskValue = ">0",
     min_volume: MinVolume = 14.0,
     merge_distance: MergeDistance = 2.0,
     by_value: ByValue = False,
     skip_bad: SkipBad = False,
+    dicom: Annotated[Path | None, Option(help="Folder of mixed DICOM, instead of a table.")] = None,
+    key_file: Annotated[
+        Path | None, Option(help="Key of the pseudonyms; made where there is none. Default: <output>.key.")
+    ] = None,
+    keep_patient_ids: Annotated[
+        bool, Option("--keep-patient-ids", help="Write PatientID and study date as they are.")
+    ] = False,
+    series: SeriesPattern = None,
+    roi: Roi = None,
+    exclude_roi: ExcludeRoi = None,
+    dry_run: Annotated[
+        bool,
+        Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
+    ] = False,
 ):
-    """Find the tumors in a table of scans, and write a row a tumor."""
+    """Find the tumors in a table of scans or a folder of DICOM, and write a row a tumor."""
     from tumorsim.manifest import build_manifest
 
     check_output(output)
+    if (scans is None) == (dicom is None):
+        raise ValueError("Give either a table of scans or --dicom with a folder.")
+    lesions = {
+        "mask_value": mask_value,
+        "min_volume_mm3": min_volume,
+        "merge_distance_mm": merge_distance,
+        "by_value": by_value,
+    }
+    if dicom is not None:
+        patterns = {"series": series, "include": roi, "exclude": exclude_roi}
+        import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
+        return
     cohort = build_manifest(
         scans,
         output,
-        mask_value=mask_value,
-        min_volume_mm3=min_volume,
-        merge_distance_mm=merge_distance,
-        by_value=by_value,
+        **lesions,
         skip_bad=skip_bad,
         progress=True,
     )

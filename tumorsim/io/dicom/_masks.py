@@ -1,0 +1,203 @@
+"""SEG and RTSTRUCT → regions by name, each with its mask on the grid of the series it was drawn on."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorsim._validation import check_pattern
+from tumorsim.exceptions import DicomError
+from tumorsim.io.dicom._contours import mask_of_contours
+from tumorsim.io.dicom._open import close_reading, numbers, require_dicom, text
+from tumorsim.io.dicom._volume import LPS_TO_RAS
+
+__all__ = ["Region", "is_tumor", "read_regions"]
+
+_TUMOR = re.compile(
+    r"\b(gtv|gross|tv|an|vs|men|mets?|target|lesions?|index)\b|tumou?r|neoplas|metasta|cancer|carcino|sarcoma|lymphom|melanom"
+    r"|schwann|neurinom|neurom|mening?iom|gliom|glio\b|astrocyt|oligodendro|ependym|adenom|craniophar|chordom|hemangio|cavernom"
+)
+_NO_TUMOR = re.compile(
+    r"\b([pci]tv|prv|ring|shell|minus|margin|bed|dose|isodose|gy|skull|skin|body|external|lens|lenses|eyes?)\b"
+    r"|cochlea|chiasm|hippocamp|ventricle|edema|oedema|cavity|resect|necros|avoid|couch|brain gtv|expan"
+    r"|norm(al)? (brain|tissue)"
+)
+_NO_TUMOR_TYPES = {"ORGAN", "EXTERNAL", "AVOIDANCE", "SUPPORT", "FIXATION", "MARKER", "ISOCENTER", "CAVITY"}
+_NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST_AGENT"}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One ROI of an RTSTRUCT or segment of a SEG.
+
+    ``name`` is free text, ``kind`` the planner's type ('GTV', 'ORGAN', …) or empty, and
+    ``draw(shape, affine)`` returns its bool mask on a grid.
+    """
+
+    name: str
+    kind: str
+    draw: object
+
+
+def read_regions(path, kind):
+    """Return what a SEG or RTSTRUCT file outlines.
+
+    Parameters
+    ----------
+    path : str or Path
+    kind : {'seg', 'rtstruct'}
+
+    Returns
+    -------
+    list of Region
+        In the order of their numbers. Their pixels and contours are in memory, no mask is drawn yet.
+
+    Raises
+    ------
+    DicomError
+        If the file is damaged; when a region is drawn, also if it does not fit onto the grid.
+    """
+    pydicom = require_dicom()
+    with close_reading("The file"):
+        dataset = pydicom.dcmread(path, force=True)
+    with close_reading("The list of regions"):
+        return _segments(dataset) if kind == "seg" else _rois(dataset)
+
+
+def is_tumor(region, include=None, exclude=None):
+    """Tell by its name whether a region is a tumor.
+
+    Parameters
+    ----------
+    region : Region
+    include : str, optional
+        Regular expression found in the names of tumors, case ignored; it replaces the rule below.
+    exclude : str, optional
+        Regular expression found in names that are no tumors, whatever else is said.
+
+    Notes
+    -----
+    Without `include`: the planner's type (GTV or not an organ, marker, dose …) and words of the name, whose
+    digits and underscores do not count. Planning volumes with a margin (PTV, CTV), cavities, edema and organs
+    at risk are no tumors, and neither is a name without any word that tells a tumor.
+
+    Examples
+    --------
+    >>> [is_tumor(Region(name, "", None)) for name in ("GTV_1", "Met03", "VS-right")]
+    [True, True, True]
+    >>> [is_tumor(Region(name, "", None)) for name in ("Cochlea_L", "PTV1", "Brainstem")]
+    [False, False, False]
+    """
+    if exclude is not None and check_pattern(exclude, "exclude").search(region.name):
+        return False
+    if include is not None:
+        return bool(check_pattern(include, "include").search(region.name))
+    words = " ".join(re.findall("[a-z]+", region.name.lower()))
+    if _NO_TUMOR.search(words) or region.kind in _NO_TUMOR_TYPES:
+        return False
+    return region.kind == "GTV" or bool(_TUMOR.search(words))
+
+
+def _rois(dataset):
+    """Return the ROIs of an RTSTRUCT that have closed contours."""
+    names = {int(r.ROINumber): text(r, "ROIName") for r in dataset.get("StructureSetROISequence", [])}
+    kinds = {
+        int(o.ReferencedROINumber): text(o, "RTROIInterpretedType").upper()
+        for o in dataset.get("RTROIObservationsSequence", [])
+    }
+    regions = []
+    for roi in dataset.get("ROIContourSequence", []):
+        contours = []
+        for contour in roi.get("ContourSequence", []):
+            if text(contour, "ContourGeometricType").upper().startswith("CLOSED"):
+                points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+                contours.append(points * LPS_TO_RAS.diagonal()[:3])
+        number = int(roi.ReferencedROINumber)
+        if contours:
+            draw = _drawer(contours)
+            regions.append((number, Region(names.get(number, ""), kinds.get(number, ""), draw)))
+    return [region for _, region in sorted(regions, key=lambda r: r[0])]
+
+
+def _drawer(contours):
+    """Return a function that draws contours (RAS+ mm) on a grid."""
+    return lambda shape, affine: mask_of_contours(contours, shape, affine)
+
+
+def _segments(dataset):
+    """Return the segments of a SEG."""
+    with close_reading("The pixels of the segmentation"):
+        frames = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    labelmap = text(dataset, "SegmentationType") == "LABELMAP"
+    threshold = 1
+    if text(dataset, "SegmentationType") == "FRACTIONAL":
+        threshold = max(1, numbers(dataset, "MaximumFractionalValue", 1)[0] / 2)
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    groups = dataset.get("PerFrameFunctionalGroupsSequence", [])
+    if len(groups) != len(frames):
+        raise DicomError("The segmentation's number of frames differs from the number of their positions.")
+    affines = [_frame_affine(own, shared) for own in groups]
+    owners = [_segment_of(own, shared) for own in groups] if not labelmap else [None] * len(groups)
+    regions = []
+    for segment in dataset.get("SegmentSequence", []):
+        number = int(segment.SegmentNumber)
+        kinds = segment.get("SegmentedPropertyTypeCodeSequence") or [{}]
+        name = f"{text(segment, 'SegmentLabel')} {text(kinds[0], 'CodeMeaning')}".strip()
+        if labelmap:
+            planes = [(frame == number, a) for frame, a in zip(frames, affines, strict=True)]
+        else:
+            planes = [
+                (frame >= threshold, a)
+                for frame, a, owner in zip(frames, affines, owners, strict=True)
+                if owner == number
+            ]
+        planes = [(plane, a) for plane, a in planes if plane.any()]
+        if planes and number:
+            regions.append((number, Region(name, "", _paster(planes))))
+    return [region for _, region in sorted(regions, key=lambda r: r[0])]
+
+
+def _paster(planes):
+    """Return a function that lays planes, (rows, columns) and affine each, onto a grid of the same voxels."""
+
+    def draw(shape, affine):
+        mask = np.zeros(shape, dtype=bool)
+        for plane, own in planes:
+            # A frame is placed by its own position: gaps, crops and other axis orders then need no care
+            to_grid = np.linalg.inv(affine) @ own
+            rows, columns = np.nonzero(plane)
+            voxels = np.stack([columns, rows, 0 * rows, 0 * rows + 1]).T @ to_grid.T[:, :3]
+            index = np.round(voxels).astype(int)
+            if np.abs(voxels - index).max() > 0.1 or not np.allclose(
+                np.abs(to_grid[:3, :2]).sum(axis=0), 1, atol=0.02
+            ):
+                raise DicomError("The segmentation does not lie on the voxels of its reference series.")
+            if (index < 0).any() or (index >= shape).any():
+                raise DicomError("The segmentation reaches out of its reference series.")
+            mask[tuple(index.T)] = True
+        return mask
+
+    return draw
+
+
+def _frame_affine(own, shared):
+    """Return (column, row, 0) → RAS+ mm of a frame, (4, 4)."""
+    position, orientation, measures = (
+        (own.get(name) or shared.get(name) or [{}])[0]
+        for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    )
+    directions = np.array(numbers(orientation, "ImageOrientationPatient", 6)).reshape(2, 3)
+    between_rows, between_columns = numbers(measures, "PixelSpacing", 2)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = directions[0] * between_columns, directions[1] * between_rows
+    affine[:3, 2] = np.cross(*directions)
+    affine[:3, 3] = numbers(position, "ImagePositionPatient", 3)
+    return LPS_TO_RAS @ affine
+
+
+def _segment_of(own, shared):
+    """Return the segment number of a frame."""
+    found = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+    if not found:
+        raise DicomError("A frame of the segmentation names no segment.")
+    return int(found[0].ReferencedSegmentNumber)

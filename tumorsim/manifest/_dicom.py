@@ -1,0 +1,259 @@
+"""A folder of DICOM → converted scans, pseudonyms, and a manifest of their tumors."""
+
+import os
+from pathlib import Path
+
+from tumorsim._validation import check_pattern
+from tumorsim.exceptions import DicomError, ManifestError
+from tumorsim.io import save_nifti
+from tumorsim.io.dicom import find_scan, find_scans, is_tumor, load_mask, read_regions
+from tumorsim.manifest._build import save_manifest
+from tumorsim.manifest._lesions import tumors_from_case
+from tumorsim.manifest._pseudonyms import Pseudonyms
+from tumorsim.manifest._tables import write_table
+from tumorsim.records import Case, Cohort
+
+__all__ = ["import_dicom", "load_dicom_case", "survey_dicom"]
+
+_REPORT = ("status", "patient_id", "case_id", "visit", "modality", "n_files", "reason")
+
+
+def import_dicom(
+    folder,
+    output,
+    *,
+    key_file=None,
+    keep_patient_ids=False,
+    series=None,
+    include=None,
+    exclude=None,
+    progress=False,
+    **lesions,
+):
+    """Turn a folder of mixed DICOM into a manifest of tumors, without the patients' names.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A PACS export: any number of patients, studies and series, in files of any name.
+    output : str or Path
+        The manifest to write, CSV or Parquet by its suffix. Beside it, in ``<stem>_files/``: each T1c scan
+        and its mask as NIfTI; ``scans.csv``, the scan table of all of them; ``series.csv``, what became of
+        each series.
+    key_file : str or Path, optional
+        Key of the pseudonyms, made where there is none. Default: ``<stem>.key`` beside the manifest. With the
+        same key a patient imported again keeps the pseudonym.
+    keep_patient_ids : bool, default=False
+        Write PatientID and study date as they are. Names, birth dates and the like are left out in any case.
+    series : str, optional
+        Pattern that says which MR series are T1c, instead of the rule of `io.dicom.t1c_objection`.
+    include, exclude : str, optional
+        Patterns of the names of regions that are tumors, and that are not; see `io.dicom.is_tumor`.
+    progress : bool, default=False
+        Show progress bars.
+    **lesions
+        ``mask_value``, ``min_volume_mm3``, ``merge_distance_mm``, ``by_value`` as in `tumors_from_case`. A
+        mask has a value a region.
+
+    Returns
+    -------
+    cohort : Cohort
+        What `load_cohort` returns for the manifest.
+    report : list of dict
+        One a series or damaged file: ``status`` ('tumors', 'no tumors', 'mask', 'skipped', 'damaged'), ids,
+        ``visit`` (study date, moved by a secret number of days of the patient's), ``modality``, ``n_files``,
+        ``reason``, as in ``series.csv``; and ``where``, a path, which names patients in many exports and is
+        therefore not in the file.
+
+    Raises
+    ------
+    FileNotFoundError, DicomError
+        If there is no folder, or no DICOM in it.
+    ManifestError
+        If no scan has a tumor; what was converted stays.
+
+    Notes
+    -----
+    One scan at a time is in memory. What cannot be used is reported, and the rest goes on.
+    """
+    from tqdm import tqdm
+
+    for name, pattern in (("series", series), ("include", include), ("exclude", exclude)):
+        if pattern is not None:
+            check_pattern(pattern, name)
+    output = Path(output)
+    scans, skipped, damaged = find_scans(folder, series, progress=progress)
+    names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
+    files = output.with_name(f"{output.stem}_files")
+
+    def about(one):
+        ids = {"patient_id": one.patient, "visit": one.about["StudyDate"]}
+        if not keep_patient_ids:
+            ids = {"patient_id": names.patient(one.patient), "visit": names.visit(one.patient, ids["visit"])}
+        modality = one.about["Modality"] if one.kind == "image" else one.kind.upper()
+        where = os.path.relpath(os.path.dirname(one.files[0]), folder)
+        return ids | {"modality": modality, "n_files": len(one.files), "where": where}
+
+    report, tumors, table, used = [], [], [], set()
+    for scan in tqdm(scans, "converting", disable=None if progress else True, leave=False):
+        line = about(scan.series)
+        line["case_id"] = names.case(scan.series.patient, scan.series.uid)
+        try:
+            if not scan.series.patient:
+                raise DicomError("PatientID is empty, so that it cannot be told whose scan it is.")
+            row = {name: line[name] for name in ("patient_id", "case_id", "visit")}
+            row["image"] = _save(files / f"{line['case_id']}_t1c.nii.gz", scan.load_image(), scan.affine)
+        except DicomError as err:
+            report.append(line | {"status": "skipped", "reason": str(err)})
+            continue
+        table.append(row)
+        try:
+            found = _tumors_of(scan, row, files, include, exclude, lesions)
+            tumors += found
+            used |= {one.uid for one in scan.masks}
+            plural = "s" if len(found) > 1 else ""
+            report.append(line | {"status": "tumors", "reason": f"{len(found)} tumor{plural}"})
+        except ValueError as err:
+            report.append(line | {"status": "no tumors", "reason": str(err)})
+
+    masks = {one.uid: one for scan in scans for one in scan.masks}
+    for one in masks.values():
+        if one.uid in used:
+            report.append(about(one) | {"status": "mask", "reason": ""})
+        else:
+            report.append(about(one) | {"status": "skipped", "reason": "no tumors of it could be used"})
+    report += [about(one) | {"status": "skipped", "reason": reason} for one, reason in skipped]
+    report += [{"status": "damaged", "n_files": 1, "reason": r, "where": where} for where, r in damaged]
+    _write_tables(files, table, report)
+    if not tumors:
+        raise ManifestError(
+            f"No tumor was found in '{folder}': {_count(len(table), 'T1c scan')} could be read, none with a "
+            f"usable SEG or RTSTRUCT. '{files / 'series.csv'}' says why; '{files / 'scans.csv'}' lists the "
+            "scans: fill in masks of your own, and give it to 'tumorsim manifest'."
+        )
+    cohort = Cohort(tumors)
+    save_manifest(cohort, output)
+    return cohort, report
+
+
+def load_dicom_case(
+    folder, *, series=None, include=None, exclude=None, key_file=None, patient_id=None, with_mask=True
+):
+    """Read the T1c scan of a new patient from a folder of DICOM, with its SEG or RTSTRUCT.
+
+    Parameters
+    ----------
+    folder : str or Path
+        With one T1c series; of several, the one that a SEG or RTSTRUCT was drawn on.
+    series, include, exclude : str, optional
+        As in `import_dicom`.
+    key_file : str or Path, optional
+        The key that the archive was imported with: patient and case then have the ids that they have there.
+        Default: patient ``"unknown"``, case ``"query"``.
+    patient_id : str, optional
+        Goes before the key's pseudonym.
+    with_mask : bool, default=True
+        Whether to read masks.
+
+    Returns
+    -------
+    case : Case
+        In memory; without a mask where there is none, or no region of it is a tumor.
+    scan : io.dicom.Scan
+        The source, for `io.dicom.save_seg`.
+
+    Raises
+    ------
+    FileNotFoundError, DicomError
+        If there is not one such series, or files are damaged.
+    """
+    import warnings
+
+    scan = find_scan(folder, series)
+    ids = {"patient_id": patient_id or "unknown", "case_id": "query"}
+    if key_file is not None:
+        names = Pseudonyms.of_file(key_file, create=False)
+        ids["patient_id"] = patient_id or names.patient(scan.series.patient)
+        ids["case_id"] = names.case(scan.series.patient, scan.series.uid)
+    mask = load_mask(scan, include, exclude) if with_mask else None
+    if with_mask and mask is None and scan.masks:
+        warnings.warn(_no_tumors(scan), stacklevel=2)
+    image = (scan.load_image(), scan.affine)
+    return Case(image, None if mask is None else (mask, scan.affine), **ids), scan
+
+
+def survey_dicom(folder, *, series=None, include=None, exclude=None):
+    """Say what `import_dicom` would do, with the free text that patterns are matched with; write nothing.
+
+    Parameters
+    ----------
+    folder, series, include, exclude
+        As in `import_dicom`.
+
+    Yields
+    ------
+    str
+        A line a series or damaged file. Descriptions, paths and names of regions are the files' own, and may
+        name patients: for the screen, not for a file.
+    """
+    scans, skipped, damaged = find_scans(folder, series)
+    verdicts = [(s.series, f"T1c, {' x '.join(map(str, s.shape))}, masks: {len(s.masks)}") for s in scans]
+    masks = {one.uid: one for scan in scans for one in scan.masks}
+    for one in masks.values():
+        try:
+            regions = [r for path in one.files for r in read_regions(path, one.kind)]
+        except DicomError as err:
+            skipped.append((one, str(err)))
+            continue
+        names = [f"{r.name!r}{'' if is_tumor(r, include, exclude) else ' (no tumor)'}" for r in regions]
+        verdicts.append((one, f"mask: {', '.join(names) or 'no region'}"))
+    for one, verdict in [*verdicts, *((one, f"skipped: {reason}") for one, reason in skipped)]:
+        where = os.path.relpath(os.path.dirname(one.files[0]), folder)
+        name = one.about["SeriesDescription"] or one.about["ProtocolName"]
+        yield f"{where} [{one.about['Modality']} {name!r}, {_count(len(one.files), 'file')}] {verdict}"
+    for where, reason in damaged:
+        yield f"{where} damaged: {reason}"
+
+
+def _tumors_of(scan, row, files, include, exclude, lesions):
+    """Return the tumors (Cohort) of a converted scan's masks, and note the written mask in its `row`."""
+    mask = load_mask(scan, include, exclude)
+    if mask is None:
+        raise DicomError(_no_tumors(scan))
+    path = _save(files / f"{row['case_id']}_mask.nii.gz", mask, scan.affine)
+    case = Case(row["image"], path, case_id=row["case_id"], patient_id=row["patient_id"])
+    found = tumors_from_case(case, metadata={"visit": row["visit"]}, **lesions)
+    row["mask"] = path
+    return found
+
+
+def _no_tumors(scan):
+    """Say why a scan has no tumors."""
+    if not scan.masks:
+        return "no SEG or RTSTRUCT was drawn on it"
+    return (
+        "no region of its SEG or RTSTRUCT is a tumor by its name; name tumors with a pattern (--roi), "
+        "and see the names with --dry-run"
+    )
+
+
+def _save(path, array, affine):
+    """Write NIfTI and return its path as text."""
+    save_nifti(path, array, affine)
+    return str(path)
+
+
+def _write_tables(files, table, report):
+    """Write the scan table and the report of series; neither holds a path or text of the DICOM."""
+    import pandas as pd
+
+    scans = pd.DataFrame(table, columns=["patient_id", "case_id", "visit", "image", "mask"])
+    for column in ("image", "mask"):
+        scans[column] = [Path(p).name if isinstance(p, str) else None for p in scans[column]]
+    write_table(files / "scans.csv", scans)
+    write_table(files / "series.csv", pd.DataFrame(report, columns=_REPORT))
+
+
+def _count(n, what):
+    """Return '1 file', '2 files'."""
+    return f"{n} {what}{'' if n == 1 else 's'}"

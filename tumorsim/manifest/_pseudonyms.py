@@ -1,0 +1,103 @@
+"""Pseudonyms by a keyed hash: one patient, one pseudonym, as long as the key is kept."""
+
+import datetime
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from tumorsim.exceptions import ManifestError
+
+__all__ = ["Pseudonyms"]
+
+_MOST_DAYS = 3650
+
+
+class Pseudonyms:
+    """Names that only the holder of a key can link to a patient.
+
+    Parameters
+    ----------
+    key : bytes
+        At least 16 bytes, secret.
+
+    See Also
+    --------
+    Pseudonyms.of_file : With the key of a file, which is made where there is none.
+
+    Examples
+    --------
+    >>> names = Pseudonyms(b"sixteen bytes ok")
+    >>> names.patient("12345") == names.patient(" 12345 "), names.patient("12345") == names.patient("12346")
+    (True, False)
+    >>> names.visit("12345", "20240501")[4], names.visit("12345", "")
+    ('-', '')
+    """
+
+    def __init__(self, key):
+        if not isinstance(key, bytes) or len(key) < 16:
+            raise ValueError("A key must be at least 16 bytes.")
+        self._key = key
+
+    def __repr__(self):
+        return "Pseudonyms(<key>)"
+
+    @classmethod
+    def of_file(cls, path, *, create=True):
+        """Return the pseudonyms of a key file: one line of 64 hexadecimal digits.
+
+        Parameters
+        ----------
+        path : str or Path
+        create : bool, default=True
+            Where there is no file, make one with a random key that only its owner can read.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file and none is to be made.
+        ManifestError
+            If it holds no key.
+        """
+        path = Path(path)
+        if create and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(handle, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32) + "\n")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Key file '{path}' does not exist. Give the one that the archive was made with."
+            )
+        content = path.read_bytes().strip()
+        if not re.fullmatch(rb"[0-9a-fA-F]{64}", content):
+            raise ManifestError(
+                f"Key file '{path}' must hold 64 hexadecimal digits. It holds something else."
+            )
+        return cls(bytes.fromhex(content.decode("ascii")))
+
+    def patient(self, patient_id):
+        """Return the pseudonym of a PatientID: 'P' and 12 hexadecimal digits."""
+        return f"P{self._digest('patient', patient_id)[:12]}"
+
+    def case(self, patient_id, series_uid):
+        """Return the pseudonym of a patient's series: the patient's, and 8 digits."""
+        return f"{self.patient(patient_id)}-{self._digest('series', series_uid)[:8]}"
+
+    def visit(self, patient_id, date):
+        """Return a date (YYYYMMDD) moved by the patient's own secret number of days, as YYYY-MM-DD.
+
+        Days between two visits of a patient stay true. Without a date, ''.
+        """
+        days = 1 + int(self._digest("visit", patient_id), 16) % _MOST_DAYS
+        try:
+            day = datetime.datetime.strptime(date.replace(".", ""), "%Y%m%d").date()
+            return (day - datetime.timedelta(days)).isoformat()
+        except (ValueError, OverflowError):
+            return ""
+
+    def _digest(self, kind, value):
+        """Return the HMAC-SHA256 of a value of a kind, as hexadecimal text."""
+        return hmac.new(self._key, f"{kind}:{value.strip()}".encode(), hashlib.sha256).hexdigest()
