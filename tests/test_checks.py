@@ -20,7 +20,7 @@ N_CASES = 20
 def clean(tmp_path_factory):
     """Return the manifest of 20 simulated patients of all types, whole heads and stripped ones."""
     folder = tmp_path_factory.mktemp("clean")
-    make_cohort(N_CASES, random_state=11, spacing=3.0, output_dir=folder)
+    make_cohort(N_CASES, random_state=11, spacing=4.0, output_dir=folder)
     return folder / "manifest.csv"
 
 

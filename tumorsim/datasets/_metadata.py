@@ -48,8 +48,8 @@ def read_sheets(path):
 def join_tables(rows, found):
     """Return the rows (dicts) of a set with the columns that its tables have of the case or the patient.
 
-    A table with a row a case is joined by the case, one with a row a patient by the patient. The column of ids
-    is the layout's `key`, or, without one, the column of which most values are ids of these scans.
+    A table with a row a case is joined by the case, one with a row a patient by the patient. The column of
+    ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
     """
     sheets = [sheet for path in find_tables(found) for sheet in read_sheets(path).values()]
     ids = [_ids(found, match) for match in found.matches]

@@ -161,10 +161,9 @@ def _describe_lesions(cohort, lesions):
     names = dict.fromkeys(name for _, cells in known for name in cells)
     further = [name for name in names if not name.startswith("label_")]
     for (tumor, cells), metadata in zip(known, typed_cells([c for _, c in known], further), strict=True):
-        tumor.metadata |= metadata
-        for name in names:
-            if name.startswith("label_"):
-                tumor.labels[name.removeprefix("label_")] = cells.get(name) or None
+        tumor.metadata |= {name: value for name, value in metadata.items() if name in cells}
+        for name in (name for name in cells if name.startswith("label_")):
+            tumor.labels[name.removeprefix("label_")] = cells[name] or None
 
 
 def save_manifest(cohort, path):

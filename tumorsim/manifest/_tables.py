@@ -127,15 +127,16 @@ class Problems:
             except OSError as err:  # a read-only folder: all goes into the message
                 where = f" ('{list_path}' cannot be written: {err.strerror})"
         text = f"'{self.path}', {lines[0]}"
+        noun = "row" if self.unit == "line" else self.unit
         if len(lines) > 1:
-            text += f" {len(lines) - 1} more row{'s are' if len(lines) > 2 else ' is'} bad{where}."
+            text += f" {len(lines) - 1} more {noun}{'s are' if len(lines) > 2 else ' is'} bad{where}."
         elif where:
-            text += f" 1 row is bad{where}."
+            text += f" 1 {noun} is bad{where}."
         if 1 < len(lines) <= 5 or "cannot be written" in where:
             text += "".join(f"\n  {x}" for x in lines[1:])
         if not skip_bad or len(lines) >= n_rows:
             raise ManifestError(text)
-        warnings.warn(f"Went on without {len(lines)} of {n_rows} rows. {text}", stacklevel=stacklevel)
+        warnings.warn(f"Went on without {len(lines)} of {n_rows} {noun}s. {text}", stacklevel=stacklevel)
 
 
 def typed_cells(rows, names):
