@@ -313,6 +313,17 @@ def test_london_cases_of_crossmoda_give_way(tmp_path):
         trees.pair(tmp_path / "cm", f"{name}_ceT1.nii.gz", f"{name}_Label.nii.gz", (1,), 70 + seed)
     _, table, _ = read("auto", tmp_path)
     assert table.loc[table["dataset"] == "crossmoda", "case_id"].tolist() == ["crossmoda2022_etz_3"]
+    problems = list_scans("auto", tmp_path).set_index("case_id")["problem"]
+    assert problems.ne("").sum() == 2 and "under another id" in problems["crossmoda_12"]
+
+
+def test_what_overlaps_is_not_converted(tmp_path):
+    """Task01 beside BraTS-GLI is left out before its files are cut."""
+    trees.decathlon(tmp_path)
+    trees.brats(tmp_path, "GLI", ["02405-100"])
+    _, table, told = read("auto", tmp_path, output=tmp_path / "gliomas.csv")
+    assert set(table["dataset"]) == {"brats-gli"} and "2 of 3 scans" in told
+    assert not (tmp_path / "gliomas_files").exists()
 
 
 def test_damaged_cases_are_listed_not_fatal(tmp_path):

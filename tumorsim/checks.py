@@ -68,7 +68,9 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     least = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
     most = check_real(max_volume_mm3, "max_volume_mm3", minimum=least, exclusive=True)
     cohort, problems, lines = read_manifest(path)
-    findings = [_of_row(line, err, problems.reasons[line]) for line, err in problems.errors.items()]
+    findings = [
+        _of_row(problems.rows[line], err, problems.reasons[line]) for line, err in problems.errors.items()
+    ]
     digests = {}
     for rows in tqdm(
         group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
@@ -106,8 +108,8 @@ def _table(findings):
     return pd.DataFrame(findings, columns=list(COLUMNS))
 
 
-def _of_row(line, err, reason):
-    """Return the finding of a row that cannot be read; `reason` ends with the remedy where there is one."""
+def _of_row(row, err, reason):
+    """Return the finding of a row that cannot be read."""
     if isinstance(err, FileNotFoundError):
         check, remedy = "file missing", "Correct the path, or leave the row out."
     elif isinstance(err, GridMismatchError):
@@ -119,7 +121,8 @@ def _of_row(line, err, reason):
         check, remedy = "unreadable", "Copy or export the file anew, or leave the row out."
     else:
         check, remedy = "row unusable", "Correct the row."
-    return _finding("error", check, (None, line), reason, remedy)
+    ids = {name: row.get(name) for name in ("patient_id", "case_id", "tumor_id")}
+    return _finding("error", check, (None, row.line), reason, remedy) | ids
 
 
 def _of_scan(tumors, least, most, digests):
@@ -278,17 +281,22 @@ def _of_labels(cohort, lines):
             problem = f"{both} look like one value of label_{task}."
             remedy = f"Write '{common}' everywhere, if they are."
             findings.append(_finding("warning", "label spelling", (None, lines[row]), problem, remedy))
-    datasets = [str(tumor.metadata.get("dataset") or "") for tumor in cohort]
-    types = [tumor.labels.get("type") for tumor in cohort]
-    pairs = {(kind, source) for kind, source in zip(types, datasets, strict=True) if kind and source}
-    kinds, sources = ({pair[i] for pair in pairs} for i in (0, 1))
-    if len(kinds) > 1 and len(sources) == len(pairs) > 1:
-        problem = (
-            "Every data set holds one type only, so a network can tell the type by the scanner and the skull."
-        )
+    if _type_is_dataset(cohort):
+        problem = "Nearly all tumors of a data set are of one type: a network can tell types by the scanner."
         remedy = "Report scores within a data set, and leave one data set out; see docs/public_sets.md."
         findings.append(_finding("note", "type is data set", (None, 0), problem, remedy))
     return findings
+
+
+def _type_is_dataset(cohort):
+    """Tell whether the column ``dataset`` tells the type of all but one tumor in twenty."""
+    pairs = Counter((tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort)
+    pairs = Counter({pair: n for pair, n in pairs.items() if all(pair)})
+    most = {}  # data set → (number, type) of its most frequent type
+    for (source, kind), n in pairs.items():
+        most[source] = max(most.get(source, (0, "")), (n, kind))
+    told = sum(n for n, _ in most.values())
+    return len({kind for _, kind in most.values()}) > 1 and told >= 0.95 * pairs.total()
 
 
 def _variants(counts):

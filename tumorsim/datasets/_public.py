@@ -103,26 +103,34 @@ def list_scans(name, root):
     """
     import pandas as pd
 
-    root = _existing_folder(root)
-    scans = []
-    for found in _recognize(name, root, None, None):
-        rows = found.plain_rows() if not found.layout.reader else found.bare_rows()
-        scans += rows + found.repeated
-    return pd.DataFrame(scans).fillna("")
+    sets = _recognize(name, _existing_folder(root), None, None)
+    return pd.DataFrame(_first_rows(sets)).fillna("")
+
+
+def _first_rows(sets):
+    """Return the rows of all `sets` as far as names and tables tell, with their problems."""
+    rows = []
+    for found in sets:
+        rows += (found.bare_rows() if found.layout.reader else found.plain_rows()) + found.repeated
+    return resolve_overlaps(rows, sets)
 
 
 def _collect(name, root, folder, output, progress):
-    """Return the rows of all scans found, and of some the lesions (case_id → value of the mask → cells)."""
-    root = _existing_folder(root)
-    scans, lesions, by_set = [], {}, _recognize(name, root, folder, output, progress)
-    for found in by_set:
-        if found.layout.reader:
-            rows, more = getattr(_readers, found.layout.reader)(found)
-            lesions |= more
-        else:
-            rows = found.plain_rows()
-        scans += rows + found.repeated
-    return resolve_overlaps(scans, by_set), lesions
+    """Return the rows of all scans, and of some the lesions (case_id → value of the mask → cells)."""
+    sets = _recognize(name, _existing_folder(root), folder, output, progress)
+    first, scans, lesions = _first_rows(sets), [], {}
+    for found in sets:
+        own = [row for row in first if row["dataset"] == found.name]
+        if not found.layout.reader:
+            scans += own
+            continue
+        left_out = [row for row in own if row.get("problem")]
+        keep = {row["case_id"]: row for row in own if not row.get("problem")}
+        found.matches = [m for m in found.matches if found.layout.case_id.format(**m.groups) in keep]
+        rows, more = getattr(_readers, found.layout.reader)(found)
+        scans += rows + left_out
+        lesions |= more
+    return scans, lesions
 
 
 def _recognize(name, root, folder, output, progress=False):

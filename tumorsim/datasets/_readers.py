@@ -288,16 +288,8 @@ def read_decathlon(found):
     """Read the Decathlon's Task01: 4-D images, of which one channel is contrast-enhanced T1."""
     import nibabel as nib
 
-    channel = 2
-    for path in found.below(r"dataset\.json"):
-        with open(path, encoding="utf-8") as file:
-            modality = json.load(file).get("modality", {})
-        channel = next(
-            (int(n) for n, name in modality.items() if name.lower() in ("t1gd", "t1ce", "t1c")), channel
-        )
-
-    def cut(path):
-        image = nib.load(path)
+    def cut(path, match):
+        image, channel = nib.load(path), _t1gd_channel(found, match)
         if len(image.shape) != 4 or image.shape[3] <= channel:
             raise GeometryError(
                 f"'{path}' must have 4 dimensions and a channel {channel}. Got shape {image.shape}."
@@ -310,9 +302,20 @@ def read_decathlon(found):
         if not row["mask"]:
             raise ManifestError(f"'labelsTr/{match.groups['case']}.nii.gz' does not exist")
         target = found.target(f"{row['case_id']}_t1gd.nii.gz")
-        row["image"] = _convert(target, [path], lambda: cut(path))
+        row["image"] = _convert(target, [path], lambda: cut(path, match))
 
     return join_tables(_each(found, read), found), {}
+
+
+def _t1gd_channel(found, match):
+    """Return the number of the contrast-enhanced T1 channel, as the task describes itself, else 2."""
+    task = os.path.dirname(os.path.dirname(match.path))
+    path = found.files.get(f"{task}/dataset.json".lstrip("/").lower())
+    if path is None:
+        return 2
+    with open(found.absolute(path), encoding="utf-8") as file:
+        modality = json.load(file).get("modality", {})
+    return next((int(n) for n, name in modality.items() if name.lower() in ("t1gd", "t1ce", "t1c")), 2)
 
 
 def _as_stored(image, affine):

@@ -61,7 +61,7 @@ def read_manifest(path):
     cohort : Cohort
         Tumors of the rows that can be used.
     problems : Problems
-        Of the others: ``reasons`` and ``errors``, line → text and exception.
+        Of the others: ``reasons``, ``errors`` and ``rows``, line → text, exception and cells.
     lines : list of int
         Line of each tumor of the cohort.
     """

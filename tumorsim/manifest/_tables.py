@@ -96,6 +96,7 @@ class Problems:
         self.unit = unit
         self.reasons = {}  # line → reason
         self.errors = {}  # line → exception
+        self.rows = {}  # line → Row
 
     def __len__(self):
         return len(self.reasons)
@@ -110,6 +111,7 @@ class Problems:
             reason = f"'{cells[0]}': {reason}"
         self.reasons.setdefault(row.line, reason if reason.endswith(".") else f"{reason}.")
         self.errors.setdefault(row.line, err)
+        self.rows.setdefault(row.line, row)
 
     def finish(self, list_path, *, n_rows, skip_bad, always_list, stacklevel=3):
         """Raise, or with `skip_bad` warn, with all bad rows; long lists go to the file `list_path`."""
