@@ -8,8 +8,9 @@ import numpy as np
 
 from tumorsim._validation import check_real
 from tumorsim.exceptions import GeometryError, GridMismatchError
-from tumorsim.geometry import crop_slices, spacing_from_affine, to_ras
+from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.manifest import read_manifest
+from tumorsim.preprocessing import head_mask
 from tumorsim.records import group_by_case
 
 __all__ = ["SEVERITIES", "check_archive", "exit_code"]
@@ -22,6 +23,7 @@ _AIR_SHARE = 0.5  # of a lesion's voxels in air: more is a mask that does not fi
 _HEAD_SHARE = 0.25  # of the head in one lesion: more is a mask of something else
 _FIELD_MM = (90.0, 400.0)  # longest side of a scan of a head
 _COARSE_MM = 12.0  # thickest slices that any protocol has
+_BLOCK = 2**20  # voxels at a time
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
 _KNOWN = frozenset(
@@ -57,7 +59,7 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
 
     See Also
     --------
-    tumorsim.Cohort.check : Raises at the first kind of damage instead.
+    tumorsim.Cohort.check : Raises for scans that cannot be used, instead of a table.
 
     Notes
     -----
@@ -113,10 +115,7 @@ def _of_row(row, err, reason):
     if isinstance(err, FileNotFoundError):
         check, remedy = "file missing", "Correct the path, or leave the row out."
     elif isinstance(err, GridMismatchError):
-        check, remedy = (
-            "grids differ",
-            "Resample the mask onto the image with nearest-neighbor interpolation.",
-        )
+        check, remedy = "grids differ", "Resample the mask onto the image by nearest neighbor."
     elif isinstance(err, GeometryError):
         check, remedy = "unreadable", "Copy or export the file anew, or leave the row out."
     else:
@@ -139,7 +138,7 @@ def _of_scan(tumors, least, most, digests):
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
         return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
     digests.setdefault(_digest(image), []).append(scan)
-    head = _head(image)
+    head = head_mask(image)
     try:
         mask = case.load_mask()
         for tumor, at in tumors:
@@ -177,27 +176,17 @@ def _of_lesion(tumor, line, mask, head, least, most):
         inside = tumor.select(mask)
         if not inside.any():
             problem = f"The mask has no voxel of value {tumor.mask_value} in the tumor's box."
-            return [
-                _finding(
-                    "error", "empty lesion", where, problem, "Correct mask_value, or make the manifest anew."
-                )
-            ]
+            return [_finding("error", "empty lesion", where, problem, "Correct mask_value or box.")]
         center = tumor.bbox[0] + np.argwhere(inside).mean(axis=0)
         volume = float(inside.sum() * spacing.prod())
         air = 1 - float(head[box][inside].mean())
         if air > _AIR_SHARE:
-            problem = (
-                f"{air:.0%} of the lesion's voxels lie outside the head: the mask may be mirrored or shifted."
-            )
-            findings.append(
-                _finding("warning", "lesion in air", where, problem, "Look at image and mask together.")
-            )
+            problem = f"{air:.0%} of the lesion's voxels lie outside the head."
+            remedy = "Look at image and mask together: one may be mirrored or shifted."
+            findings.append(_finding("warning", "lesion in air", where, problem, remedy))
     share = volume / max(float(head.sum() * spacing.prod()), 1e-6)
     if volume < least * (1 - 1e-6):
-        problem, remedy = (
-            f"The lesion has {volume:.1f} mm3.",
-            "Look whether it is a stray voxel; raise min_volume_mm3.",
-        )
+        problem, remedy = f"The lesion has {volume:.1f} mm3.", "Look whether it is a stray voxel."
         findings.append(_finding("warning", "tiny lesion", where, problem, remedy))
     elif volume > most or share > _HEAD_SHARE:
         problem = f"The lesion has {volume / 1000:.0f} ml, {share:.0%} of what the scan shows of the head."
@@ -213,42 +202,27 @@ def _of_lesion(tumor, line, mask, head, least, most):
     return findings
 
 
-def _head(image):
-    """Return as bool (nx, ny, nz) what is not air."""
-    sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
-    floor, top = np.percentile(sample, (0.5, 99))
-    if top <= floor:
-        floor, top = float(image.min()), float(image.max())
-    return image > floor + 0.1 * (top - floor)
-
-
 def _middle(head, affine):
-    """Return x in RAS+ mm of the middle of the head's extent."""
+    """Return x in RAS+ mm of the middle of the head's extent from left to right."""
     planes = to_ras(head, affine).mean(axis=(1, 2))
     inside = np.flatnonzero(planes > 0.1 * planes.max())  # a tenth: ignore noise
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    axis = int(np.argmax(np.abs(affine[0, :3]) / spacing))
-    ends = np.zeros((2, 4))
-    ends[:, :3] = (np.array(head.shape) - 1) / 2
-    ends[:, 3] = 1
-    ends[1, axis] += 1
-    center, step = ends[0] @ affine[0], abs(affine[0, axis])
-    return float(center + step * ((inside[0] + inside[-1]) / 2 - (len(planes) - 1) / 2))
+    shape, ras = ras_affine(head.shape, affine)
+    return float(ras[0] @ [(inside[0] + inside[-1]) / 2, (shape[1] - 1) / 2, (shape[2] - 1) / 2, 1])
 
 
 def _digest(image):
     """Return numbers that equal voxels share, whatever their order, numeric type and zero padding."""
-    values = image[image != 0].astype(np.float64) + 0.0
+    totals = np.zeros(3, np.uint64)
+    values = image.ravel(order="K")
     with np.errstate(over="ignore"):
-        bits = values.view(np.uint64) + _MIX[0]
-        bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]
-        bits = (bits ^ (bits >> np.uint64(27))) * _MIX[2]
-        bits ^= bits >> np.uint64(31)
-        return (
-            len(values),
-            int(bits.sum(dtype=np.uint64)),
-            int((bits * (bits | np.uint64(1))).sum(dtype=np.uint64)),
-        )
+        for start in range(0, len(values), _BLOCK):
+            block = values[start : start + _BLOCK]
+            bits = block[block != 0].astype(np.float64).view(np.uint64) + _MIX[0]
+            bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]  # splitmix64, so that sums tell values apart
+            bits = (bits ^ (bits >> np.uint64(27))) * _MIX[2]
+            bits ^= bits >> np.uint64(31)
+            totals += (np.uint64(len(bits)), bits.sum(), (bits * (bits | np.uint64(1))).sum())
+    return tuple(totals.tolist())
 
 
 def _duplicates(digests):

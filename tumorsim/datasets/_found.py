@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tumorsim.datasets._layouts import Layout
@@ -45,16 +46,12 @@ class Found:
         for match in self.matches:
             case_id = self.layout.case_id.format(**match.groups)
             first = kept.setdefault(case_id, match)
-            if first is not match and not self._same_case_other_file(first, match):
+            if first.path.removesuffix(".gz") != match.path.removesuffix(".gz"):  # not packed and unpacked
                 problem = f"case '{case_id}' is there twice; took '{first.path}', not '{match.path}'"
                 self.repeated.append(
                     self.cells(match) | {"image": self.absolute(match.path), "problem": problem}
                 )
         self.matches = sorted(kept.values(), key=lambda m: self.layout.case_id.format(**m.groups))
-
-    def _same_case_other_file(self, first, match):
-        """Tell whether two files of a case are the same one, packed and unpacked, in one folder."""
-        return first.path.removesuffix(".gz") == match.path.removesuffix(".gz")
 
     def absolute(self, path):
         """Return a path below the root as an absolute one."""
@@ -69,10 +66,18 @@ class Found:
                 return self.absolute(path)
         return None
 
-    def below(self, pattern):
-        """Return the absolute paths that match the regular expression `pattern` from a name's start on."""
-        expression = re.compile(rf"(^|/){pattern}$", re.I)
-        return [self.absolute(path) for path in self.files.values() if expression.search(path)]
+    @cached_property
+    def _tails(self):
+        """Folder and name, in lower case, of every file → its path below the root."""
+        return {"/".join(low.split("/")[-2:]): path for low, path in self.files.items()}
+
+    def overlaid(self, match):
+        """Return the absolute path of the mask that replaces a match's own, or None."""
+        for suffix in (".nii.gz", ".nii") if self.layout.overlay else ():
+            path = self._tails.get(f"{self.layout.overlay.format(**match.groups)}{suffix}".lower())
+            if path is not None:
+                return self.absolute(path)
+        return None
 
     def cells(self, match):
         """Return what every row of this set tells of a case."""
@@ -102,11 +107,8 @@ class Found:
         rows = []
         for match in self.matches:
             row = self.cells(match) | {"image": self.absolute(match.path)}
-            found = [self.beside(match, template) for template in self.layout.masks]
-            if self.layout.overlay:
-                name = re.escape(self.layout.overlay.format(**match.groups))
-                found = [*self.below(rf"{name}\.nii(\.gz)?"), *found]
-            mask = next((path for path in found if path), None)
+            own = (self.beside(match, template) for template in self.layout.masks)
+            mask = self.overlaid(match) or next((path for path in own if path), None)
             if mask is None:
                 wanted = " or ".join(f"'{t.format(**match.groups)}.nii.gz'" for t in self.layout.masks)
                 row["problem"] = f"case '{row['case_id']}' has no mask: {wanted} is not beside '{match.path}'"

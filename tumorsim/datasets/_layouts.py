@@ -18,7 +18,7 @@ class Layout:
     title: str
     images: tuple  # regular expressions of T1c files, matched at a path's end, from the start of a name
     masks: tuple = ()  # templates relative to the image's folder, without suffix; the first there is counts
-    overlay: str = ""  # template of a mask, relative to any folder, that replaces it
+    overlay: str = ""  # template of folder and name of a mask that replaces it, in any place
     type: str = ""  # label_type of every tumor
     mask_value: str = ">0"
     license: str = ""

@@ -32,7 +32,7 @@ def load_dataset(
         converted before is not converted again.
     mask_value : int or str, optional
         Voxels of masks that are tumor; default: the tumor core as each set's masks number it, without edema
-        and resection cavity.
+        and resection cavity. Masks that are made from contours or a file a lesion hold nothing else.
     min_volume_mm3, merge_distance_mm : float
         As in `tumorsim.manifest.tumors_from_case`.
     progress : bool, default=False
@@ -71,7 +71,8 @@ def load_dataset(
     folder = None if output is None else Path(output).with_name(f"{Path(output).stem}_files")
     scans, lesions = _collect(name, root, folder, Path(output) if output is not None else None, progress)
     if mask_value is not None:
-        scans = [scan | {"mask_value": str(mask_value)} for scan in scans]
+        given = {"mask_value": str(mask_value)}
+        scans = [scan if scan["case_id"] in lesions else scan | given for scan in scans]
     cohort = cohort_from_scans(
         scans,
         root,

@@ -8,7 +8,7 @@ import numpy as np
 
 from tumorsim.datasets._found import NoPlaceError
 from tumorsim.datasets._grids import mask_from_contours, mask_on_grid, read_series
-from tumorsim.datasets._metadata import find_tables, join_tables, read_sheets
+from tumorsim.datasets._metadata import find_tables, read_sheets
 from tumorsim.datasets._slices import read_slices
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.io import load_image, read_geometry, save_nifti
@@ -21,7 +21,7 @@ __all__ = [
     "read_vestibular_schwannoma",
 ]
 
-_AREAS = (  # words of a location in free text → area; the first that are found count
+_AREAS = (  # area, words of a location in free text
     ("cerebellopontine_angle", r"cerebello-?\s?pontine|\bcp ?angle|\bcpa\b|acoustic|\biac\b"),
     ("cerebellum", r"cerebell|vermi[sa]|tonsil"),
     ("brainstem", r"brain ?stem|\bpons\b|pontine|midbrain|medulla|mesenceph|peduncle"),
@@ -32,7 +32,7 @@ _AREAS = (  # words of a location in free text → area; the first that are foun
     ("frontal", r"front|precentral|motor"),
     ("parietal", r"pariet|postcentral|precuneus"),
     ("temporal", r"tempor|hippocamp|amygdal|uncus"),
-    ("occipital", r"occip|cuneus|calcarine"),
+    ("occipital", r"occip|\bcuneus|calcarine"),
 )
 
 
@@ -65,10 +65,13 @@ def region_of(text):
 
     Examples
     --------
-    >>> region_of("Rt Frontal"), region_of("left parieto-occipital"), region_of("L cerebellar vermis")
-    ('frontal', '', 'cerebellum')
+    >>> region_of("Rt Frontal"), region_of("left parieto-occipital"), region_of("R cerebellopontine angle")
+    ('frontal', '', 'cerebellopontine_angle')
     """
-    found = [area for area, words in _AREAS if re.search(words, text, re.I)]
+    found = []
+    for area, words in _AREAS:
+        text, n_found = re.subn(words, " ", text, flags=re.I)  # what was found is neither cerebellum nor pons
+        found += [area] * (n_found > 0)
     return found[0] if len(found) == 1 else ""
 
 
@@ -304,7 +307,7 @@ def read_decathlon(found):
         target = found.target(f"{row['case_id']}_t1gd.nii.gz")
         row["image"] = _convert(target, [path], lambda: cut(path, match))
 
-    return join_tables(_each(found, read), found), {}
+    return _each(found, read), {}
 
 
 def _t1gd_channel(found, match):
