@@ -16,6 +16,7 @@ PUBLIC = {
     "evaluate_knn",
     "find_similar",
     "load_cohort",
+    "load_dataset",
     "make_cohort",
     "metrics",
     "roi_pool",

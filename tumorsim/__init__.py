@@ -9,6 +9,7 @@ _HOMES = {
     "Tumor": "records",
     "Cohort": "records",
     "load_cohort": "manifest",
+    "load_dataset": "datasets",
     "make_cohort": "datasets",
     "TumorEmbedder": "embedder",
     "TumorIndex": "index",

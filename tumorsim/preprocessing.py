@@ -17,7 +17,7 @@ from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import box_to_grid, ras_affine, ras_box, spacing_from_affine, to_ras, to_storage
 from tumorsim.io import atomic_path, content_key
 
-__all__ = ["Preprocessing", "Volume", "VoxelCache", "normalize_intensity", "resample"]
+__all__ = ["Preprocessing", "Volume", "VoxelCache", "head_mask", "normalize_intensity", "resample"]
 
 _VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
 MAX_VOXELS = 512**3
@@ -209,12 +209,7 @@ def normalize_intensity(image, spacing):
     GeometryError
         If the image has one intensity only.
     """
-    sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
-    floor, top = np.percentile(sample, (0.5, 99))
-    if top <= floor:
-        floor, top = float(image.min()), float(image.max())
-    if top <= floor:
-        raise GeometryError(_one_intensity(floor))
+    floor, top = _intensity_range(image)
     foreground = image > floor + 0.1 * (top - floor)
     center = []
     for axis in range(3):
@@ -229,6 +224,23 @@ def normalize_intensity(image, spacing):
     unit = (np.median(brain) if brain.size else top) - floor
     scaled = np.maximum((image - floor) / max(unit, 1e-6 * (top - floor)), 0)
     return np.where(scaled > 10, 10 + np.log1p(np.maximum(scaled - 10, 0)), scaled).astype(np.float32)
+
+
+def head_mask(image):
+    """Return as bool (nx, ny, nz) what is not air in an image of any axis order; raise if it is constant."""
+    floor, top = _intensity_range(image)
+    return image > floor + 0.1 * (top - floor)
+
+
+def _intensity_range(image):
+    """Return the intensities of air and of the brightest tissue, or raise ``GeometryError``."""
+    sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+    floor, top = np.percentile(sample, (0.5, 99))
+    if top <= floor:
+        floor, top = float(image.min()), float(image.max())
+    if top <= floor:
+        raise GeometryError(_one_intensity(floor))
+    return floor, top
 
 
 class VoxelCache:

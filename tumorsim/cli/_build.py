@@ -35,8 +35,16 @@ def register(app):
         "columns. Bad rows are all reported at once.\n\n"
         "\b\nFrom DICOM:\n  tumorsim manifest --dicom export -o archive.csv --key-file archive.key\n\n"
         "Scans, masks and a report of all series go into archive_files/. Patients get pseudonyms; the key "
-        "file links them to PatientIDs, so keep it, and keep it apart."
+        "file links them to PatientIDs, so keep it, and keep it apart.\n\n\b\n"
+        "A public data set, as it was downloaded, or all that are found:\n"
+        "  tumorsim manifest downloads --layout brats-men-rt -o meningiomas.csv\n"
+        "  tumorsim manifest downloads --layout auto -o three_types.csv"
     )(manifest)
+    app.command(
+        epilog="\b\nExamples:\n  tumorsim check archive.csv\n"
+        "  tumorsim check archive.csv --json > findings.json\n\n"
+        "\b\nExit code: 0 nothing found, or notes only; 1 warnings; 2 errors, or no archive to read."
+    )(check)
     app.command(
         epilog="\b\nExample:\n"
         "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n"
@@ -71,9 +79,18 @@ def demo(
 def manifest(
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write: a row a tumor.")],
     scans: Annotated[
-        Path | None, Argument(help="Table with a row a scan (CSV).", metavar="[SCANS.csv]")
+        Path | None,
+        Argument(
+            help="Table with a row a scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"
+        ),
     ] = None,
-    mask_value: MaskValue = ">0",
+    layout: Annotated[
+        str | None, Option(help="Public data set below ROOT, by name, or 'auto' for all that are there.")
+    ] = None,
+    mask_value: Annotated[
+        str | None,
+        Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any. Default: >0, or the layout's."),
+    ] = None,
     min_volume: MinVolume = 14.0,
     merge_distance: MergeDistance = 2.0,
     by_value: ByValue = False,
@@ -93,31 +110,71 @@ def manifest(
         Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
     ] = False,
 ):
-    """Find the tumors in a table of scans or a folder of DICOM, and write a row a tumor."""
-    from tumorsim.manifest import build_manifest
+    """Find the tumors in a table of scans, a folder of DICOM or a public data set, and write a row a tumor.
 
+
+    Cases of a public data set that cannot be used are left out and listed in <output>.errors.txt.
+    """
     check_output(output)
     if (scans is None) == (dicom is None):
         raise ValueError("Give either a table of scans or --dicom with a folder.")
-    lesions = {
-        "mask_value": mask_value,
-        "min_volume_mm3": min_volume,
-        "merge_distance_mm": merge_distance,
-        "by_value": by_value,
-    }
+    lesions = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance}
     if dicom is not None:
+        if layout is not None:
+            raise ValueError("--layout is for a public data set, --dicom for an export of your own. Give one.")
         patterns = {"series": series, "include": roi, "exclude": exclude_roi}
+        lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
         import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
         return
-    cohort = build_manifest(
-        scans,
-        output,
-        **lesions,
-        skip_bad=skip_bad,
-        progress=True,
-    )
+    if layout is not None:
+        from tumorsim.datasets import load_dataset
+
+        if by_value:
+            raise ValueError(
+                "--by-value is for tables of scans; a layout knows what its masks hold. Give one."
+            )
+        cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, progress=True, **lesions)
+    else:
+        from tumorsim.manifest import build_manifest
+
+        lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
+        cohort = build_manifest(scans, output, skip_bad=skip_bad, progress=True, **lesions)
     typer.echo(cohort.summary().to_string())
     typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans.")
+
+
+def check(
+    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="Also write the table of findings here (CSV).")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
+    min_volume: MinVolume = 14.0,
+    max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
+):
+    """Look through an archive for what spoils training: one table, with severity and remedy.
+
+    Unreadable files, grids that differ, the same voxels twice, lost headers, sides that contradict the
+    affine, constant images, tiny and huge lesions, label spellings.
+    """
+    from tumorsim.checks import check_archive, exit_code
+    from tumorsim.manifest import write_table
+
+    if output is not None:
+        check_output(output)
+    limits = {"min_volume_mm3": min_volume, "max_volume_mm3": max_volume}
+    findings = check_archive(archive, **limits, progress=True)
+    if output is not None:
+        write_table(output, findings)
+    if as_json:
+        typer.echo(findings.to_json(orient="records", force_ascii=False, indent=2))
+    elif len(findings):
+        typer.echo(findings.to_string(index=False, justify="left", max_colwidth=None))
+        counts = findings["severity"].value_counts()
+        typer.echo("Found " + ", ".join(f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items()) + ".")
+    else:
+        typer.echo(f"Found nothing wrong in {archive}.")
+    raise typer.Exit(exit_code(findings))
 
 
 def fit(

@@ -1,19 +1,24 @@
 """Tables and DICOM ↔ records; masks → lesions."""
 
-from tumorsim.manifest._build import build_manifest, save_manifest
+from tumorsim.manifest._build import build_manifest, cohort_from_scans, save_manifest
 from tumorsim.manifest._dicom import import_dicom, load_dicom_case, survey_dicom
 from tumorsim.manifest._lesions import find_lesions, tumors_from_case
-from tumorsim.manifest._load import load_cohort
+from tumorsim.manifest._load import load_cohort, read_manifest
 from tumorsim.manifest._pseudonyms import Pseudonyms
+from tumorsim.manifest._tables import OWN_COLUMNS, write_table
 
 __all__ = [
+    "OWN_COLUMNS",
     "Pseudonyms",
     "build_manifest",
+    "cohort_from_scans",
     "find_lesions",
     "import_dicom",
     "load_cohort",
     "load_dicom_case",
+    "read_manifest",
     "save_manifest",
     "survey_dicom",
     "tumors_from_case",
+    "write_table",
 ]

@@ -6,10 +6,10 @@ from pathlib import Path
 from tumorsim._validation import check_mask_value, check_real, check_text
 from tumorsim.exceptions import ManifestError
 from tumorsim.manifest._lesions import tumors_from_case
-from tumorsim.manifest._tables import read_table, relative_path, write_table
+from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells, write_table
 from tumorsim.records import Case, Cohort
 
-__all__ = ["build_manifest", "save_manifest"]
+__all__ = ["build_manifest", "cohort_from_scans", "save_manifest"]
 
 
 def build_manifest(
@@ -58,14 +58,6 @@ def build_manifest(
     -----
     One scan at a time is in memory.
     """
-    from tqdm import tqdm
-
-    options = {
-        "min_volume_mm3": check_real(min_volume_mm3, "min_volume_mm3", minimum=0),
-        "merge_distance_mm": check_real(merge_distance_mm, "merge_distance_mm", minimum=0),
-        "by_value": by_value,
-    }
-    check_mask_value(mask_value)
     output = Path(output)
     table = read_table(scans)
     if os.path.realpath(scans) == os.path.realpath(output):
@@ -73,7 +65,67 @@ def build_manifest(
     if "tumor_id" in table.columns:
         raise ManifestError(f"'{scans}' has a column 'tumor_id': it is a manifest already. Use it as it is.")
     table.require(("patient_id", "case_id", "image", "mask"))
+    errors = Path(f"{output}.errors.txt")
+    cohort = _read_scans(
+        table,
+        {},
+        errors,
+        skip_bad=skip_bad,
+        progress=progress,
+        mask_value=mask_value,
+        min_volume_mm3=min_volume_mm3,
+        merge_distance_mm=merge_distance_mm,
+        by_value=by_value,
+    )
+    save_manifest(cohort, output)
+    return cohort
 
+
+def cohort_from_scans(scans, source, *, lesions=None, errors=None, progress=False, **options):
+    """Turn scans that are listed in memory into a Cohort; those that cannot be used are left out, and told.
+
+    Parameters
+    ----------
+    scans : sequence of dict
+        Column → text, as the rows of a scan table (see `build_manifest`), paths absolute. A scan with text
+        under ``problem`` cannot be used for that reason.
+    source : str or Path
+        Where the scans come from, for messages.
+    lesions : dict, optional
+        case_id → value of the mask → dict of cells (``label_<task>`` or further columns) of that lesion. Of
+        these scans each value of the mask is one lesion.
+    errors : Path, optional
+        File for the list of scans that are left out.
+    progress : bool, default=False
+        Show a progress bar.
+    **options
+        ``mask_value, min_volume_mm3, merge_distance_mm, by_value`` as in `tumors_from_case`.
+
+    Returns
+    -------
+    Cohort
+
+    Raises
+    ------
+    ManifestError
+        If no scan can be used.
+    """
+    columns = dict.fromkeys(name for scan in scans for name in scan if name != "problem")
+    rows = [Row(number, scan) for number, scan in enumerate(scans, start=1)]
+    table = Table(Path(source), list(columns), rows, unit="scan")
+    for row in rows:
+        if row.get("problem"):
+            table.problems.add(row, ManifestError(row.get("problem")))
+    return _read_scans(table, lesions or {}, errors, skip_bad=True, progress=progress, **options)
+
+
+def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", by_value=False, **options):
+    """Return the Cohort of a table of scans; bad ones are reported, and listed in the file `errors`."""
+    from tqdm import tqdm
+
+    for name in options:
+        options[name] = check_real(options[name], name, minimum=0)
+    check_mask_value(mask_value)
     rows, found, lines = [], [], {}
     for row in tqdm(table.rows, "reading scans", disable=None if progress else True, leave=False):
         if row.line in table.problems.reasons:
@@ -81,21 +133,37 @@ def build_manifest(
         try:
             case = _case_of_scan(table, row, lines)
             value = row.get("mask_value") or mask_value
-            found.append(tumors_from_case(case, mask_value=value, labels=table.labels(row), **options))
+            one_each = by_value or case.case_id in lesions
+            labels = table.labels(row)
+            found.append(
+                tumors_from_case(case, mask_value=value, labels=labels, by_value=one_each, **options)
+            )
             rows.append(row)
         except (OSError, TypeError, ValueError) as err:
             table.problems.add(row, err, table.locate)
-    errors = Path(f"{output}.errors.txt")
-    table.problems.finish(errors, n_rows=len(table.rows), skip_bad=skip_bad, always_list=True)
+    table.problems.finish(errors, n_rows=len(table.rows), skip_bad=skip_bad, always_list=True, stacklevel=4)
 
     for tumors, metadata in zip(found, table.metadata(rows), strict=True):
         for tumor in tumors:
             tumor.metadata = metadata | tumor.metadata
     cohort = Cohort(tumor for tumors in found for tumor in tumors)
-    save_manifest(cohort, output)
-    if not table.problems:
+    _describe_lesions(cohort, lesions)
+    if not table.problems and errors is not None:
         errors.unlink(missing_ok=True)  # of an earlier attempt
     return cohort
+
+
+def _describe_lesions(cohort, lesions):
+    """Give tumors the cells of their lesion (case_id → mask value → cells), in place."""
+    known = [
+        (t, lesions[t.case.case_id].get(int(t.mask_value), {})) for t in cohort if t.case.case_id in lesions
+    ]
+    names = dict.fromkeys(name for _, cells in known for name in cells)
+    further = [name for name in names if not name.startswith("label_")]
+    for (tumor, cells), metadata in zip(known, typed_cells([c for _, c in known], further), strict=True):
+        tumor.metadata |= {name: value for name, value in metadata.items() if name in cells}
+        for name in (name for name in cells if name.startswith("label_")):
+            tumor.labels[name.removeprefix("label_")] = cells[name] or None
 
 
 def save_manifest(cohort, path):

@@ -12,7 +12,7 @@ from tumorsim.geometry import bbox_from_mask, select_mask
 from tumorsim.manifest._tables import BOX_COLUMNS, read_table
 from tumorsim.records import MEASURES, Case, Cohort, Tumor
 
-__all__ = ["load_cohort"]
+__all__ = ["load_cohort", "read_manifest"]
 
 
 def load_cohort(path, *, skip_bad=False):
@@ -47,6 +47,24 @@ def load_cohort(path, *, skip_bad=False):
     --------
     build_manifest : Makes a manifest from a table of scans with masks.
     """
+    cohort, problems, _ = read_manifest(path)
+    n_rows = len(cohort) + len(problems)
+    problems.finish(Path(f"{path}.errors.txt"), n_rows=n_rows, skip_bad=skip_bad, always_list=False)
+    return cohort
+
+
+def read_manifest(path):
+    """Read a manifest as `load_cohort` does, bad rows aside.
+
+    Returns
+    -------
+    cohort : Cohort
+        Tumors of the rows that can be used.
+    problems : Problems
+        Of the others: ``reasons``, ``errors`` and ``rows``, line → text, exception and cells.
+    lines : list of int
+        Line of each tumor of the cohort.
+    """
     table = read_table(path)
     if "tumor_id" not in table.columns:
         raise ManifestError(
@@ -67,10 +85,6 @@ def load_cohort(path, *, skip_bad=False):
     tumors = {}  # line → Tumor
     for rows in by_case.values():
         _read_case(table, rows, tumors)
-    table.problems.finish(
-        Path(f"{path}.errors.txt"), n_rows=len(table.rows), skip_bad=skip_bad, always_list=False
-    )
-
     rows = [row for row in table.rows if row.line in tumors]
     for row, metadata in zip(rows, table.metadata(rows), strict=True):
         text = [m for m in MEASURES if isinstance(metadata.get(m), str)]
@@ -80,7 +94,7 @@ def load_cohort(path, *, skip_bad=False):
                 f"{row.line}, or text elsewhere in it. Leave the column out, and it is worked out anew."
             )
         tumors[row.line].metadata = _without_missing_measures(metadata)
-    return Cohort(tumors[row.line] for row in rows)
+    return Cohort(tumors[row.line] for row in rows), table.problems, [row.line for row in rows]
 
 
 def _check_ids(row, by_case, lines):

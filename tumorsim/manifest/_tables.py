@@ -11,7 +11,16 @@ from pathlib import Path
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
 
-__all__ = ["Problems", "Row", "Table", "read_table", "real_path", "relative_path", "write_table"]
+__all__ = [
+    "Problems",
+    "Row",
+    "Table",
+    "read_table",
+    "real_path",
+    "relative_path",
+    "typed_cells",
+    "write_table",
+]
 
 BOX_COLUMNS = ("x0", "y0", "z0", "x1", "y1", "z1")
 OWN_COLUMNS = ("patient_id", "case_id", "tumor_id", "image", "mask", "mask_value", *BOX_COLUMNS)
@@ -33,13 +42,13 @@ class Row:
 
 
 class Table:
-    """A table of text cells: `path`, `columns`, `rows` (list of Row), `problems`."""
+    """A table of text cells: `path`, `columns`, `rows` (list of Row), `problems`; `unit` is what a row is."""
 
-    def __init__(self, path, columns, rows):
+    def __init__(self, path, columns, rows, unit="line"):
         self.path = path
         self.columns = columns
         self.rows = rows
-        self.problems = Problems(path)
+        self.problems = Problems(path, unit)
         self.tasks = [c.removeprefix("label_") for c in columns if c.startswith("label_")]
         self.folder = Path(os.path.realpath(path.parent))
         if "" in self.tasks:
@@ -76,18 +85,18 @@ class Table:
     def metadata(self, rows):
         """Return a dict of the further columns for each row: numbers where a whole column is numeric."""
         names = [c for c in self.columns if c not in OWN_COLUMNS and not c.startswith("label_")]
-        columns = [_typed([row.cells.get(name, "") for row in rows]) for name in names]
-        return [
-            {name: column[i] for name, column in zip(names, columns, strict=True)} for i in range(len(rows))
-        ]
+        return typed_cells([row.cells for row in rows], names)
 
 
 class Problems:
     """Bad rows of a table, reported together."""
 
-    def __init__(self, path):
+    def __init__(self, path, unit="line"):
         self.path = path
+        self.unit = unit
         self.reasons = {}  # line → reason
+        self.errors = {}  # line → exception
+        self.rows = {}  # line → Row
 
     def __len__(self):
         return len(self.reasons)
@@ -101,14 +110,16 @@ class Problems:
         if cells and not any(cell in reason for cell in cells):
             reason = f"'{cells[0]}': {reason}"
         self.reasons.setdefault(row.line, reason if reason.endswith(".") else f"{reason}.")
+        self.errors.setdefault(row.line, err)
+        self.rows.setdefault(row.line, row)
 
-    def finish(self, list_path, *, n_rows, skip_bad, always_list):
+    def finish(self, list_path, *, n_rows, skip_bad, always_list, stacklevel=3):
         """Raise, or with `skip_bad` warn, with all bad rows; long lists go to the file `list_path`."""
         if not self.reasons:
             return
-        lines = [f"line {line}: {reason}" for line, reason in sorted(self.reasons.items())]
+        lines = [f"{self.unit} {line}: {reason}" for line, reason in sorted(self.reasons.items())]
         where = ""
-        if always_list or len(lines) > 5:
+        if list_path is not None and (always_list or len(lines) > 5):
             where = f"; see '{list_path}'"
             try:
                 with atomic_path(list_path) as temporary:
@@ -118,15 +129,22 @@ class Problems:
             except OSError as err:  # a read-only folder: all goes into the message
                 where = f" ('{list_path}' cannot be written: {err.strerror})"
         text = f"'{self.path}', {lines[0]}"
+        noun = "row" if self.unit == "line" else self.unit
         if len(lines) > 1:
-            text += f" {len(lines) - 1} more row{'s are' if len(lines) > 2 else ' is'} bad{where}."
+            text += f" {len(lines) - 1} more {noun}{'s are' if len(lines) > 2 else ' is'} bad{where}."
         elif where:
-            text += f" 1 row is bad{where}."
+            text += f" 1 {noun} is bad{where}."
         if 1 < len(lines) <= 5 or "cannot be written" in where:
             text += "".join(f"\n  {x}" for x in lines[1:])
         if not skip_bad or len(lines) >= n_rows:
             raise ManifestError(text)
-        warnings.warn(f"Went on without {len(lines)} of {n_rows} rows. {text}", stacklevel=3)
+        warnings.warn(f"Went on without {len(lines)} of {n_rows} {noun}s. {text}", stacklevel=stacklevel)
+
+
+def typed_cells(rows, names):
+    """Return of each row (dict of text) the columns `names`: numbers where a whole column is numeric."""
+    columns = [_typed([row.get(name, "") for row in rows]) for name in names]
+    return [{name: column[i] for name, column in zip(names, columns, strict=True)} for i in range(len(rows))]
 
 
 def read_table(path):
@@ -163,10 +181,10 @@ def read_table(path):
             too_long.append((rows[-1], len(cells)))
     table = Table(path, [name for name in header if name], rows)
     for row, n_cells in too_long:
-        table.problems.add(
-            row,
-            f"the header has {len(header)} columns, this row {n_cells}. Put cells with commas into quotes.",
+        wrong = (
+            f"the header has {len(header)} columns, this row {n_cells}. Put cells with commas into quotes."
         )
+        table.problems.add(row, ManifestError(wrong))
     return table
 
 

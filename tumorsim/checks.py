@@ -1,0 +1,295 @@
+"""What is wrong with an archive: one table of findings, each with severity and remedy."""
+
+import difflib
+import re
+from collections import Counter
+
+import numpy as np
+
+from tumorsim._validation import check_real
+from tumorsim.exceptions import GeometryError, GridMismatchError
+from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
+from tumorsim.manifest import read_manifest
+from tumorsim.preprocessing import head_mask
+from tumorsim.records import group_by_case
+
+__all__ = ["SEVERITIES", "check_archive", "exit_code"]
+
+SEVERITIES = ("error", "warning", "note")
+COLUMNS = ("severity", "check", "line", "patient_id", "case_id", "tumor_id", "problem", "remedy")
+
+_MIDLINE_MM = 10.0  # a tumor nearer to the middle of the head may be called left or right
+_AIR_SHARE = 0.5  # of a lesion's voxels in air: more is a mask that does not fit
+_HEAD_SHARE = 0.25  # of the head in one lesion: more is a mask of something else
+_FIELD_MM = (90.0, 400.0)  # longest side of a scan of a head
+_COARSE_MM = 12.0  # thickest slices that any protocol has
+_BLOCK = 2**20  # voxels at a time
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
+_KNOWN = frozenset(
+    "metastasis meningioma schwannoma glioma pituitaryadenoma left right front rear upper lower frontal "
+    "parietal temporal occipital insula cingulate deepgray cerebellum brainstem cerebellopontineangle "
+    "sellar".split()
+)
+
+
+def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progress=False):
+    """Look through an archive for what spoils training and retrieval.
+
+    Parameters
+    ----------
+    path : str or Path
+        A manifest with a row a tumor, as of `load_cohort`. Every scan is read, one at a time.
+    min_volume_mm3, max_volume_mm3 : float, default=14 and 200 000
+        Lesions beyond these are reported; 14 is a ball of 3 mm, 200 000 (200 ml) one of 73 mm.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        A row a finding, worst first: ``severity`` (error: breaks or falsifies results; warning: look at it;
+        note: know it), ``check``, ``line`` of the manifest (0 where a finding is about a whole column),
+        ``patient_id``, ``case_id``, ``tumor_id``, ``problem``, ``remedy``. Empty where nothing is wrong.
+
+    Raises
+    ------
+    FileNotFoundError, ManifestError
+        If there is no manifest, or it is none.
+
+    See Also
+    --------
+    tumorsim.Cohort.check : Raises for scans that cannot be used, instead of a table.
+
+    Notes
+    -----
+    The checks, what they can miss, and their limits: ``docs/check.md``.
+    """
+    from tqdm import tqdm
+
+    least = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
+    most = check_real(max_volume_mm3, "max_volume_mm3", minimum=least, exclusive=True)
+    cohort, problems, lines = read_manifest(path)
+    findings = [
+        _of_row(problems.rows[line], err, problems.reasons[line]) for line, err in problems.errors.items()
+    ]
+    digests = {}
+    for rows in tqdm(
+        group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
+    ):
+        tumors = [(cohort[row], lines[row]) for row in rows]
+        findings += _of_scan(tumors, least, most, digests)
+    findings += _duplicates(digests)
+    findings += _of_labels(cohort, lines)
+    return _table(findings)
+
+
+def exit_code(findings):
+    """Return 2 where `findings` of `check_archive` hold an error, 1 where a warning is the worst, else 0."""
+    worst = set(findings["severity"])
+    return 2 if "error" in worst else 1 if "warning" in worst else 0
+
+
+def _finding(severity, check, where, problem, remedy):
+    """Return a finding; `where` is (Tumor or None, line), or (Tumor, line, True) for the whole scan."""
+    tumor, line, *scan = where
+    ids = {"patient_id": "", "case_id": "", "tumor_id": ""}
+    if tumor is not None:
+        ids = {"patient_id": tumor.patient_id, "case_id": tumor.case.case_id}
+        ids["tumor_id"] = "" if scan else tumor.tumor_id
+    return dict(zip(COLUMNS, (severity, check, line, *ids.values(), problem, remedy), strict=True))
+
+
+def _table(findings):
+    """Return findings as a DataFrame, worst first, then by line."""
+    import pandas as pd
+
+    findings = sorted(
+        findings, key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"])
+    )
+    return pd.DataFrame(findings, columns=list(COLUMNS))
+
+
+def _of_row(row, err, reason):
+    """Return the finding of a row that cannot be read."""
+    if isinstance(err, FileNotFoundError):
+        check, remedy = "file missing", "Correct the path, or leave the row out."
+    elif isinstance(err, GridMismatchError):
+        check, remedy = "grids differ", "Resample the mask onto the image by nearest neighbor."
+    elif isinstance(err, GeometryError):
+        check, remedy = "unreadable", "Copy or export the file anew, or leave the row out."
+    else:
+        check, remedy = "row unusable", "Correct the row."
+    ids = {name: row.get(name) for name in ("patient_id", "case_id", "tumor_id")}
+    return _finding("error", check, (None, row.line), reason, remedy) | ids
+
+
+def _of_scan(tumors, least, most, digests):
+    """Return the findings of one scan's `tumors` (Tumor, line), and add its voxels to `digests`."""
+    first, line = tumors[0]
+    case, scan = first.case, (first, line, True)
+    findings = _of_spacing(case.shape, case.affine, scan)
+    try:
+        image = case.load_image()
+    except (OSError, ValueError) as err:
+        return [*findings, _finding("error", "unreadable", scan, str(err), "Copy or export the image anew.")]
+    low, high = float(image.min()), float(image.max())
+    if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:
+        problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
+        return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
+    digests.setdefault(_digest(image), []).append(scan)
+    head = head_mask(image)
+    try:
+        mask = case.load_mask()
+        for tumor, at in tumors:
+            findings += _of_lesion(tumor, at, mask, head, least, most)
+    except (OSError, ValueError) as err:
+        findings.append(_finding("error", "mask unusable", scan, str(err), "Export or draw the mask anew."))
+    return findings
+
+
+def _of_spacing(shape, affine, scan):
+    """Return a finding where voxel sizes do not look like a head's scan."""
+    spacing = spacing_from_affine(affine)
+    sides = spacing * shape
+    size = " x ".join(f"{s:.3g}" for s in spacing)
+    extent = " x ".join(f"{s:.0f}" for s in sides)
+    remedy = "Look up voxel size and slice distance at the source, and write the file with them."
+    if np.allclose(spacing, 1, atol=1e-3) and min(shape) < 0.4 * max(shape):
+        problem = f"Voxels of exactly 1 mm in a scan of {' x '.join(map(str, shape))} voxels: a lost header?"
+    elif sides.max() < _FIELD_MM[0] or sides.max() > _FIELD_MM[1] or spacing.max() > _COARSE_MM:
+        problem = f"Voxels of {size} mm make a scan of {extent} mm, which is no head's."
+    else:
+        return []
+    return [_finding("warning", "suspect spacing", scan, problem, remedy)]
+
+
+def _of_lesion(tumor, line, mask, head, least, most):
+    """Return the findings of one lesion; `head` is bool (nx, ny, nz), `mask` the case's or None."""
+    where, findings = (tumor, line), []
+    spacing, affine = tumor.case.spacing, tumor.case.affine
+    box = crop_slices(tumor.bbox)
+    if mask is None:
+        center = (tumor.bbox.sum(axis=0) - 1) / 2
+        volume = float(np.pi / 6 * ((tumor.bbox[1] - tumor.bbox[0]) * spacing).prod())
+    else:
+        inside = tumor.select(mask)
+        if not inside.any():
+            problem = f"The mask has no voxel of value {tumor.mask_value} in the tumor's box."
+            return [_finding("error", "empty lesion", where, problem, "Correct mask_value or box.")]
+        center = tumor.bbox[0] + np.argwhere(inside).mean(axis=0)
+        volume = float(inside.sum() * spacing.prod())
+        air = 1 - float(head[box][inside].mean())
+        if air > _AIR_SHARE:
+            problem = f"{air:.0%} of the lesion's voxels lie outside the head."
+            remedy = "Look at image and mask together: one may be mirrored or shifted."
+            findings.append(_finding("warning", "lesion in air", where, problem, remedy))
+    share = volume / max(float(head.sum() * spacing.prod()), 1e-6)
+    if volume < least * (1 - 1e-6):
+        problem, remedy = f"The lesion has {volume:.1f} mm3.", "Look whether it is a stray voxel."
+        findings.append(_finding("warning", "tiny lesion", where, problem, remedy))
+    elif volume > most or share > _HEAD_SHARE:
+        problem = f"The lesion has {volume / 1000:.0f} ml, {share:.0%} of what the scan shows of the head."
+        remedy = "Look whether mask_value takes in edema or brain, or the box is too large."
+        findings.append(_finding("warning", "huge lesion", where, problem, remedy))
+    side = _SIDES.get(str(tumor.labels.get("hemisphere") or "").strip().lower())
+    x = float(affine[0] @ [*center, 1]) - _middle(head, affine)
+    if side and abs(x) > _MIDLINE_MM and (x < 0) != (side == "left"):
+        other = "left" if x < 0 else "right"
+        problem = f"The label says {side}; by the affine the tumor lies {abs(x):.0f} mm to the {other}."
+        remedy = "Find out which is wrong: an exchanged label, or a header that mirrors the scan."
+        findings.append(_finding("error", "side conflict", where, problem, remedy))
+    return findings
+
+
+def _middle(head, affine):
+    """Return x in RAS+ mm of the middle of the head's extent from left to right."""
+    planes = to_ras(head, affine).mean(axis=(1, 2))
+    inside = np.flatnonzero(planes > 0.1 * planes.max())  # a tenth: ignore noise
+    shape, ras = ras_affine(head.shape, affine)
+    return float(ras[0] @ [(inside[0] + inside[-1]) / 2, (shape[1] - 1) / 2, (shape[2] - 1) / 2, 1])
+
+
+def _digest(image):
+    """Return numbers that equal voxels share, whatever their order, numeric type and zero padding."""
+    totals = np.zeros(3, np.uint64)
+    values = image.ravel(order="K")
+    with np.errstate(over="ignore"):
+        for start in range(0, len(values), _BLOCK):
+            block = values[start : start + _BLOCK]
+            bits = block[block != 0].astype(np.float64).view(np.uint64) + _MIX[0]
+            bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]  # splitmix64, so that sums tell values apart
+            bits = (bits ^ (bits >> np.uint64(27))) * _MIX[2]
+            bits ^= bits >> np.uint64(31)
+            totals += (np.uint64(len(bits)), bits.sum(), (bits * (bits | np.uint64(1))).sum())
+    return tuple(totals.tolist())
+
+
+def _duplicates(digests):
+    """Return findings for scans of the same voxels; `digests` maps a digest to the scans that have it."""
+    findings = []
+    for scans in (scans for scans in digests.values() if len(scans) > 1):
+        first = scans[0][0].case
+        for tumor, line, _ in scans[1:]:
+            other = tumor.case.patient_id != first.patient_id
+            problem = (
+                f"The same voxels as case '{first.case_id}' of '{first.patient_id}' (line {scans[0][1]})."
+            )
+            remedy = "Leave one of them out; one person under two ids leaks from training to test."
+            if not other:
+                remedy = "Leave one of them out; it would find its own copy."
+            severity = "error" if other else "warning"
+            findings.append(_finding(severity, "duplicated voxels", (tumor, line, True), problem, remedy))
+    return findings
+
+
+def _of_labels(cohort, lines):
+    """Return findings about label columns: spellings of one value, and types that tell the data set."""
+    findings, table = [], cohort.labels
+    for task in table.columns:
+        values = table[task].dropna()
+        counts = Counter(values)
+        for rare, common in _variants(counts):
+            row = int(values.index[values == rare][0])
+            both = f"'{rare}' ({counts[rare]}) and '{common}' ({counts[common]})"
+            problem = f"{both} look like one value of label_{task}."
+            remedy = f"Write '{common}' everywhere, if they are."
+            findings.append(_finding("warning", "label spelling", (None, lines[row]), problem, remedy))
+    if _type_is_dataset(cohort):
+        problem = "Nearly all tumors of a data set are of one type: a network can tell types by the scanner."
+        remedy = "Report scores within a data set, and leave one data set out; see docs/public_sets.md."
+        findings.append(_finding("note", "type is data set", (None, 0), problem, remedy))
+    return findings
+
+
+def _type_is_dataset(cohort):
+    """Tell whether the column ``dataset`` tells the type of all but one tumor in twenty."""
+    pairs = Counter((tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort)
+    pairs = Counter({pair: n for pair, n in pairs.items() if all(pair)})
+    most = {}  # data set → (number, type) of its most frequent type
+    for (source, kind), n in pairs.items():
+        most[source] = max(most.get(source, (0, "")), (n, kind))
+    told = sum(n for n, _ in most.values())
+    return len({kind for _, kind in most.values()}) > 1 and told >= 0.95 * pairs.total()
+
+
+def _variants(counts):
+    """Yield (rarer, more common) spellings of one value among the keys of `counts`."""
+    ordered = sorted(counts, key=lambda value: (-counts[value], value))
+    for i, rare in enumerate(ordered):
+        for common in ordered[:i]:
+            if _same_word(rare, common, counts[rare], counts[common]):
+                yield rare, common
+                break
+
+
+def _same_word(rare, common, n_rare, n_common):
+    """Tell whether two values differ by case, blanks and signs only, or, one being rare, by letters."""
+    a, b = (re.sub(r"[\W_]+", "", value.casefold()) for value in (rare, common))
+    if a == b:
+        return True
+    if a in _KNOWN or n_rare > max(1, 0.2 * n_common) or min(len(a), len(b)) < 6 or re.search(r"\d", a + b):
+        return False
+    if re.sub(r"[ivx]+$", "", a) == re.sub(r"[ivx]+$", "", b):  # stage II, stage III
+        return False
+    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.88

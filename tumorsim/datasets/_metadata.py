@@ -1,0 +1,109 @@
+"""Tables of public data sets (CSV, Excel): read as text, joined to scans by the ids that they hold."""
+
+import fnmatch
+import os
+
+from tumorsim.exceptions import ManifestError
+from tumorsim.manifest import OWN_COLUMNS
+
+__all__ = ["find_tables", "join_tables", "read_sheets"]
+
+_EXTRA = "Run 'pip install tumorsim[datasets]'."
+
+
+def find_tables(found, patterns=None):
+    """Return the absolute paths of a set's tables, in the order of `patterns` (default: of its layout)."""
+    paths = []
+    for pattern in found.layout.tables if patterns is None else patterns:
+        for path in found.files.values():
+            name = os.path.basename(path)
+            if fnmatch.fnmatch(name.lower(), pattern.lower()) and not name.startswith(("~$", ".")):
+                paths.append(found.absolute(path))
+    return list(dict.fromkeys(paths))
+
+
+def read_sheets(path):
+    """Return the sheets of a CSV or Excel file: name → DataFrame of text, missing is empty.
+
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, or openpyxl is missing.
+    """
+    import pandas as pd
+
+    options = {"dtype": str, "keep_default_na": False}
+    try:
+        if path.lower().endswith(".csv"):
+            sheets = {"": pd.read_csv(path, encoding="utf-8-sig", encoding_errors="replace", **options)}
+        else:
+            sheets = pd.read_excel(path, sheet_name=None, **options)
+    except ImportError as err:
+        raise ManifestError(f"'{path}' is an Excel file, which needs openpyxl. {_EXTRA}") from err
+    except Exception as err:  # zipfile, openpyxl and pandas raise kinds of their own
+        raise ManifestError(f"The table '{path}' cannot be read: {err}") from err
+    return {name: _clean(sheet) for name, sheet in sheets.items()}
+
+
+def join_tables(rows, found):
+    """Return the rows (dicts) of a set with the columns that its tables have of the case or the patient.
+
+    A table with a row a case is joined by the case, one with a row a patient by the patient. The column of
+    ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
+    """
+    sheets = [sheet for path in find_tables(found) for sheet in read_sheets(path).values()]
+    ids = [_ids(found, match) for match in found.matches]
+    for sheet in sheets:
+        if "case_id" in sheet.columns:  # a manifest, perhaps of this very set
+            continue
+        key = _key_column(sheet, found.layout.key, {one for case in ids for one in case})
+        if key is None:
+            continue
+        numbers = {}
+        for number, value in enumerate(sheet[key]):
+            numbers.setdefault(value.lower(), []).append(number)
+        columns = [
+            c for c in sheet.columns if c not in OWN_COLUMNS and not c.startswith(("label_", "Unnamed:"))
+        ]
+        for row, case in zip(rows, ids, strict=True):
+            of_case = next((numbers[one] for one in case if one in numbers), [])
+            if len(of_case) == 1:  # several rows: of visits that cannot be told apart
+                cells = sheet.iloc[of_case[0]]
+                row |= {c: cells[c] for c in columns if c not in row or not row[c]}
+    return rows
+
+
+def _ids(found, match):
+    """Return how tables may name a case, most special first, in lower case."""
+    layout, groups = found.layout, match.groups
+    if layout.key_id:
+        return [layout.key_id.format(**groups).lower()]
+    names = [
+        groups["case"],
+        layout.case_id.format(**groups),
+        groups["patient"],
+        layout.patient_id.format(**groups),
+    ]
+    return list(dict.fromkeys(name.lower() for name in names))
+
+
+def _key_column(sheet, key, ids):
+    """Return the column named `key`, or, without a key, that with most values among `ids`, or None."""
+    if key:
+        return next((c for c in sheet.columns if c.lower() == key.lower()), None)
+    hits = {c: sum(value.lower() in ids for value in sheet[c]) for c in sheet.columns}
+    best = max(hits, key=hits.get, default=None)
+    return best if best is not None and hits[best] else None
+
+
+def _clean(sheet):
+    """Return a sheet with trimmed text and column names, whole numbers without '.0', and no empty columns."""
+    sheet.columns = [" ".join(str(c).split()) for c in sheet.columns]
+    sheet = sheet.loc[:, ~sheet.columns.duplicated()]
+    return sheet.apply(lambda column: column.map(_text))
+
+
+def _text(value):
+    """Return a cell as text on one line."""
+    text = " ".join(str(value).split())
+    return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
