@@ -1,6 +1,8 @@
 """Sphinx builds the documentation: ``sphinx-build -W -n -b html docs docs/_build/html``."""
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import tumorsim
@@ -63,6 +65,47 @@ def _list_howtos(app, docname, source):
     if docname == "howto":
         pages = sorted(p.stem for p in Path(app.srcdir).glob("*.md") if p.stem not in _PLACED)
         source[0] = source[0].replace("@other pages@", "\n".join(pages))
+
+
+_TOP = {
+    "Records and data": ("Case", "Tumor", "Cohort", "load_cohort", "make_cohort"),
+    "Embeddings, index, answers": ("TumorEmbedder", "TumorIndex", "find_similar", "evaluate_knn"),
+}
+_ROOMS = (
+    "answers", "report", "plotting", "manifest", "datasets", "anatomy", "checks", "preprocessing",
+    "evaluation", "baselines", "metrics", "benchmark", "weights", "index", "retrieval", "records",
+    "spaces", "geometry", "rendering", "io", "nn", "exceptions",
+)  # fmt: skip
+
+
+def _write_api(path):
+    """Write the API page from every room's ``__all__``, so that no public name is left out."""
+    lines = ["API", "===", "", "The names of ``tumorsim`` itself, then those of its rooms.", ""]
+    rest = [name for name in tumorsim.__all__ if not any(name in part for part in _TOP.values())]
+    rest = tuple(name for name in rest if callable(getattr(tumorsim, name)))
+    seen = set()
+    for title, names in (_TOP | {"Further": rest}).items():
+        lines += _section(title, "tumorsim", names)
+        seen |= {id(getattr(tumorsim, name)) for name in names}
+    for room in (f"tumorsim.{name}" for name in _ROOMS):
+        if find_spec(room) is None:
+            continue
+        module = import_module(room)
+        names = [
+            n for n in module.__all__ if callable(getattr(module, n)) and id(getattr(module, n)) not in seen
+        ]
+        seen |= {id(getattr(module, name)) for name in names}
+        lines += _section(room, room, names) if names else []
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _section(title, module, names):
+    """Return a heading and a list of names as reStructuredText."""
+    head = [title, "-" * len(title), "", f".. currentmodule:: {module}", ""]
+    return [*head, ".. autosummary::", "   :toctree: generated", "", *(f"   {name}" for name in names), ""]
+
+
+_write_api(Path(__file__).parent / "api.rst")
 
 
 def setup(app):

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from tumorsim.answers import describe_agreement
+from tumorsim.answers import PLACE, describe_agreement
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
 from tumorsim.rendering import scale_bar_mm
@@ -60,8 +60,9 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
     if shown_text(volume) is not None:
         from_box = "ellipsoid in the box" if row.get("measured_from") == "box" else ""
         facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box)
-    if tumor is not None:
-        facts |= _geometry(tumor)
+    sides, voxels = (None, None) if tumor is None else _geometry(tumor)
+    if sides is not None:
+        facts["R–L × A–P × S–I"] = sides
     if shown_text(diameter) is not None:
         facts["Longest diameter"] = _cell(f"{diameter:.0f} mm")
     if lesions is not None:
@@ -71,11 +72,15 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
     for name in HISTORY:
         if name in row and name not in show:
             facts[name] = _cell(shown_text(row[name]))
+    if voxels is not None:
+        facts["Voxels"] = voxels
     closer = {
         str(name).removeprefix("closer_than_"): float(value)
         for name, value in row.items()
         if str(name).startswith("closer_than_") and value == value
     }
+    if "place" in closer:
+        closer = {name: share for name, share in closer.items() if name not in PLACE}
     if closer:
         facts["Closer than random pairs"] = {"shares": [(k, round(100 * v)) for k, v in closer.items()]}
     facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
@@ -125,15 +130,13 @@ def _cell(text, note="", warning=""):
 
 
 def _geometry(tumor):
-    """Return sides of the box and voxels, right-left first, with a warning on thick slices."""
+    """Return cells of the box's sides and of voxels, right-left first, with a warning on thick slices."""
     case = tumor.case
     spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
     sides = np.diff(ras_box(tumor.bbox, case.shape, case.affine), axis=0)[0] * spacing
     thick = "thick slices: shape and volume are uncertain" if spacing.max() > THICK_SLICE_MM else ""
-    return {
-        "R–L × A–P × S–I": _cell(" × ".join(f"{side:.0f}" for side in sides) + " mm"),
-        "Voxels": _cell(" × ".join(f"{s:.2g}" for s in spacing) + " mm", warning=thick),
-    }
+    voxels = _cell(" × ".join(f"{s:.2g}" for s in spacing) + " mm", warning=thick)
+    return _cell(" × ".join(f"{side:.0f}" for side in sides) + " mm"), voxels
 
 
 def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):

@@ -41,7 +41,7 @@
     const [cut, across, down] = PLANES[plane];
     const [w, h] = [tumor.shape[across], tumor.shape[down]], at = slicer(tumor, plane, index);
     const offset = tumor.shape[0] * tumor.shape[1] * tumor.shape[2];
-    const on = (i, j) => i >= 0 && j >= 0 && i < w && j < h && tumor.bytes[offset + at(i, j)];
+    const on = (i, j) => i >= 0 && j >= 0 && i < w && j < h && tumor.bytes[offset + at(i, j)] > 0;
     context.beginPath();
     if (tumor.mask) {
       for (let i = 0; i <= w; i++) for (let j = 0; j <= h; j++) {
@@ -154,6 +154,7 @@
     for (const name of ["brightness", "contrast", "outlines"]) control(name).addEventListener("input", redraw);
     control("size").addEventListener("input", event =>
       document.documentElement.style.setProperty("--picture", `${event.target.value}px`));
+    control("size").value = planes[0].canvas.clientWidth;
     control("reset").addEventListener("click", reset);
     redraw();
   }
