@@ -25,7 +25,7 @@ PLANES = ("axial", "coronal", "sagittal")
 
 @pytest.fixture(scope="module")
 def sheet(tmp_path_factory):
-    """Return the sheet of one phantom and five others, its query with a bright spot 10 mm above the center."""
+    """Return the sheet of one phantom and five others, the query with a bright spot 10 mm up."""
     cohort = phantoms.cohort(6)
     image, affine = cohort[0].case.image
     image = image.copy()

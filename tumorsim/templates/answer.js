@@ -132,6 +132,7 @@
   }
 
   async function start() {
+    if (!window.DecompressionStream || !window.OffscreenCanvas) return;  // the still pictures stay
     for (const source of document.querySelectorAll(".voxels")) {
       const tumor = JSON.parse(source.dataset.view);
       tumor.bytes = await unpack(source.textContent.trim(), tumor.shape[0] * tumor.shape[1] * tumor.shape[2]);
