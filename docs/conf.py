@@ -57,6 +57,7 @@ html_show_sourcelink = False
 _PLACED = {
     "index", "install", "quickstart", "howto", "api", "answers", "glossary", "comparison", "limits",
     "contributing", "changelog", "model_card", "results", "label_free_tests", "deviations", "decisions",
+    "simulation",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tumorsim.answers import describe_closeness, describe_vote, votes
 from tumorsim.plotting import plot_map
 from tumorsim.report import describe_model, save_report
 
-cohort = make_cohort(24, random_state=9, spacing=3.0)
+cohort = make_cohort(20, random_state=9, spacing=3.0)
 is_new = cohort.patient_ids == sorted(set(cohort.patient_ids))[0]
 archive, query = cohort[~is_new], cohort[is_new][:1]
 
