@@ -23,6 +23,10 @@ extensions = [
 exclude_patterns = ["_build", "gallery/*.md5", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 nitpicky = True
+nitpick_ignore_regex = [  # signatures name types of other projects; attributes link to themselves
+    (r"py:class", r"(numpy|pathlib|collections|pandas|torch|matplotlib)\b.*"),
+    (r"py:obj", r"\w+_"),
+]
 default_role = "literal"  # `name` in docstrings
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

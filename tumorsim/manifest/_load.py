@@ -45,7 +45,7 @@ def load_cohort(path, *, skip_bad=False):
 
     See Also
     --------
-    build_manifest : Makes a manifest from a table of scans with masks.
+    tumorsim.manifest.build_manifest : Makes a manifest from a table of scans with masks.
     """
     table = read_table(path)
     if "tumor_id" not in table.columns:
