@@ -145,7 +145,7 @@ def describe_model(embedder, path=None):
     if training:
         data = ", ".join(training.get("data", [])) or "unnamed"
         tumors, patients = training.get("n_tumors", "?"), training.get("n_patients", "?")
-        facts["pretrained_on_simulated"] = "simulated" in training.get("data", [])
+        facts |= {"pretrained_on_simulated": True} if "simulated" in training.get("data", []) else {}
         facts["Trained on"] = f"{tumors} tumors of {patients} patients (data: {data})"
     return facts
 
