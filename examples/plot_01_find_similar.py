@@ -10,6 +10,7 @@ patient's tumor. Real archives come from `tumorsim.load_cohort`; nothing else ch
 # The archive and the new patient
 # -------------------------------
 # Twenty simulated patients; the last three play the new ones. Splits are always by patient.
+import matplotlib.pyplot as plt
 import numpy as np
 
 from tumorsim import TumorEmbedder, TumorIndex, find_similar, make_cohort
@@ -41,8 +42,9 @@ print(answer[["rank", "distance", "tumor_id", "label_type", "label_region"]])
 # Look at them
 # ------------
 by_id = {tumor.tumor_id: tumor for tumor in archive}
-axes = plot_neighbors(new[0], [by_id[i] for i in answer["tumor_id"]], answer["distance"])
-axes[0, 0].figure.savefig("neighbors.png")
+found = [by_id[tumor_id] for tumor_id in answer["tumor_id"]]
+plot_neighbors(new[0], found, answer["distance"], figure=plt.figure(figsize=(11, 7), layout="constrained"))
+plt.show()
 
 # %%
 # A limit: near means near for this network and this archive. Where nothing in the archive is like the query,

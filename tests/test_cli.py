@@ -20,10 +20,13 @@ from tumorsim.io import load_embeddings, load_image, save_embeddings
 TRAINING = "--max-epochs 1 --batches-per-epoch 4 --batch-size 2 --patch-size 32 --n-channels 8 --n-blocks 1"
 
 
-def run(*parts, code=0):
-    """Run a command, words split at blanks where a part is text, and check the exit code."""
+def run(*parts, code=0, answers=None):
+    """Run a command, words split at blanks where a part is text, and check the exit code.
+
+    `answers` are typed where it asks.
+    """
     words = [w for part in parts for w in (part.split() if isinstance(part, str) else [str(part)])]
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(app, words, input=answers)
     assert result.exit_code == code, f"{words}: {result.output} {result.exception!r}"
     return result
 
@@ -224,6 +227,17 @@ def test_query_report_shows_the_neighbors(folder, tmp_path):
     assert space["fingerprint"] in page and "Research use only" in page
 
 
+def test_whole_heads_are_written_only_after_a_yes(folder, tmp_path):
+    """--full asks; no, and no answer at all, leave nothing; yes writes the scan, and the page says so."""
+    asked = ("--mask", folder / "s0_mask.nii.gz", "-n 1 --full --report", tmp_path / "answer.html")
+    for answers in ("n\n", ""):
+        assert "Whole heads show faces" in ask(folder, *asked, code=1, answers=answers).output
+        assert not list(tmp_path.iterdir())
+    ask(folder, *asked, answers="y\n")
+    page = (tmp_path / "answer.html").read_text()
+    assert "shows faces" in page and '"shape": [40, 44, 36]' in page
+
+
 def test_evaluate_reads_embeddings_and_index(folder, tmp_path):
     """Both give one table, with chance and intervals, also as CSV."""
     by_file = run("evaluate", folder / "archive.npz", "--n-neighbors 1,3 -o", tmp_path / "knn.csv").output
@@ -283,6 +297,7 @@ ASK = "query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors"
         (f"{ASK} --show dose", "Got 'dose'"),
         (f"{ASK} --aspect type=x", "such as 'type=1'"),
         (f"{ASK} --report {{t}}", "is a folder"),
+        (f"{ASK} --full", "Give --report too"),
         (f"{ASK} --mask {{f}}/s0_mask.nii.gz --exclude same_patent", "same_case, or tumor ids of the index"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from tumorsim import Tumor
 from tumorsim.plotting import (
     common_extent,
+    plot_box_robustness,
     plot_cohort,
     plot_history,
     plot_knn_curve,
@@ -234,4 +235,42 @@ def test_pyplot_keeps_nothing(cohort, knn_table):
     plot_cohort(cohort)
     own = Figure().subplots()
     assert plot_knn_curve(knn_table, ax=own) is own
+    assert plt.get_fignums() == before
+
+
+def test_box_robustness_shows_every_kind():
+    """Each kind of perturbation is a line from above, with its overlap, worst tumors and chance."""
+    result = pd.DataFrame(
+        {"kind": ["axes", "box_larger"], "overlap": [1.0, 0.6], "ci_low": [1.0, 0.5], "ci_high": [1.0, 0.7]}
+    ).assign(p5=[1.0, 0.2], chance=0.1, n_neighbors=5, n_tumors=9)
+    ax = plot_box_robustness(result)
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["median tumor"].get_xdata(), (1.0, 0.6))
+    np.testing.assert_allclose(lines["5th percentile"].get_xdata(), (1.0, 0.2))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["axes", "box larger"]
+    assert "5 neighbors" in ax.get_xlabel() and "9 tumors" in ax.get_title()
+    _render(ax)
+    with pytest.raises(ValueError, match="at least one kind"):
+        plot_box_robustness(result[:0])
+
+
+def test_cohort_with_places_has_a_glass_brain(cohort):
+    """Where MNI places are known they are drawn, and pyplot keeps nothing."""
+    import matplotlib.pyplot as plt
+
+    placed = type(cohort)(
+        Tumor(
+            t.case,
+            t.bbox,
+            tumor_id=t.tumor_id,
+            labels=t.labels,
+            mask_value=t.mask_value,
+            metadata={"mni_x_mm": 10.0, "mni_y_mm": -20.0, "mni_z_mm": 30.0},
+        )
+        for t in cohort
+    )
+    before = plt.get_fignums()
+    axes = plot_cohort(placed)
+    assert len(axes) == 3 and axes[2].get_title() == "Places of 4 tumors (MNI)"
+    _render(axes)
     assert plt.get_fignums() == before

@@ -1,7 +1,10 @@
 """The answer sheet: self-contained, escaped, honest about what is not known."""
 
 import base64
+import gzip
+import hashlib
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,9 +14,12 @@ import phantoms
 import pytest
 from PIL import Image
 
-from tumorsim import Case, Cohort, Tumor
+from tumorsim import Case, Cohort, Tumor, TumorIndex
 from tumorsim.answers import summarize, votes
+from tumorsim.records import read_surroundings
 from tumorsim.report import save_report
+from tumorsim.report._neighborhood import Neighborhood
+from tumorsim.report._voxels import encode_voxels
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def _answer(cohort, query=0):
 
 
 class _Page(HTMLParser):
-    """Collect tags with attributes, and text outside of style."""
+    """Collect tags with attributes, and text outside of style and script."""
 
     def __init__(self, text):
         super().__init__()
@@ -48,7 +54,7 @@ class _Page(HTMLParser):
             pass
 
     def handle_data(self, data):
-        if "style" not in self._open:
+        if not {"style", "script"} & set(self._open):
             self.text += data
 
     def all(self, name):
@@ -89,12 +95,18 @@ def test_outline_surrounds_the_tumor(cohort, tmp_path):
 
 
 def test_nothing_is_loaded_or_run(cohort, tmp_path):
-    """The policy forbids every load but data pictures, and there is no script and no outer address."""
+    """The policy allows data pictures and the page's own script and style, by hash; no address leads out."""
     path = save_report(tmp_path / "a.html", query=cohort[0], neighbors=_answer(cohort), archive=cohort)
     page = _page(path)
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy and "script" not in policy
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    text = path.read_text(encoding="utf-8")
+    for tag in ("script", "style"):
+        source = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = hashlib.sha256(source[0].encode()).digest()
+        assert len(source) == 1 and f"'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert all(a.get("type") == "text/plain" for a in page.all("script")[:-1])
+    assert not page.all("link") and not page.all("iframe") and ' style="' not in text
     links = [v for _, attrs in page.tags for name, v in attrs.items() if name in ("src", "href")]
     assert all(link.startswith("data:image/png") for link in links)
     assert "http://" not in path.read_text() and "https://" not in path.read_text()
@@ -117,7 +129,8 @@ def test_text_of_manifests_is_escaped(tmp_path):
             archive_name=evil,
         )
     )
-    assert not page.all("script") and not page.all("img")
+    assert len([a for a in page.all("script") if not a]) == 1 and not page.all("img")
+    assert "alert(1)</script>" not in (tmp_path / "a.html").read_text()
     assert page.text.count(evil.replace("_", " ")) >= 6
 
 
@@ -189,17 +202,135 @@ def test_disclaimer_fits_the_weights(cohort, tmp_path):
     assert "Pretrained mostly" not in plain and "Pretrained mostly on simulated tumors." in told
 
 
+def _noise(n, shape=(120, 120, 120)):
+    """Return tumors of one scan of noise, boxed so that all of it is shown."""
+    image = np.random.default_rng(0).integers(0, 4000, shape).astype(np.int16)
+    case = Case((image, np.eye(4)), case_id="c", patient_id="p")
+    box = [(30, 30, 30), np.array(shape) - 30]
+    return Cohort(Tumor(case, box, tumor_id=f"c/{i}") for i in range(n))
+
+
 def test_file_stays_small(tmp_path):
-    """Twenty neighbors of noise, the worst there is to compress, stay under 1 MB."""
-    rng = np.random.default_rng(0)
-    affine = np.diag([1.0, 1.0, 1.0, 1.0])
-    case = Case(
-        (rng.integers(0, 4000, (100, 100, 100)).astype(np.int16), affine), case_id="c", patient_id="p"
-    )
-    tumors = Cohort(Tumor(case, [(30, 30, 30), (70, 70, 70)], tumor_id=f"c/{i}") for i in range(21))
+    """Tumors of noise, the worst there is to compress, take less than 1 MB each."""
+    tumors = _noise(2)
     path = save_report(tmp_path / "a.html", query=tumors[0], neighbors=_answer(tumors), archive=tumors)
-    assert path.stat().st_size < 1_000_000
-    assert len(_page(path).all("image")) == 63
+    assert 1_000_000 < path.stat().st_size < 2_000_000
+    assert len(_page(path).all("image")) == 6
+
+
+def _voxels(path, number=0):
+    """Return levels, mask and view of a tumor of a sheet, unpacked as the script does."""
+    pattern = r"class=\"voxels\" id=\".*?\" data-view='(.*?)'>(.*?)</script>"
+    view, packed = re.findall(pattern, path.read_text())[number]
+    view, raw = json.loads(view), np.frombuffer(gzip.decompress(base64.b64decode(packed)), np.uint8)
+    n = int(np.prod(view["shape"]))
+    levels = np.cumsum(raw[:n], dtype=np.uint8).reshape(view["shape"], order="F")
+    return levels, raw[n:].reshape(view["shape"], order="F") if view["mask"] else None, view
+
+
+@pytest.fixture
+def nobody():
+    """Return an answer without neighbors."""
+    return pd.DataFrame({"query": [], "rank": [], "distance": [], "tumor_id": []})
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PIL"])
+def test_voxels_are_those_of_the_scan(tmp_path, nobody, orientation):
+    """Levels follow intensities, the mask is the tumor, and planes cross in it, however it is stored."""
+    lesion = [("meningioma", (20, 22, 17), (3, 4, 5))]
+    plain, tumor = (phantoms.scan("s", lesion, orientation=o)[0] for o in ("RAS", orientation))
+    levels, mask, view = _voxels(save_report(tmp_path / "a.html", query=tumor, neighbors=nobody, margin_mm=8))
+    around = tuple(slice(a - 4, b + 4) for a, b in plain.bbox.T)  # 8 mm in voxels of 2 mm
+    np.testing.assert_array_equal(mask > 0, plain.case.load_mask()[around] > 0)
+    image = plain.case.load_image()[around]
+    brain = image > 0
+    assert not levels[~brain].any() and levels[brain].min() >= 1
+    assert np.corrcoef(levels[brain], image[brain])[0, 1] > 0.999  # a few voxels beyond the percentiles
+    assert mask[tuple(view["through"])] and view["spacing"] == [2.0, 2.0, 2.0]
+    np.testing.assert_allclose(view["box"], [(4, 4, 4), np.array(mask.shape) - 4])
+
+
+def test_no_voxel_lies_farther_than_the_margin(tmp_path, nobody):
+    """Whole heads have faces: what is embedded ends at the margin, unless the whole scan is asked for."""
+    tumor = phantoms.scan("s", [("meningioma", (20, 22, 17), (3, 4, 5))])[0]
+    sheets = {
+        full: save_report(tmp_path / f"{full}.html", query=tumor, neighbors=nobody, margin_mm=10, full=full)
+        for full in (False, True)
+    }
+    sides = (tumor.bbox[1] - tumor.bbox[0]) * 2 + 20
+    view = _voxels(sheets[False])[2]
+    assert (np.array(view["shape"]) * view["spacing"] <= sides).all()
+    assert _voxels(sheets[True])[2]["shape"] == list(phantoms.SHAPE)
+    assert "shows faces" in sheets[True].read_text() and "shows faces" not in sheets[False].read_text()
+
+
+def test_scans_too_fine_become_coarser_where_they_are_fine():
+    """Where voxels must be saved the thick slices stay, and mask and box keep their place in millimetres."""
+    shape, spacing = (120, 120, 20), np.array([0.5, 0.5, 3.0])
+    mask = phantoms.ball(shape, (60, 50, 10), (12, 16, 4)).astype(np.uint8)
+    image = np.random.default_rng(0).normal(100, 20, shape).astype(np.float32)
+    affine = np.diag([*spacing, 1.0])
+    case = Case((image, affine), (mask, affine), case_id="c", patient_id="p")
+    found = np.argwhere(mask)
+    near = read_surroundings(Tumor(case, [found.min(axis=0), found.max(axis=0) + 1], tumor_id="c/1"))
+    result = encode_voxels(near, 80, 60_000)
+    raw = np.frombuffer(gzip.decompress(base64.b64decode(result["packed"])), np.uint8)
+    view = result["view"]
+    new = np.array(view["spacing"])
+    assert len(result["packed"]) <= 80_000 and new[2] == 3.0 and (new[:2] > 0.5).all()
+    coarse = raw[np.prod(view["shape"]) :].reshape(view["shape"], order="F") > 0
+    assert coarse.sum() * new.prod() == pytest.approx(near.lesion.sum() * spacing.prod(), rel=0.05)
+    center = (np.argwhere(coarse).mean(axis=0) + 0.5) * new
+    np.testing.assert_allclose(center, (np.argwhere(near.lesion).mean(axis=0) + 0.5) * spacing, atol=0.3)
+    np.testing.assert_allclose(np.array(view["box"]) * new, near.bbox * spacing, atol=0.01)
+
+
+def test_the_archive_is_drawn_around_the_answer(cohort, tmp_path):
+    """With the index the sheet has map, sizes and types, and counts the lesions of each neighbor's scan."""
+    lesions = [("meningioma", (12, 22, 17), (3, 3, 3)), ("meningioma", (28, 22, 17), (3, 4, 3))]
+    two = phantoms.scan("t", lesions)
+    archive = Cohort([*cohort[1:], *two])
+    X = np.random.default_rng(0).normal(size=(len(archive), 4)).astype(np.float32)
+    index = TumorIndex().fit(X, metadata=archive.table)
+    asked = {"query": cohort[0], "neighbors": index.search(X[-1:], 3), "archive": archive, "index": index}
+    page = _page(save_report(tmp_path / "a.html", **asked, query_X=X[-1:]))
+    assert "Map of the archive" in page.text and f"{len(archive)} tumors, numbered" in page.text
+    dots = [a["d"].count("h0") for a in page.all("path") if a["class"].startswith("dots")]
+    assert sum(dots) == len(archive) and len(page.all("circle")) == 3
+    volume = sum(tumor.measure()["volume_mm3"] for tumor in two) / 1000
+    assert f"2 lesions, {volume:.3g} ml in all" in page.text
+    assert "Type: neighbors and archive" in page.text and "Size: query" in page.text
+    with pytest.raises(ValueError, match="needs 'query_X'"):
+        save_report(tmp_path / "b.html", **asked)
+
+
+def test_map_places_the_query_among_its_like():
+    """A query that equals a tumor of the archive lies on it, and that tumor is ringed as the first."""
+    X = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    index = TumorIndex().fit(X, metadata={"tumor_id": [f"t{i}" for i in range(30)]})
+    drawn = Neighborhood(index, X[[7]]).map(0, index.search(X[[7]], 2), "type")
+    first = drawn["marks"][0]
+    assert first["rank"] == 1
+    assert (first["x"], first["y"]) == (drawn["query"]["x"], drawn["query"]["y"])
+    assert 0 <= first["x"] <= drawn["width"] and 0 <= first["y"] <= drawn["height"]
+
+
+def test_sources_and_history_are_shown_where_known(cohort, tmp_path):
+    """How a label is known, when a scan was made and what was done before stand in its column."""
+    known = {"type_source": "histology", "scan_date": "2021-05-04", "prior_surgery": "yes", "secret": "no"}
+    answer = _answer(cohort)[:1].assign(**known, closer_than_type=0.96)
+    text = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer)).text
+    assert "by histology" in text and "2021-05-04" in text and "prior surgery" in text and "96 %" in text
+    assert "secret" not in text
+
+
+def test_more_than_five_neighbors_get_tables_of_their_own(tmp_path):
+    """The query stands in each table, its voxels once."""
+    tumors = phantoms.cohort(8)
+    path = save_report(tmp_path / "a.html", query=tumors[0], neighbors=_answer(tumors), archive=tumors)
+    text = path.read_text()
+    assert text.count('class="comparison"') == 2 and text.count('class="voxels"') == 8
+    assert text.count('data-of="t0-0"') == 6
 
 
 def test_several_queries_have_a_section_each(cohort, tmp_path):

@@ -95,6 +95,8 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         neighbors=neighbors,
         archive=archive,
         archive_name="simulated patients",
+        index=index,
+        query_X=query_X[[int(np.flatnonzero(queries.tumor_ids == chosen[0].tumor_id)[0])]],
         model_info=describe_model(embedder, find_weights()),
     )
     echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")

@@ -239,7 +239,7 @@ def neighbor_overlap_at_k(neighbors, other, k):
 
 
 def dice(predicted, truth):
-    """Return the Dice overlap 2 |A ∩ B| / (|A| + |B|) of two masks; 1 if both are empty.
+    """Return the Dice overlap ``2 |A ∩ B| / (|A| + |B|)`` of two masks; 1 if both are empty.
 
     Parameters
     ----------

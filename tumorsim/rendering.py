@@ -1,10 +1,21 @@
 """Volume → picture arrays: planes through a lesion, windowed, with its mask at the same pixels."""
 
+import base64
+import io
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["PLANES", "Picture", "display_window", "find_background", "orthogonal_slices", "scale_bar_mm"]
+__all__ = [
+    "PLANES",
+    "Picture",
+    "display_window",
+    "encode_png",
+    "find_background",
+    "orthogonal_slices",
+    "outline_path",
+    "scale_bar_mm",
+]
 
 # plane → (RAS+ axis cut, axis across, axis down, what the left, right, top and bottom edge look at).
 # Radiological display: the patient's right is on the picture's left. Rightwards and downwards, every axis
@@ -202,6 +213,40 @@ def scale_bar_mm(extent_mm):
     power = 10 ** np.floor(np.log10(goal))
     length = max(f * power for f in (1, 2, 5) if f * power <= goal * (1 + 1e-9))
     return int(length) if length >= 1 else float(length)
+
+
+def encode_png(pixels):
+    """Return a uint8 (n, n) array as the base64 text of a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def outline_path(mask):
+    """Return a bool (n, n) mask's outline as an SVG path in pixels from the upper left corner, or None.
+
+    Examples
+    --------
+    >>> outline_path(np.zeros((3, 3), dtype=bool)) is None
+    True
+    """
+    if mask is None or not mask.any():
+        return None
+    from contourpy import contour_generator
+
+    lines = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+    parts = []
+    for line in lines:
+        # the pad is one pixel, a pixel's center is half a pixel from its edge
+        points = np.round(line - 0.5, 1)
+        steps = np.diff(points, axis=0)
+        turns = np.ones(len(points), dtype=bool)
+        turns[1:-1] = ~np.isclose(steps[:-1, 0] * steps[1:, 1], steps[:-1, 1] * steps[1:, 0])
+        corners = points[turns][:-1]
+        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z")
+    return "".join(parts)
 
 
 def _offsets_mm(n_pixels, pixel_mm):

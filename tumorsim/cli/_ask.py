@@ -75,6 +75,9 @@ def query(
         str | None, Option(help="Further columns, such as dose_gy,control_12m; also summarized.")
     ] = None,
     report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
+    full: Annotated[
+        bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
+    ] = False,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
     mask_value: MaskValue = ">0",
     min_volume: MinVolume = 14.0,
@@ -102,7 +105,7 @@ def query(
     from tumorsim.calibration import VoteCalibration
     from tumorsim.index import TumorIndex, where_mask
     from tumorsim.manifest import load_dicom_case
-    from tumorsim.retrieval import find_similar, neighbor_tumors, query_tumors
+    from tumorsim.retrieval import neighbor_tumors, query_tumors
     from tumorsim.weights import find_weights
 
     for path in (report, output):
@@ -110,6 +113,10 @@ def query(
             check_output(path)
     if (scan is None) == (dicom is None):
         raise ValueError("Give either a scan or --dicom with a folder.")
+    if full:
+        if report is None:
+            raise ValueError("--full is for the report. Give --report too.")
+        typer.confirm(f"Whole heads show faces. Write them into '{report}'?", abort=True)
     if exclude in ("same_patient", "same_case") and patient_id is None and key_file is None:
         raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
     index = TumorIndex.load(index_dir)
@@ -159,11 +166,12 @@ def query(
         merge_distance_mm=merge_distance,
         by_value=by_value,
     )
-    neighbors = find_similar(
-        embedder,
-        index,
-        tumors,
+    X = embedder.transform(tumors)
+    neighbors = index.search(
+        X,
         n_neighbors,
+        query_metadata=tumors.table,
+        space=embedder.space_,
         where=conditions,
         exclude=left_out,
         aspects=aspects,
@@ -213,6 +221,9 @@ def query(
             show=columns or (),
             votes=counted,
             summary=summary,
+            index=index,
+            query_X=X,
+            full=full,
         )
         typer.echo(f"Wrote {report}.")
 

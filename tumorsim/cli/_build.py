@@ -80,9 +80,7 @@ def manifest(
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write: a row a tumor.")],
     scans: Annotated[
         Path | None,
-        Argument(
-            help="Table with a row a scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"
-        ),
+        Argument(help="Table with a row a scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"),
     ] = None,
     layout: Annotated[
         str | None, Option(help="Public data set below ROOT, by name, or 'auto' for all that are there.")
@@ -110,8 +108,7 @@ def manifest(
         Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
     ] = False,
 ):
-    """Find the tumors in a table of scans, a folder of DICOM or a public data set, and write a row a tumor.
-
+    """Find the tumors in a table of scans, a folder of DICOM or a public data set; write a row a tumor.
 
     Cases of a public data set that cannot be used are left out and listed in <output>.errors.txt.
     """
@@ -121,7 +118,7 @@ def manifest(
     lesions = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance}
     if dicom is not None:
         if layout is not None:
-            raise ValueError("--layout is for a public data set, --dicom for an export of your own. Give one.")
+            raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
         patterns = {"series": series, "include": roi, "exclude": exclude_roi}
         lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
         import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)

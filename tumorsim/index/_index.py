@@ -35,7 +35,7 @@ class TumorIndex(LivingArchive, BaseEstimator):
 
     Attributes
     ----------
-    embeddings_ : ndarray of shape (n_samples_fit_, n_features_in_), dtype=float32
+    embeddings_ : ndarray of shape (n_samples, n_features), dtype=float32
         The archive's rows, unscaled; mapped from its file after `load`.
     metadata_ : DataFrame
         A row a tumor; missing text is None.
@@ -43,8 +43,10 @@ class TumorIndex(LivingArchive, BaseEstimator):
         Of the embedder that made the rows.
     aspects_ : tuple of str
         What `search` can weigh: of the space, ``place`` and ``size``.
-    n_samples_fit_, n_features_in_ : int
-        Numbers of tumors and features.
+    n_samples_fit_ : int
+        Number of tumors.
+    n_features_in_ : int
+        Number of features.
 
     Examples
     --------

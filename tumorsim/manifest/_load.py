@@ -45,7 +45,7 @@ def load_cohort(path, *, skip_bad=False):
 
     See Also
     --------
-    build_manifest : Makes a manifest from a table of scans with masks.
+    tumorsim.manifest.build_manifest : Makes a manifest from a table of scans with masks.
     """
     cohort, problems, _ = read_manifest(path)
     n_rows = len(cohort) + len(problems)

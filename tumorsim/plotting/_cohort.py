@@ -7,6 +7,8 @@ from tumorsim.plotting._style import COLORS, MARKERS, MISSING, finish, new_axes,
 
 __all__ = ["plot_cohort", "plot_map"]
 
+_PLACE = ("mni_x_mm", "mni_y_mm", "mni_z_mm")
+
 
 def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_state=0, ax=None):
     """Plot embeddings on a plane, colored by a label or a number (Fig. 5 of the paper).
@@ -77,12 +79,13 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
 
 
 def plot_cohort(cohort, *, task="type", figure=None):
-    """Show how large a cohort's tumors are and how many there are of each type.
+    """Show how large a cohort's tumors are, how many there are of each type, and where they lie.
 
     Parameters
     ----------
     cohort : Cohort
-        Masks are measured where the manifest does not carry sizes.
+        Masks are measured where the manifest does not carry sizes. Places need the columns ``mni_x_mm``,
+        ``mni_y_mm`` and ``mni_z_mm``.
     task : str, default="type"
         Label to split by.
     figure : Figure or SubFigure, optional
@@ -90,8 +93,8 @@ def plot_cohort(cohort, *, task="type", figure=None):
 
     Returns
     -------
-    axes : ndarray of Axes of shape (2,)
-        Distribution of volume, and counts.
+    axes : ndarray of Axes of shape (2,) or (3,)
+        Distribution of volume; counts; where MNI places are known, tumors on a glass brain.
 
     Raises
     ------
@@ -108,8 +111,17 @@ def plot_cohort(cohort, *, task="type", figure=None):
         (kinds == "unknown").any()
     )
     colors = [MISSING if k == "unknown" else COLORS[i % len(COLORS)] for i, k in enumerate(order)]
-    figure = new_figure((9.2, 3.8)) if figure is None else figure
-    axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    places = table[list(_PLACE)].to_numpy(dtype=float) if set(_PLACE) <= set(table) else np.empty((0, 3))
+    known = np.isfinite(places).all(axis=1)
+    height = 3.6 + 3.2 * known.any()
+    figure = new_figure((9.2, height)) if figure is None else figure
+    if known.any():
+        grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
+        parts = [grid[0, 0], grid[0, 1], grid[1, :]]
+        axes = np.array([figure.add_subplot(part) for part in parts], dtype=object)
+        _glass_brain(axes[2], places[known], kinds.to_numpy()[known], order, colors)
+    else:
+        axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
     volume = table["volume_mm3"].to_numpy(dtype=float) / 1000
     low, high = np.log10(max(volume.min(), 1e-3)), np.log10(volume.max())
     bins = np.logspace(low - 0.05, max(high, low) + 0.05, int(np.clip(len(volume) / 4, 6, 24)) + 1)
@@ -126,10 +138,21 @@ def plot_cohort(cohort, *, task="type", figure=None):
     axes[1].invert_yaxis()
     axes[1].set_xlim(0, max(len(p) for p in parts) * 1.6)  # room for the text
     axes[1].set(xlabel="tumors", title=f"Tumors by {readable(task)}")
-    for ax in axes:
+    for ax in axes[:2]:
         finish(ax)
-        ax.yaxis.get_major_locator().set_params(integer=True) if ax is axes[0] else None
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
     return axes
+
+
+def _glass_brain(ax, places, kinds, order, colors):
+    """Draw places (n, 3) in MNI mm on nilearn's glass brain, colored by kind."""
+    from nilearn.plotting import plot_glass_brain
+
+    shown = plot_glass_brain(None, display_mode="ortho", figure=ax.figure, axes=ax, annotate=True)
+    for kind, color in zip(order, colors, strict=True):
+        if (kinds == kind).any():
+            shown.add_markers(places[kinds == kind], marker_color=color, marker_size=18, alpha=0.8)
+    ax.set_title(f"Places of {len(places)} tumors (MNI)")
 
 
 def _project(X, method, random_state):

@@ -3,13 +3,11 @@
 import numpy as np
 
 from tumorsim._validation import check_real
-from tumorsim.geometry import crop_slices, ras_affine, ras_box, spacing_from_affine, to_ras
 from tumorsim.plotting._style import OUTLINE, new_figure, readable
-from tumorsim.rendering import PLANES, display_window, find_background, orthogonal_slices, scale_bar_mm
+from tumorsim.records import read_surroundings
+from tumorsim.rendering import PLANES, scale_bar_mm
 
 __all__ = ["common_extent", "plot_neighbors", "tumor_slices"]
-
-_WINDOW_MARGIN_MM = 10.0
 
 
 def common_extent(tumors, *, margin_mm=30.0):
@@ -44,38 +42,9 @@ def tumor_slices(tumor, *, extent_mm=None, margin_mm=30.0, n_pixels=160):
     FileNotFoundError, GeometryError
         If image or mask cannot be read or do not fit together.
     """
-    case = tumor.case
     margin_mm = check_real(margin_mm, "margin_mm", minimum=0)
-    tumor.check()
-    stored_mask = case.load_mask()
-    lesion = None
-    if stored_mask is not None:
-        whole = np.zeros(case.shape, dtype=bool)
-        whole[crop_slices(tumor.bbox)] = tumor.select(stored_mask)
-        lesion = to_ras(whole, case.affine) if whole.any() else None
-    image = to_ras(case.load_image(), case.affine)
-    spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
-    bbox = ras_box(tumor.bbox, case.shape, case.affine)
-    background = find_background(image)
-
-    near = image[_around(bbox, _WINDOW_MARGIN_MM / spacing, image.shape)]  # so that scalp fat does not count
-    window = display_window(near, background=background)
-    crop = _around(bbox, margin_mm / spacing, image.shape)
-    image, lesion = image[crop], None if lesion is None else lesion[crop]
-    bbox = bbox - [part.start for part in crop]
-    middle = (bbox.sum(axis=0) - 1) / 2
-    return orthogonal_slices(
-        image,
-        middle,
-        spacing,
-        common_extent([tumor], margin_mm=margin_mm) if extent_mm is None else extent_mm,
-        through=middle if lesion is None else _planes_through(lesion),
-        mask=lesion,
-        bbox=bbox,
-        n_pixels=n_pixels,
-        window=window,
-        background=background,
-    )
+    extent_mm = common_extent([tumor], margin_mm=margin_mm) if extent_mm is None else extent_mm
+    return read_surroundings(tumor, margin_mm).slices(extent_mm, n_pixels)
 
 
 def plot_neighbors(query_tumor, neighbor_tumors, distances=None, *, task="type", margin_mm=30.0, figure=None):
@@ -128,23 +97,6 @@ def plot_neighbors(query_tumor, neighbor_tumors, distances=None, *, task="type",
                 ax.set_ylabel(plane, fontsize=9)
     figure.suptitle(f"{readable(query_tumor.tumor_id, ids=True)} and its nearest neighbors", fontsize=11)
     return axes
-
-
-def _around(bbox, margin, shape):
-    """Return slices of a box grown by at most `margin` voxels (3,), inside `shape`."""
-    margin = np.floor(margin + 1e-6).astype(np.int64)  # 1e-6 voxel: despite rounding in headers
-    return crop_slices([np.maximum(bbox[0] - margin, 0), np.minimum(bbox[1] + margin, shape)])
-
-
-def _planes_through(lesion):
-    """Return the voxel (3,) where planes cross: the centroid, moved onto planes that meet the lesion."""
-    voxels = np.argwhere(lesion)
-    center = voxels.mean(axis=0)
-    for axis in range(3):
-        planes = np.unique(voxels[:, axis])
-        if np.round(center[axis]) not in planes:  # between two pieces of one lesion
-            center[axis] = planes[np.abs(planes - center[axis]).argmin()]
-    return center
 
 
 def _draw(ax, picture, extent_mm):

@@ -3,5 +3,6 @@
 from tumorsim.records._case import Case
 from tumorsim.records._cohort import Cohort, group_by_case
 from tumorsim.records._tumor import MEASURES, Tumor
+from tumorsim.records._view import Surroundings, read_surroundings
 
-__all__ = ["MEASURES", "Case", "Cohort", "Tumor", "group_by_case"]
+__all__ = ["MEASURES", "Case", "Cohort", "Surroundings", "Tumor", "group_by_case", "read_surroundings"]

@@ -46,6 +46,11 @@ class Case:
     def __repr__(self):
         return f"Case(case_id={self.case_id!r}, patient_id={self.patient_id!r}, has_mask={self.has_mask})"
 
+    def _repr_html_(self):
+        from tumorsim.records._view import case_html
+
+        return case_html(self)
+
     @property
     def has_mask(self):
         """Whether a mask was given."""

@@ -87,6 +87,11 @@ class Cohort:
     def __repr__(self):
         return f"Cohort({len(self)} tumors, {len(self.cases)} scans, {len(set(self.patient_ids))} patients)"
 
+    def _repr_html_(self):
+        from tumorsim.records._view import cohort_html
+
+        return cohort_html(self)
+
     @property
     def patient_ids(self):
         """Patient of each tumor, ndarray of str; pass it as ``groups=`` to scikit-learn's splitters."""

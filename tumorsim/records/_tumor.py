@@ -52,6 +52,11 @@ class Tumor:
         labels = ", ".join(f"{k}={v!r}" for k, v in self.labels.items() if v is not None)
         return f"Tumor(tumor_id={self.tumor_id!r}{', ' + labels if labels else ''})"
 
+    def _repr_html_(self):
+        from tumorsim.records._view import tumor_html
+
+        return tumor_html(self)
+
     @property
     def patient_id(self):
         """The patient's identifier."""

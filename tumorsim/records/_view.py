@@ -1,0 +1,222 @@
+"""What a tumor's scan shows around it, and how records show themselves in notebooks."""
+
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from tumorsim._validation import check_real
+from tumorsim.geometry import crop_slices, ras_affine, ras_box, spacing_from_affine, to_ras
+from tumorsim.rendering import (
+    display_window,
+    encode_png,
+    find_background,
+    orthogonal_slices,
+    outline_path,
+)
+
+__all__ = ["Surroundings", "case_html", "cohort_html", "read_surroundings", "tumor_html"]
+
+_WINDOW_MARGIN_MM = 10.0
+_THUMBNAIL_PIXELS = 140
+_N_THUMBNAILS = 4
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A tumor's scan around it, and how to show it.
+
+    Attributes
+    ----------
+    image : ndarray of shape (nx, ny, nz)
+        The box and a margin of the scan, axes in RAS+ order.
+    lesion : ndarray of shape (nx, ny, nz), dtype=bool, or None
+        The tumor at the same voxels; None where there is no mask.
+    spacing : ndarray of shape (3,)
+        Millimetres per voxel.
+    bbox : ndarray of shape (2, 3)
+        The tumor's box in voxels of `image`, half-open.
+    through : ndarray of shape (3,)
+        Voxel where planes cross, on the tumor.
+    window : tuple of 2 float
+        Intensities shown black and white.
+    background : float or None
+        Value of the air around the head, if it is constant.
+    """
+
+    image: np.ndarray
+    lesion: np.ndarray | None
+    spacing: np.ndarray
+    bbox: np.ndarray
+    through: np.ndarray
+    window: tuple
+    background: float | None
+
+    @property
+    def middle(self):
+        """The box's middle in voxels of `image`, shape (3,)."""
+        return (self.bbox.sum(axis=0) - 1) / 2
+
+    def slices(self, extent_mm, n_pixels=160):
+        """Return three planes through the tumor as pictures, see `rendering.orthogonal_slices`."""
+        return orthogonal_slices(
+            self.image,
+            self.middle,
+            self.spacing,
+            extent_mm,
+            through=self.through,
+            mask=self.lesion,
+            bbox=self.bbox,
+            n_pixels=n_pixels,
+            window=self.window,
+            background=self.background,
+        )
+
+
+def read_surroundings(tumor, margin_mm=30.0):
+    """Read a tumor's scan and keep what lies at most `margin_mm` from its box: whole heads have faces.
+
+    Parameters
+    ----------
+    tumor : Tumor
+        Its files are read here.
+    margin_mm : float, default=30.0
+        Infinite: the whole scan.
+
+    Returns
+    -------
+    surroundings : Surroundings
+
+    Raises
+    ------
+    FileNotFoundError, GeometryError
+        If image or mask cannot be read or do not fit together.
+    """
+    case = tumor.case
+    if margin_mm != np.inf:
+        margin_mm = check_real(margin_mm, "margin_mm", minimum=0)
+    tumor.check()
+    stored_mask = case.load_mask()
+    lesion = None
+    if stored_mask is not None:
+        whole = np.zeros(case.shape, dtype=bool)
+        whole[crop_slices(tumor.bbox)] = tumor.select(stored_mask)
+        lesion = to_ras(whole, case.affine) if whole.any() else None
+    image = to_ras(case.load_image(), case.affine)
+    spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
+    bbox = ras_box(tumor.bbox, case.shape, case.affine)
+    background = find_background(image)
+    near = image[_around(bbox, _WINDOW_MARGIN_MM / spacing, image.shape)]  # so that scalp fat does not count
+    window = display_window(near, background=background)
+    crop = _around(bbox, np.minimum(margin_mm / spacing, max(image.shape)), image.shape)
+    image, lesion = image[crop], None if lesion is None else lesion[crop]
+    bbox = bbox - [part.start for part in crop]
+    through = np.round((bbox.sum(axis=0) - 1) / 2) if lesion is None else _planes_through(lesion)
+    return Surroundings(image, lesion, spacing, bbox, through, window, background)
+
+
+def tumor_html(tumor):
+    """Return a tumor's three planes, ids and labels as HTML; its box alone where the scan cannot be read."""
+    known = {task: value for task, value in tumor.labels.items() if value is not None}
+    lines = [f"patient {tumor.patient_id}, case {tumor.case.case_id}"]
+    lines += [f"{task}: {value}".replace("_", " ") for task, value in known.items()]
+    return _block(f"Tumor {tumor.tumor_id}", lines, _thumbnails(tumor, ("axial", "coronal", "sagittal")))
+
+
+def case_html(case):
+    """Return a scan's ids, grid and axial plane as HTML; other planes would show the face."""
+    try:
+        spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
+        shape = " × ".join(str(n) for n in case.shape)
+        grid = f"{shape} voxels of {' × '.join(f'{s:.3g}' for s in spacing)} mm (R–L × A–P × S–I)"
+        image = to_ras(case.load_image(), case.affine)
+        mask = case.load_mask()
+        mask = None if mask is None else to_ras(mask, case.affine) > 0
+        center = (np.array(image.shape) - 1) / 2
+        through = center if mask is None or not mask.any() else _planes_through(mask)
+        extent = float((np.array(image.shape) * spacing)[:2].max())
+        pictures = orthogonal_slices(
+            image,
+            center,
+            spacing,
+            extent,
+            through=through,
+            mask=mask,
+            n_pixels=_THUMBNAIL_PIXELS,
+            background=find_background(image),
+        )
+        shown = _svg(pictures["axial"])
+    except (OSError, ValueError) as err:
+        grid, shown = f"cannot be read: {err}", ""
+    lines = [f"patient {case.patient_id}", grid, "with mask" if case.has_mask else "without mask"]
+    return _block(f"Case {case.case_id}", lines, shown)
+
+
+def cohort_html(cohort):
+    """Return a cohort's counts and its first tumors as HTML; masks of others are not read."""
+    lines = []
+    for task, values in cohort.labels.items():
+        counts = values.value_counts()
+        text = ", ".join(f"{name} {n}" for name, n in counts.head(6).items())
+        more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
+        missing = f", not known {values.isna().sum()}" if values.isna().any() else ""
+        lines.append(f"{task}: {text}{more}{missing}".replace("_", " "))
+    shown = "".join(_thumbnails(tumor, ("axial",)) for tumor in cohort[:_N_THUMBNAILS])
+    return _block(repr(cohort), lines, shown)
+
+
+def _block(title, lines, pictures):
+    """Return a title, lines of text and pictures as HTML; text is escaped."""
+    text = "".join(f"<div>{escape(line)}</div>" for line in lines)
+    return (
+        f'<div class="tumorsim"><div><b>{escape(title)}</b></div>{text}'
+        f'<div style="display:flex;gap:4px;flex-wrap:wrap;margin-top:4px">{pictures}</div></div>'
+    )
+
+
+def _thumbnails(tumor, planes):
+    """Return planes through a tumor as SVG, or why there are none."""
+    try:
+        near = read_surroundings(tumor)
+    except (OSError, ValueError) as err:
+        return f"<div>No picture: {escape(str(err))}</div>"
+    extent = float((np.diff(near.bbox, axis=0)[0] * near.spacing).max() + 60)
+    pictures = near.slices(extent, _THUMBNAIL_PIXELS)
+    return "".join(_svg(pictures[plane], what=f"tumor {tumor.tumor_id}") for plane in planes)
+
+
+def _svg(picture, what="the scan"):
+    """Return a picture with outline and side marks as SVG that carries its own style."""
+    n = len(picture.pixels)
+    path = None if picture.mask is None else outline_path(picture.mask)
+    outline = 'fill="none" stroke="#ffb000" stroke-width="1.2"'
+    drawn = f'<path d="{path}" {outline}/>' if path else ""
+    if picture.mask is None and picture.box is not None:
+        x0, y0, x1, y1 = picture.box
+        size = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
+        drawn = f'<rect {size} {outline} stroke-dasharray="4 3"/>'
+    label = f"{picture.plane} plane of {what}"
+    text = 'fill="#fff" font-size="10" font-family="sans-serif"'
+    return (
+        f'<svg viewBox="0 0 {n} {n}" width="{n}" height="{n}" role="img" aria-label="{escape(label)}" '
+        f'style="background:#000"><image href="data:image/png;base64,{encode_png(picture.pixels)}" '
+        f'width="{n}" height="{n}"/>{drawn}<text x="3" y="{n / 2 + 3:g}" {text}>{picture.marks[0]}</text>'
+        f'<text x="{n - 3}" y="{n / 2 + 3:g}" text-anchor="end" {text}>{picture.marks[1]}</text></svg>'
+    )
+
+
+def _around(bbox, margin, shape):
+    """Return slices of a box grown by at most `margin` voxels (3,), inside `shape`."""
+    margin = np.floor(margin + 1e-6).astype(np.int64)  # 1e-6 voxel: despite rounding in headers
+    return crop_slices([np.maximum(bbox[0] - margin, 0), np.minimum(bbox[1] + margin, shape)])
+
+
+def _planes_through(lesion):
+    """Return the voxel (3,) where planes cross: the centroid, moved onto planes that meet the lesion."""
+    voxels = np.argwhere(lesion)
+    center = voxels.mean(axis=0)
+    for axis in range(3):
+        planes = np.unique(voxels[:, axis])
+        if np.round(center[axis]) not in planes:  # between two pieces of one lesion
+            center[axis] = planes[np.abs(planes - center[axis]).argmin()]
+    return center

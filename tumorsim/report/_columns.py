@@ -1,0 +1,159 @@
+"""One tumor as a column of the comparison: ids, pictures, and a cell a row of facts."""
+
+import warnings
+
+import numpy as np
+
+from tumorsim.answers import PLACE, describe_agreement
+from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
+from tumorsim.records import read_surroundings
+from tumorsim.rendering import scale_bar_mm
+from tumorsim.report._voxels import encode_voxels
+
+__all__ = ["UNKNOWN", "column_of", "labels_of", "picture_extent", "shown_text"]
+
+THICK_SLICE_MM = 3.0
+UNKNOWN = "not known"
+# columns of a manifest that are shown wherever they are there: when it was imaged, and what was done before
+HISTORY = (
+    "date",
+    "scan_date",
+    "study_date",
+    "visit",
+    "prior_surgery",
+    "prior_radiotherapy",
+    "prior_treatment",
+)
+
+
+def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None):
+    """Return what the template needs for one tumor.
+
+    Parameters
+    ----------
+    row : Series
+        Its metadata; of a neighbor, its row of the answer.
+    tumor : Tumor or None
+        None: the scan is not at hand.
+    extent_mm, margin_mm, n_pixels
+        Edge of the pictures, surroundings of the box, pixels on an edge of the still pictures.
+    n_bytes : int
+        Compressed size of the voxels.
+    rank : int, optional
+        Of a neighbor.
+    show : sequence of str
+        Further columns of `row`.
+    lesions : tuple of (int, float or None), optional
+        Number and total volume (mm³) of the tumors of its scan.
+    """
+    column = {name: shown_text(row.get(name)) for name in ("patient_id", "case_id", "tumor_id")}
+    column |= {"rank": rank, "labels": labels_of(row), "pictures": [], "voxels": None}
+    column["patient_id"] = None if column["patient_id"] == "unknown" else column["patient_id"]
+    facts = {}
+    if rank is not None:
+        facts["Distance"] = _cell(f"{row['distance']:.2f}", note=_capital(describe_agreement(row)))
+    sources = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
+    for task, label in column["labels"].items():
+        facts[task] = _cell(label, note=f"by {sources[task]}" if sources[task] else "")
+        facts[task]["label"] = True
+    volume, diameter = row.get("volume_mm3"), row.get("diameter_mm")
+    if shown_text(volume) is not None:
+        from_box = "ellipsoid in the box" if row.get("measured_from") == "box" else ""
+        facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box)
+    sides, voxels = (None, None) if tumor is None else _geometry(tumor)
+    if sides is not None:
+        facts["R–L × A–P × S–I"] = sides
+    if shown_text(diameter) is not None:
+        facts["Longest diameter"] = _cell(f"{diameter:.0f} mm")
+    if lesions is not None:
+        number, total = lesions
+        many = f"{number} lesion{'s' * (number != 1)}"
+        facts["In this scan"] = _cell(many if total is None else f"{many}, {total / 1000:.3g} ml in all")
+    for name in HISTORY:
+        if name in row and name not in show:
+            facts[name] = _cell(shown_text(row[name]))
+    if voxels is not None:
+        facts["Voxels"] = voxels
+    closer = {
+        str(name).removeprefix("closer_than_"): float(value)
+        for name, value in row.items()
+        if str(name).startswith("closer_than_") and value == value
+    }
+    if "place" in closer:
+        closer = {name: share for name, share in closer.items() if name not in PLACE}
+    if closer:
+        facts["Closer than random pairs"] = {"shares": [(k, round(100 * v)) for k, v in closer.items()]}
+    facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
+    column["facts"] = facts
+    if tumor is not None:
+        column |= _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes)
+    return column
+
+
+def picture_extent(tumors, margin_mm):
+    """Return the edge (mm) of squares around the box's middle that hold box and margin of every tumor.
+
+    With an infinite margin they hold the whole scan.
+    """
+    edges = []
+    for tumor in tumors:
+        case = tumor.case
+        shape, affine = ras_affine(case.shape, case.affine)
+        spacing, box = spacing_from_affine(affine), ras_box(tumor.bbox, case.shape, case.affine)
+        if np.isfinite(margin_mm):
+            edges.append((np.diff(box, axis=0)[0] * spacing).max() + 2 * margin_mm)
+        else:
+            middle = box.mean(axis=0)
+            edges.append(2 * (np.maximum(middle, shape - middle) * spacing).max())
+    return float(np.ceil(max(edges)))
+
+
+def labels_of(row):
+    """Return task → label of a table's row; None where it is missing."""
+    return {
+        str(name).removeprefix("label_"): shown_text(value)
+        for name, value in row.items()
+        if str(name).startswith("label_")
+    }
+
+
+def shown_text(value):
+    """Return a table's value as text, or None where it is missing."""
+    if value is None or value != value or value == "":
+        return None
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _cell(text, note="", warning=""):
+    """Return one cell; missing text is said to be so."""
+    return {"text": text, "note": note, "warning": warning}
+
+
+def _geometry(tumor):
+    """Return cells of the box's sides and of voxels, right-left first, with a warning on thick slices."""
+    case = tumor.case
+    spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
+    sides = np.diff(ras_box(tumor.bbox, case.shape, case.affine), axis=0)[0] * spacing
+    thick = "thick slices: shape and volume are uncertain" if spacing.max() > THICK_SLICE_MM else ""
+    voxels = _cell(" × ".join(f"{s:.2g}" for s in spacing) + " mm", warning=thick)
+    return _cell(" × ".join(f"{side:.0f}" for side in sides) + " mm"), voxels
+
+
+def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):
+    """Return the still planes of a tumor and its voxels; none if its scan cannot be read."""
+    try:
+        near = read_surroundings(tumor, margin_mm)
+    except (OSError, ValueError) as err:
+        warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
+        return {}
+    bar = scale_bar_mm(extent_mm)
+    pictures = [
+        {"picture": picture, "bar_mm": bar, "bar": bar / picture.pixel_mm}
+        for picture in near.slices(extent_mm, n_pixels).values()
+    ]
+    return {"pictures": pictures, "voxels": encode_voxels(near, extent_mm, n_bytes)}
+
+
+def _capital(text):
+    """Return a sentence with its first letter large."""
+    return text[:1].upper() + text[1:]

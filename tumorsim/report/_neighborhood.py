@@ -1,0 +1,181 @@
+"""Where a query and its neighbors lie in their archive: map, sizes and types, as numbers to be drawn."""
+
+import numpy as np
+
+__all__ = ["Neighborhood"]
+
+_N_SHOWN = 2000  # tumors of the archive on a map
+_N_GROUPS = 6  # labels with a color of their own
+_WIDTH, _HEIGHT, _EDGE = 340, 240, 14
+_SIZE_HEIGHT, _N_BINS = 60, 24
+
+
+class Neighborhood:
+    """The archive behind an answer.
+
+    Parameters
+    ----------
+    index : TumorIndex
+        The archive; at most 2,000 of its tumors, drawn with a fixed seed, and the neighbors are shown.
+    query_X : array-like of shape (n_queries, n_features)
+        Embeddings of the queries.
+    """
+
+    def __init__(self, index, query_X):
+        query_X = np.asarray(query_X, dtype=np.float64)
+        if query_X.ndim != 2 or query_X.shape[1] != index.n_features_in_:
+            raise ValueError(
+                f"Parameter 'query_X' must have {index.n_features_in_} features, as the index. "
+                f"Got shape {query_X.shape}."
+            )
+        self.table = index.metadata_
+        self._X, self._scale = index.embeddings_, 1.0
+        if index.space_ is not None and index.space_.scale is not None:
+            self._scale = index.space_.scale
+        rows = np.arange(len(self.table))
+        if len(rows) > _N_SHOWN:
+            rows = np.sort(np.random.default_rng(0).choice(rows, _N_SHOWN, replace=False))
+        self._rows = rows
+        X = np.asarray(self._X[rows], dtype=np.float64) * self._scale
+        self._mean = X.mean(axis=0)
+        _, spread, axes = np.linalg.svd(X - self._mean, full_matrices=False)
+        self._axes = axes[:2]
+        total = float((spread**2).sum())
+        self._shares = [float(s**2) / total if total else 0.0 for s in spread[:2]]
+        self._points = (X - self._mean) @ self._axes.T
+        self._queries = (query_X * self._scale - self._mean) @ self._axes.T
+        self._row_of = None
+
+    def map(self, query, neighbors, task):
+        """Return the map of one query as SVG coordinates, or None where there is no plane to draw on."""
+        if len(self._axes) < 2 or len(self._rows) < 3:
+            return None
+        if self._row_of is None:
+            self._row_of = {tumor_id: i for i, tumor_id in enumerate(self.table["tumor_id"])}
+        rows = [self._row_of.get(tumor_id) for tumor_id in neighbors["tumor_id"]]
+        ranks = [
+            (row, int(rank)) for row, rank in zip(rows, neighbors["rank"], strict=True) if row is not None
+        ]
+        found = np.asarray(self._X[[row for row, _ in ranks]], dtype=np.float64) * self._scale
+        found = (found - self._mean) @ self._axes.T
+        everything = np.concatenate([self._points, self._queries[[query]], found])
+        low, high = everything.min(axis=0), everything.max(axis=0)
+        inner = np.array([_WIDTH, _HEIGHT]) - 2 * _EDGE
+        factor = inner / np.where(high > low, high - low, 1)
+
+        def place(points):
+            x, y = ((points - low) * factor + _EDGE).T
+            return np.round(np.stack([x, _HEIGHT - y], axis=1), 1)
+
+        labels = self._labels(task)[self._rows]
+        points = place(self._points)
+        groups = []
+        for name in self.groups(task):
+            dots = points[labels == name]
+            path = "".join(f"M{x:g} {y:g}h0" for x, y in dots)
+            groups.append({"name": name, "n": len(dots), "path": path})
+        marks = [
+            {"x": float(x), "y": float(y), "rank": rank}
+            for (x, y), (_, rank) in zip(place(found), ranks, strict=True)
+        ]
+        x, y = place(self._queries[[query]])[0]
+        return {
+            "width": _WIDTH,
+            "height": _HEIGHT,
+            "groups": groups,
+            "marks": marks,
+            "query": {"x": float(x), "y": float(y)},
+            "shares": [f"{100 * share:.0f} %" for share in self._shares],
+            "n": len(self._rows),
+            "n_all": len(self.table),
+        }
+
+    def sizes(self, volume_mm3, neighbors):
+        """Return the archive's volumes as a curve, with query and neighbors, as SVG coordinates; or None."""
+        if "volume_mm3" not in self.table:
+            return None
+        archive = _positive(self.table["volume_mm3"])
+        ranked = [
+            (float(volume), int(rank))
+            for volume, rank in zip(neighbors["volume_mm3"], neighbors["rank"], strict=True)
+            if volume > 0
+        ]
+        shown = [v for v, _ in ranked] + ([float(volume_mm3)] if volume_mm3 and volume_mm3 > 0 else [])
+        if not len(archive) or not shown:
+            return None
+        low = np.log10(min(archive.min(), *shown)) - 0.05
+        high = np.log10(max(archive.max(), *shown)) + 0.05
+
+        def place(volume):
+            return round(float(_EDGE + (np.log10(volume) - low) / (high - low) * (_WIDTH - 2 * _EDGE)), 1)
+
+        counts, edges = np.histogram(np.log10(archive), bins=np.linspace(low, high, _N_BINS + 1))
+        tops = _SIZE_HEIGHT * (1 - 0.9 * counts / counts.max())
+        at = [place(10**edge) for edge in edges]
+        steps = "".join(f"H{a:g}V{top:.1f}H{b:g}" for a, b, top in zip(at, at[1:], tops, strict=False))
+        decades = 10.0 ** np.arange(np.ceil(low), np.floor(high) + 1)
+        return {
+            "width": _WIDTH,
+            "height": _SIZE_HEIGHT,
+            "area": f"M{at[0]:g} {_SIZE_HEIGHT}{steps}V{_SIZE_HEIGHT}Z",
+            "ticks": [{"x": place(v), "text": f"{v / 1000:g} ml"} for v in decades],
+            "marks": [{"x": place(v), "rank": rank} for v, rank in ranked],
+            "query": place(volume_mm3) if volume_mm3 and volume_mm3 > 0 else None,
+        }
+
+    def types(self, neighbors, task):
+        """Return label, neighbors with it and share of the archive's labelled tumors, most frequent first."""
+        column = f"label_{task}"
+        if column not in self.table:
+            return []
+        known = self.table[column].dropna()
+        shares = known.value_counts(normalize=True)
+        counts = neighbors[column].dropna().value_counts()
+        names = [*counts.index, *(name for name in shares.index[:_N_GROUPS] if name not in counts.index)]
+        return [
+            {
+                "name": str(name),
+                "n": int(counts.get(name, 0)),
+                "share": round(100 * float(shares.get(name, 0))),
+            }
+            for name in names
+        ]
+
+    def lesions(self, row):
+        """Return number and total volume (mm³ or None) of the archive's tumors of a row's scan."""
+        if "case_id" not in self.table or row.get("case_id") is None:
+            return None
+        same = self.table["case_id"] == row["case_id"]
+        if "patient_id" in self.table:
+            same &= self.table["patient_id"] == row.get("patient_id")
+        volume = self.table.loc[same, "volume_mm3"] if "volume_mm3" in self.table else None
+        known = volume is not None and len(volume) and volume.notna().all()
+        return int(same.sum()), float(volume.sum()) if known else None
+
+    def groups(self, task):
+        """Return the labels that have a color, most frequent first; then what is left."""
+        labels = self._labels(task)
+        return [name for name in (*self._named(task), "other", "not known") if (labels == name).any()]
+
+    def _named(self, task):
+        column = f"label_{task}"
+        known = self.table[column].dropna() if column in self.table else []
+        return [str(name) for name in known.value_counts().index[:_N_GROUPS]] if len(known) else []
+
+    def _labels(self, task):
+        """Return each row's label as text, shape (n_tumors,): rare ones are "other"."""
+        column = f"label_{task}"
+        if column not in self.table:
+            return np.full(len(self.table), "not known", dtype=object)
+        values = self.table[column]
+        named = set(self._named(task))
+        return np.array(
+            ["not known" if v is None or v != v else str(v) if str(v) in named else "other" for v in values],
+            dtype=object,
+        )
+
+
+def _positive(values):
+    """Return the known values above 0 as float."""
+    values = np.asarray(values, dtype=np.float64)
+    return values[values > 0]
