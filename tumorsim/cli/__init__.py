@@ -1,6 +1,6 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _build, _weights
+from tumorsim.cli import _ask, _build, _places, _weights
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
@@ -8,6 +8,7 @@ __all__ = ["app", "main"]
 _build.register(app)
 _ask.register(app)
 _weights.register(app)
+_places.register(app)
 
 
 def main():
