@@ -2,8 +2,8 @@
 
     python benchmarks/places.py --heads DIR/head_13.nii.gz DIR/head_14.nii.gz --n-patients 100 --seed 7
 
-Poses, fields of view, slices and contrasts are those of `make_cohort`. Areas count where the ball of 5 mm about
-the true centroid lies in one of them. Beside the registration: header and outline only, and the scan's own
+Poses, fields of view, slices and contrasts are those of `make_cohort`. Areas count where the ball of 5 mm
+round the true centroid lies in one of them. Beside the registration: header and outline only, and the scan's own
 millimetres about the middle of its field of view, which is what one has without any template.
 """
 
@@ -71,7 +71,7 @@ def own_millimetres(cohort):
 
 
 def compare(cohort, found):
-    """Return a row a tumor: kind of scan, true and found labels, error in mm, and whether its area is clear."""
+    """Return a row a tumor: kind of scan, true and found labels, error in mm, and if its area is clear."""
     truth = pd.DataFrame([t.metadata for t in cohort])
     steps = np.stack(np.meshgrid(*[np.arange(-5.0, 5.1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     ball = steps[np.linalg.norm(steps, axis=1) <= 5]

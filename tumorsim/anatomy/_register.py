@@ -392,7 +392,7 @@ def _fit(to_scan, level, spacing, model, n_steps):
 
 
 def _outliers(tissue, values):
-    """Return weights (n,) that are less than 1 where tissues explain `values` badly, and the noise variance."""
+    """Return weights (n,) that are less than 1 where tissues explain `values` badly, and the noise."""
     weights = np.ones(len(values))
     for _ in range(3):
         residual = np.abs(values - tissue @ _solve(tissue, values, weights))
