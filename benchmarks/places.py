@@ -3,8 +3,8 @@
     python benchmarks/places.py --heads DIR/head_13.nii.gz DIR/head_14.nii.gz --n-patients 100 --seed 7
 
 Poses, fields of view, slices and contrasts are those of `make_cohort`. Areas count where the ball of 5 mm
-round the true centroid lies in one of them. Beside the registration: header and outline only, and the scan's own
-millimetres about the middle of its field of view, which is what one has without any template.
+round the true centroid lies in one of them. Beside the registration: header and outline only, and the scan's
+own millimetres about the middle of its field of view, which is what one has without any template.
 """
 
 import argparse
