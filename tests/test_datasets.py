@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tumorsim import Case, make_cohort
-from tumorsim.datasets._anatomy import load_head, region_at
+from tumorsim.anatomy import place_labels, region_at
+from tumorsim.datasets._anatomy import load_head
 from tumorsim.datasets._scan import draw_scan
-from tumorsim.datasets._simulate import TEMPLATE, _labels, _place_tumors, _type_of
+from tumorsim.datasets._simulate import TEMPLATE, _place_tumors, _type_of
 from tumorsim.datasets._tumors import TYPES, draw_lesion
 from tumorsim.geometry import bbox_from_mask, crop_slices, to_ras
 
@@ -110,18 +111,17 @@ def test_labels_agree_with_where_the_tumor_lies_in_the_head(cohort):
 
 def test_labels_at_known_places():
     """Thresholds are those of the vocabulary; the area is that of the nearest landmark."""
-    labels = _labels("meningioma", np.array([-37.0, -5, 56]))
+    labels = place_labels([-37.0, -5, 56])
     assert labels == {
-        "type": "meningioma",
         "region": "frontal",
         "hemisphere": "left",
         "front_rear": "front",
         "upper_lower": "upper",
     }
-    assert _labels("glioma", np.array([4.9, -18.1, 9.9]))["hemisphere"] is None
-    assert _labels("glioma", np.array([5.1, -18.1, 9.9]))["hemisphere"] == "right"
-    assert _labels("glioma", np.array([0, -18.1, 9.9]))["front_rear"] == "rear"
-    assert _labels("glioma", np.array([0, -18.0, 9.9]))["upper_lower"] == "lower"
+    assert place_labels([4.9, -18.1, 9.9])["hemisphere"] is None
+    assert place_labels([5.1, -18.1, 9.9])["hemisphere"] == "right"
+    assert place_labels([0, -18.1, 9.9])["front_rear"] == "rear"
+    assert place_labels([0, -18.0, 9.9])["upper_lower"] == "lower"
     assert region_at([[25, -36, -36], [0, -80, -30]]).tolist() == ["cerebellopontine_angle", "cerebellum"]
 
 

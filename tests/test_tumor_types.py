@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tumorsim import make_cohort
+from tumorsim.anatomy import region_at
 from tumorsim.datasets import _tumors
-from tumorsim.datasets._anatomy import load_head, region_at
+from tumorsim.datasets._anatomy import load_head
 from tumorsim.datasets._appearance import _brightness
 from tumorsim.datasets._simulate import _find
 from tumorsim.datasets._tumors import TYPES, draw_lesion

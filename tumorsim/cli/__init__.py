@@ -1,6 +1,6 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _build, _index, _weights
+from tumorsim.cli import _ask, _build, _index, _places, _weights
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
@@ -9,6 +9,7 @@ _build.register(app)
 _index.register(app)
 _ask.register(app)
 _weights.register(app)
+_places.register(app)
 
 
 def main():

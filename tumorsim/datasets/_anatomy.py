@@ -1,18 +1,18 @@
 """The head that tumors are put into: MNI152 tissue maps, and skull, face and vessels modeled around them."""
 
 from functools import lru_cache
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from tumorsim.anatomy import region_at
 from tumorsim.datasets._face import face_channels
 
 __all__ = [
     "HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "head_grid", "head_maps",
-    "load_head", "noise", "region_at", "signed_distance", "smooth_field", "starting_points",
+    "load_head", "noise", "signed_distance", "smooth_field", "starting_points",
     "template_tissue",
 ]  # fmt: skip
 
@@ -57,23 +57,6 @@ class Head(NamedTuple):
     brainstem: np.ndarray  # (n, 3), mm
     real: bool  # from a label map, with sulci and tissues of its own
     scale: np.ndarray  # (3,), MNI mm a mm of the person
-
-
-@lru_cache(maxsize=1)
-def _landmarks():
-    """Return a KD tree of the landmarks and their regions (n,)."""
-    import pandas as pd
-    from scipy.spatial import cKDTree
-
-    with files("tumorsim").joinpath("data/areas.csv").open() as file:
-        table = pd.read_csv(file)
-    return cKDTree(table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)), table["region"].to_numpy(str)
-
-
-def region_at(points):
-    """Return the region of the nearest landmark for `points` (..., 3) in MNI mm; array of str."""
-    tree, regions = _landmarks()
-    return regions[tree.query(np.asarray(points, dtype=float))[1]]
 
 
 @lru_cache(maxsize=1)

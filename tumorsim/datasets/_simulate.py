@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim._validation import check_choice, check_integer, check_real
-from tumorsim.datasets._anatomy import load_head, region_at
+from tumorsim.anatomy import place_labels
+from tumorsim.datasets._anatomy import load_head
 from tumorsim.datasets._appearance import draw_intensities, to_scanner
 from tumorsim.datasets._heads import load_label_head
 from tumorsim.datasets._scan import draw_scan
@@ -71,8 +72,8 @@ def make_cohort(
     Cohort
         Tumors with labels ``type``, ``region``, ``hemisphere`` (missing within 5 mm of the midline),
         ``front_rear`` and ``upper_lower``; the mask value of a tumor is its number in the scan, from 1.
-        Further columns: ``anatomy``; ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``ring``,
-        whether its middle is necrosis or a cavity.
+        Further columns: ``anatomy``; ``whole_head``, or stripped to the brain; ``mni_x_mm``, ``mni_y_mm``,
+        ``mni_z_mm`` of the centroid; ``ring``, whether its middle is necrosis or a cavity.
 
     Raises
     ------
@@ -189,9 +190,7 @@ def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
     centers = [scan.points[index[depth > 0]].mean(axis=0, dtype=np.float64) for index, depth in depths]
     image, mask, affine = _store(rng, image, mask, scan.affine)
     result = {"case_id": f"sim-{i + 1:05d}", "type": name, "centers": centers, "affine": affine}
-    result["notes"] = [
-        _notes(scan.head, lesion, center) for lesion, center in zip(lesions, centers, strict=True)
-    ]
+    result["notes"] = [_notes(scan, lesion, center) for lesion, center in zip(lesions, centers, strict=True)]
     result["boxes"] = [bbox_from_mask(mask == value) for value in range(1, len(lesions) + 1)]
     if folder is None:
         return result | {"image": image, "mask": mask}
@@ -267,22 +266,11 @@ def _store(rng, image, mask, affine):
     return image, mask, affine @ change
 
 
-def _labels(name, center):
-    """Return the labels of a tumor whose centroid is at `center` (3,) in MNI mm."""
-    x, y, z = center
-    return {
-        "type": name,
-        "region": str(region_at(center)),
-        "hemisphere": None if abs(x) < 5 else "left" if x < 0 else "right",
-        "front_rear": "front" if y >= -18 else "rear",
-        "upper_lower": "upper" if z >= 10 else "lower",
-    }
-
-
-def _notes(head, lesion, center):
+def _notes(scan, lesion, center):
     """Return what is known of a simulated tumor beside its labels: table columns of one row."""
     place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
-    return {"dataset": "simulated", "anatomy": head.name, "ring": bool(lesion.rim)} | place
+    notes = {"dataset": "simulated", "anatomy": scan.head.name, "whole_head": scan.whole_head}
+    return notes | {"ring": bool(lesion.rim)} | place
 
 
 def _records(result, folder):
@@ -299,7 +287,7 @@ def _records(result, folder):
             case,
             box,
             tumor_id=f"{case_id}/{j}",
-            labels=_labels(result["type"], center),
+            labels={"type": result["type"]} | place_labels(center),
             mask_value=j,
             metadata=notes,
         )

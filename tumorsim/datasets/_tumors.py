@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import noise, region_at
+from tumorsim.anatomy import region_at
+from tumorsim.datasets._anatomy import noise
 
 __all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
 

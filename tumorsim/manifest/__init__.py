@@ -5,7 +5,7 @@ from tumorsim.manifest._dicom import import_dicom, load_dicom_case, survey_dicom
 from tumorsim.manifest._lesions import find_lesions, tumors_from_case
 from tumorsim.manifest._load import load_cohort, read_manifest
 from tumorsim.manifest._pseudonyms import Pseudonyms
-from tumorsim.manifest._tables import OWN_COLUMNS, write_table
+from tumorsim.manifest._tables import OWN_COLUMNS, read_table, write_table
 
 __all__ = [
     "OWN_COLUMNS",
@@ -17,6 +17,7 @@ __all__ = [
     "load_cohort",
     "load_dicom_case",
     "read_manifest",
+    "read_table",
     "save_manifest",
     "survey_dicom",
     "tumors_from_case",

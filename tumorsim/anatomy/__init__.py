@@ -1,0 +1,16 @@
+"""Where in the brain a lesion lies: registration to MNI152, side, front or rear, upper or lower, area."""
+
+from tumorsim.anatomy._areas import PLACE_TASKS, AreaMap, place_labels, region_at
+from tumorsim.anatomy._places import add_places, places_to_file
+from tumorsim.anatomy._register import Registration, register_to_mni
+
+__all__ = [
+    "PLACE_TASKS",
+    "AreaMap",
+    "Registration",
+    "add_places",
+    "place_labels",
+    "places_to_file",
+    "region_at",
+    "register_to_mni",
+]

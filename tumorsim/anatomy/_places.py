@@ -1,0 +1,243 @@
+"""Cohort → the same cohort with places filled in."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from tumorsim._validation import check_integer, check_real
+from tumorsim.anatomy._areas import PLACE_TASKS, place_labels, region_at
+from tumorsim.anatomy._picture import picture_file, save_picture
+from tumorsim.anatomy._register import register_to_mni
+from tumorsim.io import atomic_path, content_key
+from tumorsim.manifest import load_cohort, save_manifest
+from tumorsim.records import Cohort, Tumor, group_by_case
+
+__all__ = ["MIN_QUALITY", "add_places", "places_to_file"]
+
+MIN_QUALITY = 0.5
+_VERSION = 1  # raise it when results change: what a killed run has kept is then done anew
+
+
+def add_places(
+    cohort,
+    *,
+    areas=None,
+    min_quality=MIN_QUALITY,
+    method="registration",
+    qc_dir=None,
+    partial_dir=None,
+    n_jobs=1,
+    progress=False,
+):
+    """Fill in where tumors lie in the brain, for those that lack such labels.
+
+    Each scan that has a tumor without one of the labels below is registered to MNI152; labels that are
+    there stay as they are.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    areas : AreaMap, optional
+        Areas of your own; default: the nearest of 280 landmarks of 11 areas.
+    min_quality : float, default=0.5
+        Registrations of lower quality give no labels, only coordinates.
+    method : {"registration", "header"}, default="registration"
+        See `register_to_mni`.
+    qc_dir : str or Path, optional
+        Write a picture a scan there, ``<case_id>.png``.
+    partial_dir : str or Path, optional
+        Keep what is known of each scan here, and take from here what an earlier run has done of the same
+        files, boxes and parameters. Scans in memory are not kept.
+    n_jobs : int, default=1
+        Processes, as in joblib; -1 is all cores.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    Cohort
+        New tumors with labels ``region``, ``hemisphere`` (missing within 5 mm of the midline),
+        ``front_rear`` and ``upper_lower``, and, where the scan was registered, the further columns
+        ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``region_fractions``, the tumor's share in
+        each area, such as ``frontal=0.80;insula=0.20``; ``place_quality``; ``place_method``.
+
+    Raises
+    ------
+    CohortError
+        If scans cannot be used; all of them are listed, before the first is registered.
+    TypeError, ValueError
+        If an argument is out of its range.
+
+    Warns
+    -----
+    UserWarning
+        If scans could not be placed, or registrations are below `min_quality`.
+
+    See Also
+    --------
+    places_to_file : From manifest to manifest.
+    """
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    min_quality = check_real(min_quality, "min_quality", minimum=0, maximum=1)
+    n_jobs = check_integer(n_jobs, "n_jobs")
+    cohort.check()
+    areas = region_at if areas is None else areas
+    tumors = list(cohort)
+    groups = [rows for rows in group_by_case(cohort) if any(_lacks_place(tumors[r]) for r in rows)]
+    jobs = (
+        delayed(_locate)([tumors[r] for r in rows], areas, method, qc_dir, partial_dir, min_quality)
+        for rows in groups
+    )
+    found = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+    failed, doubtful = [], []
+    bar = tqdm(found, "placing", total=len(groups), unit="scan", disable=None if progress else True)
+    for rows, result in zip(groups, bar, strict=True):
+        case_id = tumors[rows[0]].case.case_id
+        if isinstance(result, str):
+            failed.append(f"case '{case_id}': {result}")
+            continue
+        trusted = result[0]["place_quality"] >= min_quality
+        if not trusted:
+            doubtful.append(f"'{case_id}' ({result[0]['place_quality']:.2f})")
+        for row, place in zip(rows, result, strict=True):
+            tumors[row] = _filled(tumors[row], dict(place), trusted)
+    if failed:
+        listed = "\n  ".join([f"{len(failed)} of {len(groups)} scans have no place:", *failed])
+        warnings.warn(listed, stacklevel=2)
+    if doubtful:
+        warnings.warn(
+            f"{len(doubtful)} of {len(groups)} scans have a place of quality below {min_quality:g} and "
+            f"get no labels: {', '.join(doubtful[:10])}{' …' if len(doubtful) > 10 else ''}. "
+            "Look at their pictures.",
+            stacklevel=2,
+        )
+    return Cohort(tumors)
+
+
+def places_to_file(archive, output, *, skip_bad=False, **options):
+    """Read a manifest, fill in places and write it; a run that was killed goes on where it stopped.
+
+    Parameters
+    ----------
+    archive : str or Path
+        Manifest, see `load_cohort`.
+    output : str or Path
+        Manifest to write. Scans that are done are kept in ``<output>.partial/`` until all are.
+    skip_bad : bool, default=False
+        Go on without bad rows, and warn.
+    **options
+        As in `add_places`, but ``partial_dir``.
+
+    Returns
+    -------
+    Cohort
+    """
+    partial = Path(f"{output}.partial")
+    cohort = add_places(load_cohort(archive, skip_bad=skip_bad), partial_dir=partial, **options)
+    save_manifest(cohort, output)
+    if partial.is_dir():
+        for file in partial.glob("*.json"):
+            file.unlink()
+        if not any(partial.iterdir()):
+            partial.rmdir()
+    return cohort
+
+
+def _lacks_place(tumor):
+    """Tell whether a label of place is missing."""
+    return any(tumor.labels.get(task) is None for task in PLACE_TASKS)
+
+
+def _filled(tumor, place, trusted):
+    """Return a tumor with the missing labels of `place` filled in, and its further columns."""
+    found = place.pop("labels")
+    labels = dict(tumor.labels)
+    for task in PLACE_TASKS:
+        labels[task] = labels.get(task) or (found[task] if trusted else None)
+    return Tumor(
+        tumor.case,
+        tumor.bbox,
+        tumor_id=tumor.tumor_id,
+        labels=labels,
+        mask_value=tumor.mask_value,
+        metadata=tumor.metadata | place,
+    )
+
+
+def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
+    """Return a dict a tumor of one scan (labels and columns), or the reason why there is none."""
+    case = tumors[0].case
+    kept = _kept_file(partial_dir, tumors, areas, method)
+    picture = None if qc_dir is None else picture_file(qc_dir, case.case_id)
+    if kept is not None and kept.is_file() and (picture is None or picture.is_file()):
+        return json.loads(kept.read_text(encoding="utf-8"))
+    try:
+        image, mask = case.load_image(), case.load_mask()
+        voxels = [_voxels(tumor, mask) for tumor in tumors]
+        ignore = np.zeros(case.shape, bool) if mask is None else mask > 0
+        for index in voxels:
+            ignore[tuple(index.T)] = True
+        registration = register_to_mni(image, case.affine, ignore=ignore, method=method)
+    except (OSError, ValueError) as err:
+        return str(err)
+    to_mni = registration.to_mni @ case.affine
+    places = [_place(index @ to_mni[:3, :3].T + to_mni[:3, 3], areas) for index in voxels]
+    notes = {"place_quality": round(registration.quality, 3), "place_method": registration.method}
+    result = [place | notes for place in places]
+    if picture is not None:
+        shown = np.zeros(case.shape, bool)
+        for index in voxels:
+            shown[tuple(index.T)] = True
+        trust = "" if registration.quality >= min_quality else " (below the limit: no labels)"
+        said = "; ".join(_in_words(place["labels"]) for place in places)
+        centers = [[place[f"mni_{axis}_mm"] for axis in "xyz"] for place in places]
+        title = f"{case.case_id}: quality {registration.quality:.2f}{trust}, {registration.method}; {said}"
+        save_picture(picture, image, case.affine, shown, registration.to_mni, title=title, centers=centers)
+    if kept is not None:
+        with atomic_path(kept) as temporary:
+            temporary.write_text(json.dumps(result), encoding="utf-8")
+    return result
+
+
+def _in_words(labels):
+    """Return labels of place as one phrase."""
+    return " ".join(str(labels[task] or "midline") for task in PLACE_TASKS)
+
+
+def _voxels(tumor, mask):
+    """Return a tumor's voxels (n, 3): of the case's mask, or without one of the ellipsoid in its box."""
+    if mask is not None:
+        inside = tumor.select(mask)
+    if mask is None or not inside.any():
+        size = tumor.bbox[1] - tumor.bbox[0]
+        grid = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1)
+        inside = (((grid + 0.5) / size * 2 - 1) ** 2).sum(axis=-1) <= 1
+        inside[tuple(size // 2)] = True
+    return tumor.bbox[0] + np.argwhere(inside)
+
+
+def _place(points, areas):
+    """Return labels and columns of a tumor whose voxels are at `points` (n, 3) in MNI mm."""
+    center = points.mean(axis=0)
+    names, counts = np.unique(areas(points), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    shares = [(str(names[i]), counts[i] / len(points)) for i in order]
+    place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
+    place["region_fractions"] = ";".join(f"{name}={share:.2f}" for name, share in shares if share >= 0.005)
+    return {"labels": place_labels(center, areas)} | place
+
+
+def _kept_file(folder, tumors, areas, method):
+    """Return where one scan's places are kept: the name changes with all that they depend on."""
+    case = tumors[0].case
+    sources = [source for source in (case.image, case.mask) if source is not None]
+    if folder is None or not all(isinstance(source, str) for source in sources):
+        return None
+    content = [_VERSION, method, getattr(areas, "key", "landmarks"), [content_key(s) for s in sources]]
+    content.append([[t.tumor_id, t.bbox.tolist(), t.mask_value] for t in tumors])
+    return Path(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.json"

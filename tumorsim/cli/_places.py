@@ -1,0 +1,59 @@
+"""The command that says where tumors lie in the brain."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tumorsim.cli._app import check_output
+
+__all__ = ["register"]
+
+
+def register(app):
+    """Add the command to the root."""
+    app.command(
+        epilog="\b\nExamples:\n  tumorsim places archive.csv -o placed.csv --qc pictures\n"
+        "  tumorsim places archive.csv -o placed.csv --areas atlas.nii.gz --area-names atlas.csv\n\n"
+        "A run that was stopped goes on by the same command."
+    )(places)
+
+
+def places(
+    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
+    qc: Annotated[Path | None, Option(help="Folder for a picture a scan: look at them.")] = None,
+    areas: Annotated[
+        Path | None, Option(help="Label map in MNI space. Default: 11 areas by landmarks.")
+    ] = None,
+    area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
+    min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
+    n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
+    skip_bad: Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")] = False,
+):
+    """Fill in side, front or rear, upper or lower, and area of tumors that lack them.
+
+    Scans are registered to the MNI152 template ('pip install tumorsim[anatomy]'). Labels that are there stay.
+    """
+    if (areas is None) != (area_names is None):
+        raise ValueError("--areas and --area-names belong together. Give both, or neither.")
+    from tumorsim.anatomy import PLACE_TASKS, AreaMap, places_to_file
+
+    check_output(output)
+    if qc is not None and qc.exists() and not qc.is_dir():
+        raise ValueError(f"'{qc}' is a file. Give a folder.")
+    own = None if areas is None else AreaMap.load(areas, area_names)
+    cohort = places_to_file(
+        archive,
+        output,
+        areas=own,
+        qc_dir=qc,
+        min_quality=min_quality,
+        n_jobs=n_jobs,
+        skip_bad=skip_bad,
+        progress=True,
+    )
+    counts = cohort.labels[list(PLACE_TASKS)].notna().sum()
+    filled = ", ".join(f"{task} {n}" for task, n in counts.items())
+    typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans; with a label: {filled}.")
