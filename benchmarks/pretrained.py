@@ -84,7 +84,7 @@ def simulated(args):
     cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
     X = embedder.transform(cohort)
     result = evaluate_knn(X, cohort.table, space=embedder.space_)
-    by_type = evaluate_knn(of_type(embedder, X), cohort.table, n_neighbors=5)
+    by_type = evaluate_knn(of_type(embedder, X), cohort.table)
     by_type = by_type[by_type["task"] == "type"].assign(task="type, asked by type")
     result = pd.concat([result, by_type], ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
