@@ -105,8 +105,11 @@ def query(
             check_output(path)
     if (scan is None) == (dicom is None):
         raise ValueError("Give either a scan or --dicom with a folder.")
-    if exclude in ("same_patient", "same_case") and patient_id is None and key_file is None:
-        raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
+    known = patient_id is not None or (dicom is not None and key_file is not None)
+    if exclude in ("same_patient", "same_case") and not known:
+        raise ValueError(
+            f"--exclude {exclude} needs the query's patient. Give --patient-id, or with --dicom --key-file."
+        )
     index = TumorIndex.load(index_dir)
     conditions, aspects, columns = (
         parse_where(where, index.metadata_),
