@@ -38,7 +38,7 @@ def main():
         for i in range(options.scans):
             scan = folder / "dicom" / str(i)
             paths = dicoms.write_series(scan / "t1c", image, np.eye(4), patient_id=f"p{i}")
-            contours = [(*corner, 0, 0, z) for z in range(10)]
+            contours = [corner + np.array([0, 0, z]) for z in range(10)]
             dicoms.write_rtstruct(scan / "plan", {"GTV": contours}, paths)
         for source in (folder / "dicom" / "0", folder / "dicom"):
             start = time.perf_counter()

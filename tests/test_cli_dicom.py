@@ -83,6 +83,7 @@ def test_a_dry_run_shows_and_writes_nothing(folder, tmp_path):
         ("manifest -o {t}/a.csv", "either a table of scans or --dicom"),
         ("manifest --dicom {f}/gone -o {t}/a.csv", "does not exist"),
         ("manifest --dicom {f}/index -o {t}/a.csv", "holds no DICOM file"),
+        ("query {f}/index x.nii.gz --key-file {f}/archive.key --exclude same_patient", "--patient-id"),
         ("query {f}/index", "either a scan or --dicom"),
         ("query {f}/index --dicom {f}/dicom", "must hold one contrast-enhanced T1 series. Got 4"),
         ("segment --dicom {f}/dicom/1", "Give a file to write"),

@@ -216,6 +216,8 @@ def test_a_scan_without_patient_is_refused(tmp_path):
         import_dicom(tmp_path / "dicom", tmp_path / "a.csv")
     with open(tmp_path / "a_files" / "series.csv", newline="") as file:
         assert "PatientID is empty" in next(csv.DictReader(file))["reason"]
+    with pytest.raises(DicomError, match="PatientID is empty"):
+        load_dicom_case(tmp_path / "dicom", key_file=tmp_path / "a.key")
 
 
 def test_a_damaged_mask_leaves_the_scan(export, tmp_path):

@@ -117,8 +117,11 @@ def query(
         if report is None:
             raise ValueError("--full is for the report. Give --report too.")
         typer.confirm(f"Whole heads show faces. Write them into '{report}'?", abort=True)
-    if exclude in ("same_patient", "same_case") and patient_id is None and key_file is None:
-        raise ValueError(f"--exclude {exclude} needs the query's patient. Give --patient-id.")
+    known = patient_id is not None or (dicom is not None and key_file is not None)
+    if exclude in ("same_patient", "same_case") and not known:
+        raise ValueError(
+            f"--exclude {exclude} needs the query's patient. Give --patient-id, or with --dicom --key-file."
+        )
     index = TumorIndex.load(index_dir)
     conditions, aspects, columns = (
         parse_where(where, index.metadata_),

@@ -6,7 +6,7 @@ from pathlib import Path
 from tumorsim._validation import check_pattern
 from tumorsim.exceptions import DicomError, ManifestError
 from tumorsim.io import save_nifti
-from tumorsim.io.dicom import find_scan, find_scans, is_tumor, load_mask, read_regions
+from tumorsim.io.dicom import find_scan, find_scans, is_tumor, load_mask, modality_of, read_regions
 from tumorsim.manifest._build import save_manifest
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._pseudonyms import Pseudonyms
@@ -90,7 +90,7 @@ def import_dicom(
         ids = {"patient_id": one.patient, "visit": one.about["StudyDate"]}
         if not keep_patient_ids:
             ids = {"patient_id": names.patient(one.patient), "visit": names.visit(one.patient, ids["visit"])}
-        modality = one.about["Modality"] if one.kind == "image" else one.kind.upper()
+        modality = modality_of(one)
         where = os.path.relpath(os.path.dirname(one.files[0]), folder)
         return ids | {"modality": modality, "n_files": len(one.files), "where": where}
 
@@ -173,6 +173,10 @@ def load_dicom_case(
     ids = {"patient_id": patient_id or "unknown", "case_id": "query"}
     if key_file is not None:
         names = Pseudonyms.of_file(key_file, create=False)
+        if not patient_id and not scan.series.patient:
+            raise DicomError(
+                "PatientID is empty, so that the key makes no pseudonym of it. Give a patient id."
+            )
         ids["patient_id"] = patient_id or names.patient(scan.series.patient)
         ids["case_id"] = names.case(scan.series.patient, scan.series.uid)
     mask = load_mask(scan, include, exclude) if with_mask else None

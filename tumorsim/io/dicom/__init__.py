@@ -4,7 +4,7 @@ from tumorsim.io.dicom._contours import mask_of_contours
 from tumorsim.io.dicom._folder import Frame, Series, read_folder
 from tumorsim.io.dicom._masks import Region, is_tumor, read_regions
 from tumorsim.io.dicom._scans import Scan, find_scan, find_scans, load_mask
-from tumorsim.io.dicom._select import t1c_objection
+from tumorsim.io.dicom._select import modality_of, t1c_objection
 from tumorsim.io.dicom._volume import load_volume, stack
 from tumorsim.io.dicom._write import save_seg
 
@@ -19,6 +19,7 @@ __all__ = [
     "load_mask",
     "load_volume",
     "mask_of_contours",
+    "modality_of",
     "read_folder",
     "read_regions",
     "save_seg",

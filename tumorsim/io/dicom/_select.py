@@ -4,7 +4,7 @@ import re
 
 from tumorsim._validation import check_pattern
 
-__all__ = ["t1c_objection"]
+__all__ = ["modality_of", "t1c_objection"]
 
 _NOT_ANATOMY = re.compile(
     r"local|scout|survey|\bloc\b|3.?plane|\bmip\b|projection|subtract|\bsub\b|screen.?save|\bphase\b"
@@ -51,7 +51,7 @@ def t1c_objection(series, pattern=None):
     """
     about = series.about
     if about["Modality"] != "MR":
-        return f"modality {_code(about['Modality'])}, not MR"
+        return f"modality {modality_of(series)}, not MR"
     if about["BurnedInAnnotation"].upper() == "YES":
         return "text is burned into its pixels, which may name the patient"
     colors = about["PhotometricInterpretation"]
@@ -98,6 +98,7 @@ def _t1_times(about):
     return (echo <= 20 and repetition <= 1000) or (echo <= 10 and 200 <= inversion <= 1300)
 
 
-def _code(modality):
-    """Return a modality's code where it is a common one, so that no free text passes."""
+def modality_of(series):
+    """Return a series' modality where it is a code of the standard's, so that no free text passes."""
+    modality = series.about["Modality"]
     return modality if modality in _MODALITIES else "unknown"
