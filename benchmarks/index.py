@@ -36,7 +36,7 @@ import pandas as pd
 
 BASELINES = ("faiss:flat", "faiss:hnsw")
 ENGINES = ("exact", "faiss", "faiss-compact", "pynndescent", "milvus")
-LARGEST = {"pynndescent": 100_000, "milvus": 100_000}  # beyond, building takes too long on two cores
+LARGEST = {"pynndescent": 100_000, "milvus": 10_000}  # beyond, they take too long on two cores
 N_QUERIES, K = 1_000, 10
 
 

@@ -168,16 +168,11 @@ def verify_index(directory):
         If something is damaged; the message names every file that is, and how.
     """
     directory = Path(directory)
-    manifest = _manifest_of(directory)
-    with _whole_generation(directory, manifest):
-        damage = [
-            found
-            for entry in manifest["files"].values()
-            if (found := _file_damage(directory, entry, largest=None)) is not None
-        ]
-        if not damage:
-            embeddings, metadata = _read_generation(directory, manifest)
-            damage = _content_damage(embeddings, metadata, manifest)
+    while True:
+        manifest = _manifest_of(directory)
+        with contextlib.suppress(_Replaced), _whole_generation(directory, manifest):
+            damage = _all_damage(directory, manifest)
+            break
     if damage:
         raise IndexMismatchError(
             f"Index '{directory}' is damaged at generation {manifest['generation']}: {'; '.join(damage)}. "
@@ -234,6 +229,13 @@ def _file_damage(directory, entry, *, largest):
     if found != entry["sha256"]:
         return f"{name} does not match its SHA-256: expected {entry['sha256'][:8]}…, got {found[:8]}…"
     return None
+
+
+def _all_damage(directory, manifest):
+    """Return everything that is wrong with a generation, as a list of texts."""
+    entries = manifest["files"].values()
+    damage = [found for entry in entries if (found := _file_damage(directory, entry, largest=None))]
+    return damage or _content_damage(*_read_generation(directory, manifest), manifest)
 
 
 def _content_damage(embeddings, metadata, manifest):
