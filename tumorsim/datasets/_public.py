@@ -61,7 +61,7 @@ def load_dataset(
 
     See Also
     --------
-    list_scans : The cases alone, without reading a voxel.
+    tumorsim.datasets.list_scans : The cases alone, without reading a voxel.
 
     Notes
     -----
