@@ -95,7 +95,7 @@ class VoteCalibration:
         share = (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
         pairs = [self.curves_.get(task, (np.nan, np.nan)) for task in counted["task"]]
         slope, intercept = np.array(pairs, dtype=float).reshape(-1, 2).T
-        return 1 / (1 + np.exp(-(slope * share + intercept)))
+        return _probability(share, slope, intercept)
 
     def evaluate(self, counted, metadata):
         """Return n, Brier score and expected calibration error of each task, as in `report_`."""
@@ -106,7 +106,7 @@ class VoteCalibration:
                 continue
             slope, intercept = self.curves_[task]
             row = {"task": task, "n": len(share)}
-            for when, given in (("before", share), ("after", 1 / (1 + np.exp(-(slope * share + intercept))))):
+            for when, given in (("before", share), ("after", _probability(share, slope, intercept))):
                 row[f"brier_{when}"] = brier_score(given, correct)
                 row[f"ece_{when}"] = expected_calibration_error(given, correct)
             rows.append(row)
@@ -216,6 +216,11 @@ def expected_calibration_error(probability, correct, n_bins=10):
     bins = np.minimum((probability * n_bins).astype(int), n_bins - 1)
     gaps = [abs((probability - correct)[bins == b].sum()) for b in np.unique(bins)]
     return float(sum(gaps) / len(probability)) if len(probability) else float("nan")
+
+
+def _probability(share, slope, intercept):
+    """Return the logistic curve at shares of votes."""
+    return 1 / (1 + np.exp(-(slope * share + intercept)))
 
 
 def _by_task(counted, metadata):

@@ -7,11 +7,12 @@ import re
 import numpy as np
 
 from tumorsim.datasets._found import NoPlaceError
-from tumorsim.datasets._grids import mask_from_contours, mask_on_grid, read_series
+from tumorsim.datasets._grids import mask_on_grid
 from tumorsim.datasets._metadata import find_tables, read_sheets
 from tumorsim.datasets._slices import read_slices
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.io import load_image, read_geometry, save_nifti
+from tumorsim.io.dicom import mask_of_contours, read_series
 
 __all__ = [
     "read_decathlon",
@@ -206,7 +207,8 @@ def _filled(structures, image):
     shape, affine = read_geometry(image)
     mask = np.zeros(shape, np.uint8)
     for number, (_, contours) in enumerate(structures, start=1):
-        mask[mask_from_contours(contours, shape, affine)] = number
+        drawn = [np.asarray(points, float).reshape(-1, 3) * (-1, -1, 1) for points in contours]  # LPS → RAS
+        mask[mask_of_contours([points for points in drawn if len(points) > 2], shape, affine)] = number
     return mask, affine
 
 

@@ -3,7 +3,7 @@
 from tumorsim.io.dicom._contours import mask_of_contours
 from tumorsim.io.dicom._folder import Frame, Series, read_folder
 from tumorsim.io.dicom._masks import Region, is_tumor, read_regions
-from tumorsim.io.dicom._scans import Scan, find_scan, find_scans, load_mask
+from tumorsim.io.dicom._scans import Scan, find_scan, find_scans, load_mask, read_series
 from tumorsim.io.dicom._select import modality_of, t1c_objection
 from tumorsim.io.dicom._volume import load_volume, stack
 from tumorsim.io.dicom._write import save_seg
@@ -22,6 +22,7 @@ __all__ = [
     "modality_of",
     "read_folder",
     "read_regions",
+    "read_series",
     "save_seg",
     "stack",
     "t1c_objection",

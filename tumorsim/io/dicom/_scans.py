@@ -11,7 +11,7 @@ from tumorsim.io.dicom._masks import is_tumor, read_regions
 from tumorsim.io.dicom._select import t1c_objection
 from tumorsim.io.dicom._volume import load_volume, stack
 
-__all__ = ["Scan", "find_scan", "find_scans", "load_mask"]
+__all__ = ["Scan", "find_scan", "find_scans", "load_mask", "read_series"]
 
 
 @dataclass(slots=True)
@@ -113,6 +113,32 @@ def find_scan(folder, pattern=None):
             "Give a series' own folder, or name it with a pattern (--series)."
         )
     return chosen[0]
+
+
+def read_series(folder):
+    """Read the one image series of a folder, whatever its contrast.
+
+    Returns
+    -------
+    image : ndarray of shape (nx, ny, nz)
+        Columns, rows, slices.
+    affine : ndarray of shape (4, 4)
+        Voxel → RAS+ mm.
+
+    Raises
+    ------
+    FileNotFoundError, DicomError
+        As `read_folder`; and if there is not one image series, or its slices make no volume.
+    """
+    found, damaged = read_folder(folder)
+    found = [series for series in found if series.kind == "image"]
+    damaged += [problem for series in found for problem in series.problems]
+    if damaged:
+        raise DicomError(f"'{damaged[0][0]}' in '{folder}' cannot be used: {damaged[0][1]}")
+    if len(found) != 1:
+        raise DicomError(f"'{folder}' must hold one image series. Got {len(found)}.")
+    frames, _, affine = stack(found[0].frames)
+    return load_volume(frames), affine
 
 
 def load_mask(scan, include=None, exclude=None):
