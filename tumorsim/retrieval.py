@@ -1,13 +1,11 @@
 """The whole way in one call: new tumors in, the most similar tumors of an archive out."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from tumorsim._validation import check_box, check_integer
-from tumorsim.io import atomic_path, content_key, save_embeddings
+from tumorsim.io import atomic_path, content_key, partial_file, remove_partial, save_embeddings
 from tumorsim.records import Case, Cohort, Tumor, group_by_case
 
 __all__ = [
@@ -16,7 +14,6 @@ __all__ = [
     "find_similar",
     "neighbor_tumors",
     "query_tumors",
-    "remove_partial",
 ]
 
 UNKNOWN_PATIENT = "unknown"
@@ -204,7 +201,7 @@ def embed_to_file(embedder, tumors, path, *, progress=False):
     partial = Path(f"{path}.partial")
     X, columns = embed_archive(embedder, tumors, partial_dir=partial, progress=progress)
     save_embeddings(path, X, columns, embedder.space_.to_dict())
-    remove_partial(partial)
+    remove_partial(partial, ".npy")
     return X
 
 
@@ -265,23 +262,13 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     return X, columns
 
 
-def remove_partial(folder):
-    """Delete what `embed_archive` kept in a folder, and the folder where nothing else is in it."""
-    folder = Path(folder)
-    if folder.is_dir():
-        for file in folder.glob("*.npy"):
-            file.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def _partial_file(folder, embedder, tumors):
     """Return where one scan's embeddings are kept: the name changes with model, file and boxes."""
     image = tumors[0].case.image
     if folder is None or not isinstance(image, str):
         return None
     content = [embedder.space_.fingerprint, content_key(image), [t.bbox.tolist() for t in tumors]]
-    return Path(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.npy"
+    return partial_file(folder, content, ".npy")
 
 
 def _stem(path):

@@ -1,6 +1,5 @@
 """Cohort → the same cohort with places filled in."""
 
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -11,7 +10,7 @@ from tumorsim._validation import check_integer, check_real
 from tumorsim.anatomy._areas import PLACE_TASKS, place_labels, region_at
 from tumorsim.anatomy._picture import picture_file, save_picture
 from tumorsim.anatomy._register import register_to_mni
-from tumorsim.io import atomic_path, content_key
+from tumorsim.io import atomic_path, content_key, partial_file, remove_partial
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 
@@ -140,11 +139,7 @@ def places_to_file(archive, output, *, skip_bad=False, **options):
     partial = Path(f"{output}.partial")
     cohort = add_places(load_cohort(archive, skip_bad=skip_bad), partial_dir=partial, **options)
     save_manifest(cohort, output)
-    if partial.is_dir():
-        for file in partial.glob("*.json"):
-            file.unlink()
-        if not any(partial.iterdir()):
-            partial.rmdir()
+    remove_partial(partial, ".json")
     return cohort
 
 
@@ -240,4 +235,4 @@ def _kept_file(folder, tumors, areas, method):
         return None
     content = [_VERSION, method, getattr(areas, "key", "landmarks"), [content_key(s) for s in sources]]
     content.append([[t.tumor_id, t.bbox.tolist(), t.mask_value] for t in tumors])
-    return Path(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.json"
+    return partial_file(folder, content, ".json")

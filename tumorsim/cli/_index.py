@@ -205,6 +205,6 @@ def _change(index_dir, source, model, device, n_jobs, how):
 
 def _forget(partial):
     """Delete what was kept for a run that is done."""
-    from tumorsim.retrieval import remove_partial
+    from tumorsim.io import remove_partial
 
-    remove_partial(partial)
+    remove_partial(partial, ".npy")

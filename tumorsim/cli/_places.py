@@ -34,7 +34,7 @@ def places(
 ):
     """Fill in side, front or rear, upper or lower, and area of tumors that lack them.
 
-    Scans are registered to the MNI152 template ('pip install tumorsim[anatomy]'). Labels that are there stay.
+    Scans are registered to the MNI152 template. Labels that are there stay.
     """
     if (areas is None) != (area_names is None):
         raise ValueError("--areas and --area-names belong together. Give both, or neither.")

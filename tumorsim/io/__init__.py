@@ -1,7 +1,7 @@
 """Files ↔ arrays with affines; knows no records."""
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
-from tumorsim.io._files import atomic_path, content_key
+from tumorsim.io._files import atomic_path, content_key, partial_file, remove_partial
 from tumorsim.io._images import load_image, read_geometry, save_nifti
 
 __all__ = [
@@ -9,7 +9,9 @@ __all__ = [
     "content_key",
     "load_embeddings",
     "load_image",
+    "partial_file",
     "read_geometry",
+    "remove_partial",
     "save_embeddings",
     "save_nifti",
 ]

@@ -1,12 +1,13 @@
-"""Write files so that a reader sees the old one or the new one, never half of it."""
+"""Write files so that a reader sees the old one or the new one, and keep what a killed run has done."""
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["atomic_path", "content_key"]
+__all__ = ["atomic_path", "content_key", "partial_file", "remove_partial"]
 
 
 @contextlib.contextmanager
@@ -44,3 +45,27 @@ def content_key(path):
     """Return the SHA-256 of a file's bytes, as hexadecimal text."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def partial_file(folder, content, suffix):
+    """Return where a long run keeps one result: the name changes with all that it depends on.
+
+    Parameters
+    ----------
+    folder : str or Path
+    content : list
+        What the result depends on; JSON must be able to hold it.
+    suffix : str
+        Such as ``".npy"``.
+    """
+    return Path(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}{suffix}"
+
+
+def remove_partial(folder, suffix):
+    """Delete the results that a run has kept in a folder, and the folder where nothing else is in it."""
+    folder = Path(folder)
+    if folder.is_dir():
+        for file in folder.glob(f"*{suffix}"):
+            file.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
