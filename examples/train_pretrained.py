@@ -32,7 +32,9 @@ N_FOLDS = 5
 N_TEST_HEADS = 4
 CHUNK = 100  # patients; a killed simulation goes on with the next
 TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
+WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows least
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
+NETWORK = {"n_channels": 48, "patch_size": 72}
 ABOUT = {
     "license": "CC-BY-4.0",
     "description": "Five tumor types and their places on T1c; from simulated tumors and 93 real stacks.",
@@ -115,10 +117,12 @@ def renamed(cohort, prefix):
 
 
 def bands(tumor):
-    """Return labels of place in bands along each MNI axis, the same on both sides, and of the ring."""
+    """Return labels of place in bands along each MNI axis, and of the ring."""
     x, y, z = (float(tumor.metadata[f"mni_{axis}_mm"]) for axis in "xyz")
     place = {"lateral": (abs(x), 12, 0, 4), "rostral": (y, 20, -5, 2), "high": (z, 15, -4, 4)}  # mm a band
     labels = {name: str(int(np.clip(mm // size, low, high))) for name, (mm, size, low, high) in place.items()}
+    if labels["lateral"] != "0":  # a side: the mirror swaps it
+        labels["lateral"] = f"{'left' if x < 0 else 'right'} {labels['lateral']}"
     return labels | {"ring": str(tumor.metadata["ring"])}
 
 
@@ -127,8 +131,8 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         embedder = TumorEmbedder(
-            task_weights=FINER, max_epochs=args.max_epochs, precision=args.precision, n_jobs=2,
-            cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
+            **NETWORK, task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, precision=args.precision,
+            n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip
         embedder.fit(simulated, resume=True).save(path)
@@ -166,9 +170,9 @@ def go_on(args, base, stacks, simulated, path):
     ]
     mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, chosen))]
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, max_epochs=args.real_epochs, lr=0.0015, mask_balance=0.0, mask_dice=1.0,
-        precision=args.precision, n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
-        random_state=args.random_state, verbose=1,
+        base, tasks=TASKS, task_weights=WEIGHTS, max_epochs=args.real_epochs, lr=0.0015, mask_balance=0.0,
+        mask_dice=1.0, precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
+        checkpoint_dir=args.out / path.stem, random_state=args.random_state, verbose=1,
     )  # fmt: skip
     embedder.fit(mixed, resume=True).save(path)
     return path

@@ -10,7 +10,16 @@ from phantoms import SHAPE, ball, head
 from scipy import ndimage
 
 from tumorsim.geometry import bbox_from_mask
-from tumorsim.patches import PatchSampler, TrainingCase, _cut, _place, _random_turn, _thick_slices, _turned
+from tumorsim.patches import (
+    PatchSampler,
+    TrainingCase,
+    _cut,
+    _mirror_table,
+    _place,
+    _random_turn,
+    _thick_slices,
+    _turned,
+)
 from tumorsim.preprocessing import Preprocessing
 
 CLASSES = {"side": ["left", "right"], "size": ["large", "small"]}
@@ -200,6 +209,13 @@ def test_side_without_its_opposite_is_missing_in_the_mirror():
         box_jitter=0.0, random_state=0,
     )  # fmt: skip
     assert set(drawn.batch(0).labels[:, 0].tolist()) == {0, -1}
+
+
+def test_sides_within_longer_names_are_mirrored_too():
+    """Left and right are swapped as words, whatever stands beside them, and not as parts of a word."""
+    names = ["Left frontal", "bright", "frontal-right_2", "left frontal", "right frontal", "Right frontal"]
+    assert_array_equal(_mirror_table(names), [5, 1, -1, 4, 3, 0])
+    assert _mirror_table(["bright", "cleft"]) is None
 
 
 def test_without_augmentation_patches_are_cut_outs(two_sides):

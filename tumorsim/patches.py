@@ -1,5 +1,6 @@
 """Seeded sampling of training patches: a patch holds a whole tumor, and labels follow what is done to it."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,15 @@ from tumorsim.preprocessing import resample
 
 __all__ = ["Batch", "PatchSampler", "TrainingCase"]
 
-MIRRORED = ("left", "right")  # label values that a left-right flip swaps
+SIDES = re.compile(r"(?<![^\W\d_])(left|right)(?![^\W\d_])", re.IGNORECASE)  # what a left-right flip swaps
+MIRRORED = {
+    "left": "right",
+    "right": "left",
+    "Left": "Right",
+    "Right": "Left",
+    "LEFT": "RIGHT",
+    "RIGHT": "LEFT",
+}
 
 
 @dataclass(frozen=True)
@@ -163,12 +172,15 @@ class PatchSampler:
 
 
 def _mirror_table(names):
-    """Return what each class becomes in the mirror (-1: no class), or None for a task without sides."""
-    if not any(side in names for side in MIRRORED):
+    """Return what each class becomes in the mirror (-1: no class), or None for a task without sides.
+
+    Sides are the words left and right, alone or in a longer name: "left frontal lobe".
+    """
+    sides = [SIDES.sub(lambda found: MIRRORED.get(found[0], found[0]), name) for name in names]
+    if sides == list(names):
         return None
-    swap = dict(zip(MIRRORED, reversed(MIRRORED), strict=True))
     numbers = {name: i for i, name in enumerate(names)}
-    return np.array([numbers.get(swap.get(name, name), MISSING) for name in names])
+    return np.array([numbers.get(name, MISSING) for name in sides])
 
 
 def _random_turn(rng, spacing):

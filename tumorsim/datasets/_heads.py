@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from tumorsim.anatomy import register_to_mni
 from tumorsim.datasets._anatomy import (
     HEAD_ORIGIN,
     HEAD_SHAPE,
@@ -18,7 +18,6 @@ from tumorsim.datasets._anatomy import (
     head_maps,
     signed_distance,
     starting_points,
-    template_tissue,
 )
 from tumorsim.datasets._face import CHANNELS, face_channels
 from tumorsim.exceptions import GeometryError
@@ -39,15 +38,15 @@ _OUTSIDE = {
     "fat": (511,), "muscle": (507, 508), "eye": (506,), "mucosa": (509,), "bone": (515,), "marrow": (516,),
     "arteries": (502,), "veins": (514,),
 }  # fmt: skip
-_COARSE = 4.0  # mm, the grid of the registration
+_FIRST_OUTSIDE = 500  # numbers from here on are tissue outside the brain
 
 
 @lru_cache(maxsize=32)
 def load_label_head(path):
     """Build the head model from a label map of a whole head; takes some ten seconds.
 
-    The map is brought to MNI space by twelve parameters, so that midline, sinuses and landmarks of the areas
-    are where they are in the template to about 5 mm.
+    The map is brought to MNI space by `anatomy.register_to_mni`, so that midline, sinuses and landmarks of
+    the areas are where they are in the template to about 5 mm.
 
     Parameters
     ----------
@@ -79,48 +78,14 @@ def load_label_head(path):
 
 
 def _register(labels, affine):
-    """Return the affine (4, 4) from MNI mm to those of a map in RAS+ order that lays it on the template."""
-    template = template_tissue()
-    step = round(_COARSE)
-    lattice = [np.arange(low, high, step) for low, high in ((-76, 77), (-108, 77), (-68, 85))]
-    points = np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
-    shape = tuple(len(axis) for axis in lattice)
-    target = torch.from_numpy(template.sample(points)[:2]).reshape(1, 2, *shape)
-    tissue = torch.from_numpy(np.stack([np.isin(labels, _GRAY), np.isin(labels, _WHITE)]).astype(np.float32))
-    tissue = tissue[None]
-    world_to_voxel = np.linalg.inv(affine)
+    """Return the affine (4, 4) from MNI mm to those of a map in RAS+ order that lays it on the template.
 
-    brain = np.argwhere(tissue[0].sum(0).numpy() > 0)
-    low, high = np.percentile(brain, (0.5, 99.5), axis=0)
-    ends = (affine[:3, :3] @ np.stack([low, high]).T).T + affine[:3, 3]
-    inside = points[target[0].sum(0).numpy().ravel() > 0.5]
-    mni_ends = np.percentile(inside, (0.5, 99.5), axis=0)
-    scale = (ends[1] - ends[0]) / (mni_ends[1] - mni_ends[0])
-    linear = torch.tensor(np.diag(scale), dtype=torch.float32, requires_grad=True)
-    shift = torch.tensor(
-        ends.mean(axis=0) - scale * mni_ends.mean(axis=0), dtype=torch.float32, requires_grad=True
-    )
-    where = torch.from_numpy(points)
-    matrix = torch.tensor(world_to_voxel[:3, :3], dtype=torch.float32)
-    offset = torch.tensor(world_to_voxel[:3, 3], dtype=torch.float32)
-    optimizer = torch.optim.Adam([{"params": [linear], "lr": 0.004}, {"params": [shift], "lr": 0.4}])
-    for width, n_steps in ((8, 80), (4, 80)):  # coarse to fine, mm
-        blurred = functional.avg_pool3d(tissue, width, ceil_mode=True)
-        size = torch.tensor([float(n) for n in tissue.shape[2:]])
-        wanted = functional.avg_pool3d(target, 3, 1, 1, count_include_pad=False) if width > 4 else target
-        for _ in range(n_steps):
-            voxel = (where @ linear.T + shift) @ matrix.T + offset + 0.5
-            grid = (voxel / size * 2 - 1).flip(-1).reshape(1, *shape, 3)
-            found = functional.grid_sample(blurred, grid, align_corners=False)
-            loss = ((found - wanted) ** 2).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        for group in optimizer.param_groups:
-            group["lr"] /= 4
-    result = np.eye(4)
-    result[:3, :3], result[:3, 3] = linear.detach().numpy(), shift.detach().numpy()
-    return result
+    The brain of the map is drawn as a stripped T1 scan, and that is registered as a patient's scan is.
+    """
+    scan = np.zeros(labels.shape, np.float32)
+    for numbers, brightness in ((_VENTRICLE, 0.25), (_FLUID, 0.2), (_GRAY, 0.7), (_WHITE, 1.0)):
+        scan[np.isin(labels, numbers) & (labels < _FIRST_OUTSIDE)] = brightness
+    return np.linalg.inv(register_to_mni(scan, affine).to_mni)
 
 
 def _build(name, labels, affine, to_native):

@@ -86,7 +86,7 @@ def make_cohort(
     of 500 and more are tissue outside, as in the maps that SynthSeg was trained on (Billot 2023,
     Apache-2.0). An affine map lays them on the template, in some ten seconds a head and process.
 
-    Thirty in a hundred tumors sit where a tumor of any type might, with ring, edema and tail drawn
+    Thirty in a hundred tumors sit where a tumor of any type might, with ring and tail drawn
     independently of the type, so that place alone does not settle it.
 
     References

@@ -111,11 +111,10 @@ def draw_lesion(name, rng, head):
 
 
 def _forget_looks(rng, lesion):
-    """Draw ring, tail and edema as if the type were unknown, in place; what never enhanced gets no ring."""
+    """Draw ring and tail as if the type were unknown, in place; what never enhanced gets no ring."""
     if not lesion.cavity and lesion.level > 1:
         lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
     lesion.tail = rng.uniform(5, 14) if rng.random() < 0.3 else 0.0
-    lesion.edema = lesion.radius * rng.uniform(0.2, 1.3) if rng.random() < 0.5 else 0.0
 
 
 def _pick(rng, points):
