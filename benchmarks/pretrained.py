@@ -39,6 +39,7 @@ from train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
 SEED = 770_000
 N_UNTRAINED = 8
 N_RESAMPLES = 2_000
+PERTURBED = ("axes", "1mm", "2mm", "thick", "noise", "box_larger", "box_smaller", "box_shifted")
 PLACE = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
 
 
@@ -301,7 +302,7 @@ def stability(args):
     """Print neighbor overlap under each perturbation by itself."""
     cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
     table = evaluate_stability(
-        embedder.set_params(cache_dir=None), cohort, n_neighbors=10, min_diameter_mm=10
+        embedder.set_params(cache_dir=None), cohort, PERTURBED, n_neighbors=10, min_diameter_mm=10
     )
     table.to_csv(args.out / "stability.csv", index=False)
     print("\n4. stability\n" + table.round(3).to_string(index=False), flush=True)

@@ -26,7 +26,7 @@ from tumorsim.evaluation._controls import HeadEdges
 from tumorsim.evaluation._dates import _chance, own_ranks
 from tumorsim.evaluation._stability import _weighted_median
 from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import bbox_from_mask, crop_slices
+from tumorsim.geometry import bbox_from_mask, crop_slices, to_ras
 from tumorsim.metrics import neighbor_overlap_at_k
 
 
@@ -159,6 +159,20 @@ def test_noise_is_three_percent_of_the_brain(simulated):
     brain = before > 50
     assert np.std((after - before)[brain]) == pytest.approx(0.03 * np.median(before[brain]), rel=0.05)
     assert (after == before)[before == 0].all()
+
+
+def test_taking_the_skull_off_leaves_brain_and_tumors(simulated):
+    """What stays keeps its intensity; of a whole head much goes, of its tumors and white matter nothing."""
+    whole = [tumor for tumor in simulated if tumor.metadata.get("whole_head")][:3]
+    assert whole
+    for before, after in zip(whole, perturb(whole, "stripped"), strict=True):
+        old, new = (np.asarray(to_ras(t.case.load_image(), t.case.affine)) for t in (before, after))
+        mask = to_ras(before.case.load_mask(), before.case.affine) > 0
+        gone = new != old
+        assert not gone[mask].any()
+        tissue = old > np.percentile(old, 60)
+        assert 0.2 < gone[tissue].mean() < 0.8
+        assert (new[gone] == old.min()).all()
 
 
 def test_perturbation_depends_on_seed_and_scan_not_on_company(simulated):

@@ -13,7 +13,7 @@ from tumorsim.records import Cohort
 
 __all__ = ["evaluate_rescan", "evaluate_stability"]
 
-RESCAN = ("shifted_slices", "field_of_view", "field_of_view_40")
+RESCAN = ("shifted_slices", "field_of_view", "field_of_view_40", "stripped")
 
 
 def evaluate_stability(
@@ -104,9 +104,9 @@ def evaluate_stability(
 
 
 def evaluate_rescan(embedder, cohort, *, n_neighbors=5, min_diameter_mm=10.0, random_state=0):
-    """Run `evaluate_stability` on what differs between two scans of one day: slices and field of view.
+    """Run `evaluate_stability` on what differs between two scans of one day: slices, field of view, skull.
 
-    Slices lie 3 mm up or down, and the field of view ends 20 and 40 mm earlier.
+    Slices lie 3 mm up or down, the field of view ends 20 and 40 mm earlier, and the skull is taken off.
 
     Parameters
     ----------
