@@ -131,9 +131,7 @@ def multitask_loss(
         target = batch.labels[:, i]
         if bool((target != MISSING).any()):
             weight = None if class_weights is None else class_weights[task]
-            parts[task] = functional.cross_entropy(
-                outputs[task], target, weight=weight, ignore_index=MISSING
-            )
+            parts[task] = functional.cross_entropy(outputs[task], target, weight=weight, ignore_index=MISSING)
     total = sum(task_weights[name] * part for name, part in parts.items())
     if contrastive and tasks:
         column = tasks.index(CONTRASTED) if CONTRASTED in tasks else 0
