@@ -153,7 +153,7 @@ class Preprocessing:
 
 
 def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
-    """Resample onto a grid that starts at the same edge, or `offset` mm from it; linear, and anti-aliased where it coarsens.
+    """Resample onto another grid along the same axes; linear, and anti-aliased where it coarsens.
 
     The kernel is a triangle as wide as the coarser of the two voxels (what Pillow calls a reducing
     bilinear filter), applied axis by axis as a matrix, so nothing finer than the new grid folds back.
@@ -339,7 +339,7 @@ def _one_intensity(value):
 
 
 def _axis_weights(n_in, n_out, ratio, start=0.0):
-    """Return the (n_out, n_in) matrix that resamples one axis by `ratio`, new over old, from voxel `start`."""
+    """Return the (n_out, n_in) matrix that resamples one axis by `ratio`, new over old, from `start`."""
     position = start + (np.arange(n_out) + 0.5) * ratio - 0.5
     distance = np.abs(np.clip(position, 0, n_in - 1)[:, None] - np.arange(n_in)[None])
     weights = np.maximum(0, 1 - distance / max(ratio, 1.0))

@@ -136,7 +136,7 @@ class FrozenEmbedder(Baseline):
                 "Parameter 'embed' must be a callable or have a method 'transform'. Got "
                 f"{type(self.embed).__name__}."
             )
-        self.n_features_out_ = self._rows(tumors[:1]).shape[1]
+        self.n_features_out_ = self._rows(tumors[:1], None).shape[1]
 
     def _transform(self, tumors):
         # tumors of one scan stand together in a batch, so that each scan is read about once
@@ -144,23 +144,19 @@ class FrozenEmbedder(Baseline):
         X = np.zeros((len(tumors), self.n_features_out_), dtype=np.float32)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            X[rows] = self._rows([tumors[row] for row in rows])
+            X[rows] = self._rows([tumors[row] for row in rows], self.n_features_out_)
         return X
 
-    def _rows(self, tumors):
-        """Return what `embed` says of a batch, checked; (n_tumors, n_features)."""
+    def _rows(self, tumors, width):
+        """Return what `embed` says of a batch, checked; (n_tumors, `width`), or any width for None."""
         crops = tumor_crops(tumors, shape=self.shape, margin_mm=self.margin_mm, spacing=self.spacing)
         found = self.embed.transform(crops) if hasattr(self.embed, "transform") else self.embed(crops)
         if hasattr(found, "detach"):  # a torch tensor, perhaps on another device
             found = found.detach().cpu().numpy()
         found = np.asarray(found)
-        expected = getattr(self, "n_features_out_", None)
-        if found.ndim != 2 or len(found) != len(crops) or (expected and found.shape[1] != expected):
-            width = expected or "n_features"
-            raise ValueError(
-                f"'embed' must return an array of shape ({len(crops)}, {width}) for {len(crops)} crops. "
-                f"Got {found.shape}."
-            )
+        if found.ndim != 2 or len(found) != len(crops) or width not in (None, found.shape[1]):
+            expected = f"({len(crops)}, {width or 'n_features'})"
+            raise ValueError(f"'embed' must return an array of shape {expected}. Got {found.shape}.")
         if not np.isfinite(found).all():
             raise ValueError("'embed' must return finite numbers. Got NaN or infinity.")
         return found

@@ -187,7 +187,7 @@ class TumorFeatures(Baseline):
             steps.append(PCA(min(n_components, *X.shape), svd_solver="full"))
         self.steps_ = []
         for step in steps:
-            X = step.fit_transform(X)
+            X = step.fit(X).transform(X)  # as `_transform` will work it out, bit for bit
             self.steps_.append(step)
         self.n_features_out_ = X.shape[1]
         return X

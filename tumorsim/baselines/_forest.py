@@ -76,9 +76,7 @@ class ForestCodes(Baseline):
         labels = label_table(tumors, y, self.tasks)
         labels = labels[[task for task in labels if labels[task].nunique() > 1]]
         if not len(labels.columns):
-            raise ValueError(
-                "A forest needs a label with at least two classes. Got none; see 'tasks' and the tumors' labels."
-            )
+            raise ValueError("A forest needs a label with at least two classes. Got none; look at 'tasks'.")
         plain = TumorFeatures((volume_place_features, intensity_features), standardize=False)
         self.estimator_ = clone(plain if self.estimator is None else self.estimator)
         if hasattr(self.estimator_, "fit_transform"):

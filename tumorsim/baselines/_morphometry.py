@@ -14,8 +14,8 @@ from tumorsim.records import group_by_case
 __all__ = ["AREAS", "morphometry_features"]
 
 AREAS = (
-    "frontal", "parietal", "temporal", "occipital", "insula", "cingulate", "deep_gray", "cerebellum", "brainstem",
-    "cerebellopontine_angle", "sellar",
+    "frontal", "parietal", "temporal", "occipital", "insula", "cingulate", "deep_gray", "cerebellum",
+    "brainstem", "cerebellopontine_angle", "sellar",
 )  # fmt: skip
 STEP_MM = 4  # of the points at which an area's intensity is taken
 NEUTRAL = 1.0  # intensity of an area that is not seen: the median of the brain
