@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+import tumorsim
 from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import CohortError
 from tumorsim.geometry import select_mask
 from tumorsim.patches import TrainingCase
 from tumorsim.records import Tumor, group_by_case
 
-__all__ = ["ahead", "check_tumors", "load_training_cases"]
+__all__ = ["ahead", "check_tumors", "describe_data", "load_training_cases"]
 
 
 def check_tumors(tumors):
@@ -94,6 +95,18 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
     if problems:
         raise CohortError("\n  ".join([f"{len(problems)} of {len(groups)} scans cannot be used:", *problems]))
     return cases
+
+
+def describe_data(tumors):
+    """Return what a model file says of the tumors that it was trained on; a dict that JSON can hold."""
+    return {
+        "n_tumors": len(tumors),
+        "n_scans": len(group_by_case(tumors)),
+        "n_patients": len({t.patient_id for t in tumors}),
+        "data": sorted({str(t.metadata.get("dataset", "unnamed")) for t in tumors}),
+        "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
+        "tumorsim": tumorsim.__version__,
+    }
 
 
 def _tumor_voxels(tumors, mask):

@@ -28,7 +28,14 @@ PAPER = {
     "balance_classes": False,
 }
 
-FINE_TUNING = {"max_epochs": 8, "lr": 0.001, "tasks": None, "task_weights": None, "precision": "float32"}
+FINE_TUNING = {
+    "max_epochs": 8,
+    "lr": 0.001,
+    "tasks": None,
+    "task_weights": None,
+    "contrastive": 0.0,
+    "precision": "float32",
+}
 
 
 def check_parameters(values):
@@ -44,7 +51,7 @@ def check_parameters(values):
         values[name] = bool(check_choice(values[name], name, (True, False)))
     for name in ("lr", "gradient_clip"):
         values[name] = check_real(values[name], name, minimum=0, exclusive=True)
-    for name in ("weight_decay", "mask_dice"):
+    for name in ("weight_decay", "mask_dice", "contrastive"):
         values[name] = check_real(values[name], name, minimum=0)
     values["mask_balance"] = check_real(values["mask_balance"], "mask_balance", minimum=0, maximum=1)
     values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)

@@ -9,7 +9,7 @@ from tumorsim.records import Cohort
 __all__ = ["MISSING", "class_factors", "encode_labels", "head_weights", "label_table"]
 
 MISSING = -1
-RESERVED = ("embedding", "mask", "total")  # other things that the network and the history call so
+RESERVED = ("contrastive", "embedding", "mask", "total")  # what network and history call so
 
 
 def label_table(tumors, y=None, tasks=None):

@@ -1,7 +1,6 @@
 """`TumorEmbedder`: tumors in, one vector a tumor out; a thin scikit-learn estimator over the rooms below."""
 
 import json
-import numbers
 import warnings
 from dataclasses import fields
 
@@ -9,10 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
 
-import tumorsim
-from tumorsim._loading import ahead, check_tumors, load_training_cases
+from tumorsim._loading import ahead, check_tumors, describe_data, load_training_cases
 from tumorsim._parameters import FINE_TUNING, PAPER, check_parameters
 from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
 from tumorsim._validation import check_fitted, check_real
@@ -24,11 +21,11 @@ from tumorsim.nn._device import to_device
 from tumorsim.patches import PatchSampler
 from tumorsim.preprocessing import Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, group_by_case
-from tumorsim.spaces import EmbeddingSpace, feature_scale
-from tumorsim.training import Recipe, saved_seed, train
+from tumorsim.spaces import feature_scale
+from tumorsim.training import Recipe, run_seed, train
 from tumorsim.weights import (
+    embedding_space,
     find_weights,
-    fingerprint,
     load_model,
     load_registry,
     save_model,
@@ -83,6 +80,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     mask_balance : float, default=0.5
         A tumor voxel weighs ``share ** -mask_balance`` in the mask's cross-entropy, `share` being the tumor's
         part of the patch: 0 is plain cross-entropy, 1 gives tumor and surroundings the same say.
+    contrastive : float, default=0.0
+        Weight of one more term, the supervised-contrastive loss (Khosla et al., 2020) of a batch's embeddings
+        by the labels of task ``type``, or of the first task where there is none. 0 leaves it out.
     augment : bool, default=True
         Mirror (the labels ``left`` and ``right`` swap), turn, stretch, thicken slices, crop the view, change
         contrast and noise.
@@ -159,6 +159,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         gradient_clip=5.0,
         mask_dice=0.5,
         mask_balance=0.5,
+        contrastive=0.0,
         augment=True,
         box_jitter=0.15,
         balance_classes=True,
@@ -190,6 +191,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.gradient_clip = gradient_clip
         self.mask_dice = mask_dice
         self.mask_balance = mask_balance
+        self.contrastive = contrastive
         self.augment = augment
         self.box_jitter = box_jitter
         self.balance_classes = balance_classes
@@ -248,7 +250,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         values = check_parameters(self.get_params(deep=False))
         preprocessing = Preprocessing(self.spacing, values["patch_shape"])
         device = choose_device(self.device)
-        seed = self._seed(resume)
+        seed = run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
         tumors = check_tumors(tumors)
         if not tumors:
             raise ValueError("'tumors' must hold at least one tumor. Got none.")
@@ -261,6 +263,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             del classes[task]
         if not classes and not any(t.case.has_mask for t in tumors):
             raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
+        if values["contrastive"] and not classes:
+            raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
         values["task_weights"] = head_weights(classes, self.task_weights)
         recipe = Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
         codes = encode_labels(labels, classes)
@@ -295,15 +299,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             checkpoint_dir=self.checkpoint_dir, resume=resume, verbose=self.verbose,
         )  # fmt: skip
         self.history_ = history
-        training = {
-            "n_tumors": len(tumors),
-            "n_scans": len(cases),
-            "n_patients": len({t.patient_id for t in tumors}),
-            "data": sorted({str(t.metadata.get("dataset", "unnamed")) for t in tumors}),
-            "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
-            "tumorsim": tumorsim.__version__,
-        } | start
-        self._set_fitted(network, preprocessing, classes, feature_scale(pooled), training)
+        self._set_fitted(
+            network, preprocessing, classes, feature_scale(pooled), describe_data(tumors) | start
+        )
         return self
 
     def transform(self, tumors):
@@ -462,13 +460,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
         self.n_features_out_ = network.heads[0].in_features if classes else len(scale)
-        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        self.fingerprint_ = fingerprint(state, preprocessing.to_dict())
-        aspects = {}
-        for task, head in zip(self.tasks_, network.heads, strict=True):
-            rows = head.weight.detach().cpu().double().numpy()
-            aspects[task] = rows - rows.mean(axis=0)  # softmax does not see what all classes share
-        self.space_ = EmbeddingSpace(self.fingerprint_, aspects, scale)
+        self.space_ = embedding_space(network, preprocessing, scale)
+        self.fingerprint_ = self.space_.fingerprint
         self.training_ = training
         return self
 
@@ -490,18 +483,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "training": self.training_,
             "parameters": {k: v for k, v in self.get_params(deep=False).items() if k not in skipped},
         }
-
-    def _seed(self, resume):
-        """Return the run's seed: on resume that of the checkpoint, unless `random_state` fixes it."""
-        try:
-            generator = check_random_state(self.random_state)
-        except ValueError as err:
-            raise ValueError(f"Parameter 'random_state' cannot be used: {err}") from err
-        if resume and self.checkpoint_dir is None:
-            raise ValueError("Parameter 'checkpoint_dir' must name a folder for resume=True. Got None.")
-        free = resume and not isinstance(self.random_state, numbers.Integral)
-        saved = saved_seed(self.checkpoint_dir) if free else None
-        return int(generator.randint(2**31 - 1)) if saved is None else saved
 
     def _ready_network(self):
         """Return the network on its device, in evaluation mode."""

@@ -152,8 +152,8 @@ class Preprocessing:
         return make() if cache is None else cache.get(self, case, mask, make)
 
 
-def resample(array, spacing, new_spacing, new_shape):
-    """Resample onto a grid that starts at the same edge; linear, and anti-aliased where it coarsens.
+def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
+    """Resample onto another grid along the same axes; linear, and anti-aliased where it coarsens.
 
     The kernel is a triangle as wide as the coarser of the two voxels (what Pillow calls a reducing
     bilinear filter), applied axis by axis as a matrix, so nothing finer than the new grid folds back.
@@ -164,6 +164,8 @@ def resample(array, spacing, new_spacing, new_shape):
     spacing, new_spacing : array-like of shape (3,)
         Millimetres per voxel before and after.
     new_shape : tuple of 3 int
+    offset : array-like of shape (3,), default=(0, 0, 0)
+        From the first edge of the old grid to that of the new one, in mm; outside, the last voxels go on.
 
     Returns
     -------
@@ -178,9 +180,10 @@ def resample(array, spacing, new_spacing, new_shape):
     tensor = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # torch warns of read-only arrays
     for axis in range(3):
         ratio = float(new_spacing[axis]) / float(spacing[axis])
-        if abs(ratio - 1) < 1e-6 and tensor.shape[axis] == new_shape[axis]:
+        start = float(offset[axis]) / float(spacing[axis])
+        if abs(ratio - 1) < 1e-6 and not start and tensor.shape[axis] == new_shape[axis]:
             continue
-        weights = _axis_weights(tensor.shape[axis], new_shape[axis], ratio)
+        weights = _axis_weights(tensor.shape[axis], new_shape[axis], ratio, start)
         tensor = torch.movedim(torch.tensordot(weights, tensor, dims=([1], [axis])), 0, axis)
     return np.ascontiguousarray(tensor.numpy())
 
@@ -335,9 +338,9 @@ def _one_intensity(value):
     return f"The image has one intensity only ({value:g}), so there is nothing to see in it."
 
 
-def _axis_weights(n_in, n_out, ratio):
-    """Return the (n_out, n_in) matrix that resamples one axis; `ratio` is new over old spacing."""
-    position = (np.arange(n_out) + 0.5) * ratio - 0.5
+def _axis_weights(n_in, n_out, ratio, start=0.0):
+    """Return the (n_out, n_in) matrix that resamples one axis by `ratio`, new over old, from `start`."""
+    position = start + (np.arange(n_out) + 0.5) * ratio - 0.5
     distance = np.abs(np.clip(position, 0, n_in - 1)[:, None] - np.arange(n_in)[None])
     weights = np.maximum(0, 1 - distance / max(ratio, 1.0))
     return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import numbers
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from tqdm import tqdm
 
 from tumorsim.exceptions import TrainingError
@@ -17,7 +19,7 @@ from tumorsim.io import atomic_path
 from tumorsim.nn import multitask_loss
 from tumorsim.nn._device import to_device
 
-__all__ = ["Recipe", "saved_seed", "settle_batch_norms", "train"]
+__all__ = ["Recipe", "run_seed", "saved_seed", "settle_batch_norms", "train"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -36,6 +38,7 @@ class Recipe:
     gradient_clip: float
     mask_dice: float
     mask_balance: float
+    contrastive: float
     task_weights: dict
     precision: str
     n_jobs: int
@@ -148,6 +151,7 @@ def _step(network, optimizer, batch, lr, recipe, device, class_weights):
         class_weights=class_weights,
         mask_dice=recipe.mask_dice,
         mask_balance=recipe.mask_balance,
+        contrastive=recipe.contrastive,
     )
     if not parts:  # a batch without any label teaches nothing
         return {}
@@ -242,9 +246,11 @@ class _Prefetch:
 
 
 def _fixed(recipe):
-    """Return what of a recipe changes its result; workers do not."""
+    """Return what of a recipe changes its result; workers do not, nor does a term that is not there."""
     values = asdict(recipe)
     del values["n_jobs"]
+    if not values["contrastive"]:  # so a checkpoint from before there was one can be resumed
+        del values["contrastive"]
     return values
 
 
@@ -260,6 +266,25 @@ def _save_checkpoint(directory, network, optimizer, identity, seed, history):
     metadata = {"identity": identity, "seed": str(seed), "history": json.dumps(history)}
     with atomic_path(directory / CHECKPOINT) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+
+
+def run_seed(random_state, *, checkpoint_dir=None, resume=False):
+    """Return the run's seed: on resume that of the checkpoint, unless `random_state` is an integer.
+
+    Raises
+    ------
+    ValueError
+        If `random_state` cannot be used, or there is no `checkpoint_dir` to resume from.
+    """
+    try:
+        generator = check_random_state(random_state)
+    except ValueError as err:
+        raise ValueError(f"Parameter 'random_state' cannot be used: {err}") from err
+    if resume and checkpoint_dir is None:
+        raise ValueError("Parameter 'checkpoint_dir' must name a folder for resume=True. Got None.")
+    free = resume and not isinstance(random_state, numbers.Integral)
+    saved = saved_seed(checkpoint_dir) if free else None
+    return int(generator.randint(2**31 - 1)) if saved is None else saved
 
 
 def saved_seed(checkpoint_dir):

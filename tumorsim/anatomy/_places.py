@@ -14,7 +14,7 @@ from tumorsim.io import atomic_path, content_key, partial_file, remove_partial
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 
-__all__ = ["MIN_QUALITY", "add_places", "places_to_file"]
+__all__ = ["MIN_QUALITY", "add_places", "places_to_file", "tumor_voxels"]
 
 MIN_QUALITY = 0.5
 _VERSION = 1  # raise it when results change: what a killed run has kept is then done anew
@@ -173,7 +173,7 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
         return json.loads(kept.read_text(encoding="utf-8"))
     try:
         image, mask = case.load_image(), case.load_mask()
-        voxels = [_voxels(tumor, mask) for tumor in tumors]
+        voxels = [tumor_voxels(tumor, mask) for tumor in tumors]
         ignore = np.zeros(case.shape, bool) if mask is None else mask > 0
         for index in voxels:
             ignore[tuple(index.T)] = True
@@ -204,7 +204,7 @@ def _in_words(labels):
     return " ".join(str(labels[task] or "midline") for task in PLACE_TASKS)
 
 
-def _voxels(tumor, mask):
+def tumor_voxels(tumor, mask):
     """Return a tumor's voxels (n, 3): of the case's mask, or without one of the ellipsoid in its box."""
     if mask is not None:
         inside = tumor.select(mask)

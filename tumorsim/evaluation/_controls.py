@@ -3,10 +3,10 @@
 import numpy as np
 
 from tumorsim._loading import load_training_cases
-from tumorsim._validation import check_fitted, check_integer
+from tumorsim._validation import check_integer
 from tumorsim.evaluation._scans import check_cohort, read_scan
 from tumorsim.geometry import crop_slices
-from tumorsim.preprocessing import normalize_intensity, resample
+from tumorsim.preprocessing import Preprocessing, normalize_intensity, resample
 from tumorsim.records import Tumor, group_by_case
 
 __all__ = ["HeadEdges", "head_center", "mirrored_box", "untrained_copies", "untrained_copy"]
@@ -80,7 +80,7 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
     Parameters
     ----------
     embedder : TumorEmbedder
-        Fitted.
+        Fitted or not: one that is not has no heads but the mask's, and says by its parameters what to build.
     tumors : Cohort or sequence of Tumor, optional
         Whose scans the batch norms are settled on; of at most 8 scans. Default: simulated scans.
     random_state : int, default=0
@@ -94,8 +94,8 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
     ------
     TypeError
         If `embedder` is no `TumorEmbedder`.
-    NotFittedError
-        If it is not fitted.
+    TypeError, ValueError
+        If a parameter of an `embedder` that is not fitted is out of its range.
     """
     return next(untrained_copies(embedder, tumors, [random_state]))
 
@@ -113,18 +113,29 @@ def untrained_copies(embedder, tumors, seeds):
             f"Untrained copies can be made of a TumorEmbedder. Got {type(embedder).__name__}; "
             "set n_untrained=0."
         )
-    check_fitted(embedder, "network_")
+    preprocessing, classes, shape = _plan(embedder)
     tumors = make_cohort(6, random_state=0, spacing=4.0) if tumors is None else check_cohort(tumors)
     groups = group_by_case(tumors)[:SETTLING_SCANS]
     tumors = [tumors[rows[0]] for rows in groups]
     cases = load_training_cases(
-        tumors, np.zeros((len(tumors), 0), np.int64), embedder.preprocessing_, cache=None, n_jobs=1, verbose=0
+        tumors, np.zeros((len(tumors), 0), np.int64), preprocessing, cache=None, n_jobs=1, verbose=0
     )
     for seed in seeds:
-        yield _untrained(embedder, cases, seed)
+        yield _untrained(embedder, preprocessing, classes, shape, cases, seed)
 
 
-def _untrained(embedder, cases, seed):
+def _plan(embedder):
+    """Return preprocessing, classes a task and the network's shape, of an embedder that is fitted or not."""
+    from tumorsim._parameters import check_parameters
+
+    if hasattr(embedder, "network_"):
+        return embedder.preprocessing_, embedder.classes_, embedder.network_.config
+    values = check_parameters(embedder.get_params(deep=False))
+    shape = {name: values[name] for name in ("architecture", "n_channels", "n_blocks")}
+    return Preprocessing(values["spacing"], values["patch_shape"]), {}, shape
+
+
+def _untrained(embedder, preprocessing, classes, shape, cases, seed):
     """Return an embedder of fresh weights whose batch norms are settled on patches of `cases`."""
     import torch
 
@@ -135,22 +146,20 @@ def _untrained(embedder, cases, seed):
     from tumorsim.spaces import feature_scale
     from tumorsim.training import settle_batch_norms
 
-    sides = SETTLING_PATCH_MM / np.array(embedder.preprocessing_.spacing) / 4
+    sides = SETTLING_PATCH_MM / np.array(preprocessing.spacing) / 4
     patch = tuple(int(side) * 4 for side in np.maximum(np.round(sides), 2))
     sampler = PatchSampler(
         cases, {}, patch_shape=patch, batch_size=2, augment=False, box_jitter=0.0, random_state=seed
     )
     with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
         torch.manual_seed(seed)
-        heads = {task: len(names) for task, names in embedder.classes_.items()}
-        network = Network(heads, **embedder.network_.config)
+        network = Network({task: len(names) for task, names in classes.items()}, **shape)
     device = choose_device(embedder.device)
     network = to_device(network, device)
     pooled = settle_batch_norms(network, sampler, 0, SETTLING_BATCHES, device)
     copy = TumorEmbedder(**embedder.get_params(deep=False) | {"random_state": seed})
     copy.history_ = []
-    scale = feature_scale(pooled)
-    return copy._set_fitted(network, embedder.preprocessing_, embedder.classes_, scale, {"untrained": seed})
+    return copy._set_fitted(network, preprocessing, classes, feature_scale(pooled), {"untrained": seed})
 
 
 class HeadEdges:

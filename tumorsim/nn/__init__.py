@@ -1,7 +1,7 @@
 """The network: tensors in, tensors out, no files."""
 
 from tumorsim.nn._device import choose_device
-from tumorsim.nn._losses import dice_loss, multitask_loss
+from tumorsim.nn._losses import dice_loss, multitask_loss, supervised_contrastive
 from tumorsim.nn._network import ARCHITECTURES, Network
 from tumorsim.nn._roi_pool import roi_pool, roi_pool_upsampled
 
@@ -13,4 +13,5 @@ __all__ = [
     "multitask_loss",
     "roi_pool",
     "roi_pool_upsampled",
+    "supervised_contrastive",
 ]

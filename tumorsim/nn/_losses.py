@@ -1,10 +1,13 @@
 """The multitask loss, in which a missing label drops its term."""
 
+import torch
 from torch.nn import functional
 
-__all__ = ["balanced_cross_entropy", "dice_loss", "multitask_loss"]
+__all__ = ["balanced_cross_entropy", "dice_loss", "multitask_loss", "supervised_contrastive"]
 
 MISSING = -1
+TEMPERATURE = 0.1  # of the contrastive loss, as in its source
+CONTRASTED = "type"  # the task whose labels it takes, where there is one
 
 
 def dice_loss(logits, target, *, smooth=1.0):
@@ -45,13 +48,52 @@ def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
     return ((loss * weight).sum(dim=1) / weight.sum(dim=1)).mean()
 
 
-def multitask_loss(outputs, batch, *, task_weights, class_weights=None, mask_dice=0.0, mask_balance=0.0):
+def supervised_contrastive(embeddings, labels, *, temperature=TEMPERATURE):
+    """Return the supervised-contrastive loss of embeddings, or None where no two labels agree.
+
+    Embeddings are brought to length 1. For every tumor that shares its label with another one, it is minus
+    the mean, over those, of the log-probability of being picked among all others by the softmax of their
+    cosines; the loss is the mean over such tumors. Tumors without a label take no part.
+
+    Parameters
+    ----------
+    embeddings : Tensor of shape (m, c)
+    labels : Tensor of shape (m,), dtype=int64
+        Class numbers, -1 where missing.
+    temperature : float, default=0.1
+        What cosines are divided by.
+
+    Returns
+    -------
+    scalar Tensor or None
+
+    References
+    ----------
+    P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (arXiv:2004.11362), equation 2.
+    """
+    known = labels != MISSING
+    unit = functional.normalize(embeddings[known], dim=1)  # (k, c)
+    labels = labels[known]
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    alike = (labels[:, None] == labels[None]) & ~itself  # (k, k)
+    if not bool(alike.any()):
+        return None
+    cosine = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    log_p = cosine.log_softmax(dim=1).masked_fill(itself, 0.0)  # 0: not minus infinity times no
+    n_alike = alike.sum(dim=1)
+    return -((log_p * alike).sum(dim=1) / n_alike.clamp(min=1))[n_alike > 0].mean()
+
+
+def multitask_loss(
+    outputs, batch, *, task_weights, class_weights=None, mask_dice=0.0, mask_balance=0.0, contrastive=0.0
+):
     """Return the weighted sum of the heads' losses, and each of them.
 
     Parameters
     ----------
     outputs : dict
-        What `Network.forward` returns: ``mask`` (n, 1, x, y, z) logits, and a task's logits (m, n_classes).
+        What `Network.forward` returns: ``mask`` (n, 1, x, y, z) logits, ``embedding`` (m, c), and a task's
+        logits (m, n_classes).
     batch : patches.Batch
         ``mask`` (n, 1, x, y, z), ``mask_known`` bool (n,), ``labels`` int64 (m, n_tasks), -1 where missing.
     task_weights : dict of float
@@ -62,12 +104,16 @@ def multitask_loss(outputs, batch, *, task_weights, class_weights=None, mask_dic
         Share of soft Dice in the mask's loss, beside binary cross-entropy. The paper uses none.
     mask_balance : float, default=0.0
         How much the cross-entropy weighs rare tumor voxels up; see `balanced_cross_entropy`.
+    contrastive : float, default=0.0
+        Factor of one more term, `supervised_contrastive` of the embeddings by the labels of task ``type``,
+        or of the first task where there is none. 0: it is not worked out.
 
     Returns
     -------
     total : scalar Tensor
     parts : dict of scalar Tensor
-        Unweighted, only of the heads that had a label in this batch.
+        Unweighted, only of the heads that had a label in this batch; ``contrastive`` where it was asked for
+        and two labels agree.
 
     References
     ----------
@@ -80,10 +126,17 @@ def multitask_loss(outputs, batch, *, task_weights, class_weights=None, mask_dic
         parts["mask"] = balanced_cross_entropy(logits, target, balance=mask_balance)
         if mask_dice:
             parts["mask"] = parts["mask"] + mask_dice * dice_loss(logits, target)
-    for i, (task, logits) in enumerate((t, v) for t, v in outputs.items() if t not in ("mask", "embedding")):
+    tasks = [name for name in outputs if name not in ("mask", "embedding")]
+    for i, task in enumerate(tasks):
         target = batch.labels[:, i]
         if bool((target != MISSING).any()):
             weight = None if class_weights is None else class_weights[task]
-            parts[task] = functional.cross_entropy(logits, target, weight=weight, ignore_index=MISSING)
+            parts[task] = functional.cross_entropy(outputs[task], target, weight=weight, ignore_index=MISSING)
     total = sum(task_weights[name] * part for name, part in parts.items())
+    if contrastive and tasks:
+        column = tasks.index(CONTRASTED) if CONTRASTED in tasks else 0
+        part = supervised_contrastive(outputs["embedding"], batch.labels[:, column])
+        if part is not None:
+            parts["contrastive"] = part
+            total = total + contrastive * part
     return total, parts

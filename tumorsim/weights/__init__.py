@@ -7,13 +7,14 @@ from tumorsim.weights._fetch import (
     verify_weights,
     weights_path,
 )
-from tumorsim.weights._model import fingerprint, load_model, save_model
+from tumorsim.weights._model import embedding_space, fingerprint, load_model, save_model
 from tumorsim.weights._registry import Registry, Weights, load_registry, register
 from tumorsim.weights._start import start_from_weights
 
 __all__ = [
     "Registry",
     "Weights",
+    "embedding_space",
     "fetch_weights",
     "find_weights",
     "fingerprint",

@@ -7,8 +7,9 @@ import numpy as np
 
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import atomic_path
+from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["fingerprint", "load_model", "save_model"]
+__all__ = ["embedding_space", "fingerprint", "load_model", "save_model"]
 
 _FORMAT = "tumorsim-model-1"
 
@@ -28,6 +29,28 @@ def fingerprint(state, preprocessing):
         array = np.ascontiguousarray(state[name].detach().cpu().numpy())
         digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
     return digest.hexdigest()
+
+
+def embedding_space(network, preprocessing, scale):
+    """Return what an index must know of a network's embeddings: fingerprint, tasks' aspects, scaling.
+
+    Parameters
+    ----------
+    network : Network
+    preprocessing : Preprocessing
+    scale : array-like of shape (n_channels,)
+        See `spaces.feature_scale`.
+
+    Returns
+    -------
+    EmbeddingSpace
+        A task's aspect are its head's weights, less their mean over classes, which softmax does not see.
+    """
+    aspects = {}
+    for task, head in zip(network.tasks, network.heads, strict=True):
+        rows = head.weight.detach().cpu().double().numpy()
+        aspects[task] = rows - rows.mean(axis=0)
+    return EmbeddingSpace(fingerprint(network.state_dict(), preprocessing.to_dict()), aspects, scale)
 
 
 def save_model(path, network, config, dtype=None):
