@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tumorsim import EmbeddingSpace
+from tumorsim.spaces import feature_scale
 
 numbers = st.floats(-1e300, 1e300, allow_subnormal=False)
 
@@ -88,3 +89,27 @@ def test_a_dict_without_a_key_is_refused():
     """What `to_dict` did not write cannot be read."""
     with pytest.raises(ValueError, match="needs fingerprint, aspects and scale"):
         EmbeddingSpace.from_dict({"fingerprint": "a"})
+
+
+def test_features_count_as_much_as_heads_read_of_them():
+    """Two tasks of one feature each count alike, whatever their spread; what no head reads keeps a tenth."""
+    rng = np.random.default_rng(0)
+    pooled = rng.normal(0, [1.0, 50.0, 7.0], (4000, 3)).astype(np.float32)
+    aspects = {"type": np.array([[3.0, 0, 0], [-3, 0, 0]]), "side": np.array([[0, 0.2, 0], [0, -0.2, 0]])}
+    spread = pooled * feature_scale(pooled, aspects)
+    np.testing.assert_allclose(spread.std(axis=0)[:2], [1, 1], rtol=1e-6)  # its own spread is the unit
+    scale = feature_scale(pooled, aspects, {"type": 4.0})
+    assert (pooled * scale).std(axis=0)[0] == pytest.approx(2, rel=1e-6)
+    assert (pooled * scale).std(axis=0)[2] == pytest.approx(0.1 * 1.5, rel=1e-6)  # of the median of 1 and 2
+
+
+def test_without_heads_features_are_divided_by_their_spread():
+    """So it is where no task reads them, or none counts; a constant feature stays finite."""
+    pooled = np.random.default_rng(0).normal(0, [1.0, 5.0, 0.0], (1000, 3))
+    expected = 1 / pooled.std(axis=0)[:2]
+    for scale in (
+        feature_scale(pooled),
+        feature_scale(pooled, {"type": np.eye(3)}, {"type": 0.0}),
+    ):
+        np.testing.assert_allclose(scale[:2], expected)
+        assert np.isfinite(scale[2])

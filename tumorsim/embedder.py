@@ -26,6 +26,7 @@ from tumorsim.training import Recipe, run_seed, train
 from tumorsim.weights import (
     embedding_space,
     find_weights,
+    head_aspects,
     load_model,
     load_registry,
     save_model,
@@ -299,9 +300,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             checkpoint_dir=self.checkpoint_dir, resume=resume, verbose=self.verbose,
         )  # fmt: skip
         self.history_ = history
-        self._set_fitted(
-            network, preprocessing, classes, feature_scale(pooled), describe_data(tumors) | start
-        )
+        scale = feature_scale(pooled, head_aspects(network), values["task_weights"])
+        self._set_fitted(network, preprocessing, classes, scale, describe_data(tumors) | start)
         return self
 
     def transform(self, tumors):

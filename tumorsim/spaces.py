@@ -118,12 +118,40 @@ def _frozen(values, name, ndim):
     return array
 
 
-def feature_scale(pooled):
-    """Return one over each feature's spread, (n_features,), of embeddings (n, n_features).
+def feature_scale(pooled, aspects=None, weights=None):
+    """Return what each feature is multiplied by before distances, (n_features,), from embeddings.
 
-    Nearly constant features are not blown up: a tenth of the median spread is the least that counts.
+    A feature counts by how much the heads read of it: the distance is about that between the heads' outputs,
+    each head's in units of its own spread. Divided by its spread alone, as where there are no heads, every
+    feature would count alike, and what few of them carry, such as the side, would drown.
+
+    Parameters
+    ----------
+    pooled : ndarray of shape (n, n_features)
+        Embeddings.
+    aspects : mapping of str to ndarray of shape (k, n_features), optional
+        A head's weights a task, less their mean over classes.
+    weights : mapping of str to float, optional
+        How much a task counts; default 1.
+
+    Returns
+    -------
+    scale : ndarray of shape (n_features,), dtype=float64
+        Features that nearly no head reads keep a tenth of the median, nearly constant ones are not blown up.
     """
-    spread = pooled.astype(np.float64).std(axis=0)
-    positive = spread[spread > 0]
-    floor = 0.1 * np.median(positive) if positive.size else 1.0
-    return 1 / np.maximum(spread, floor)
+    pooled = pooled.astype(np.float64)
+    spread = pooled.std(axis=0)
+    power = np.zeros(pooled.shape[1])
+    for task, rows in (aspects or {}).items():
+        total = (pooled @ rows.T).var(axis=0).sum()
+        if total > 0:
+            power += (weights or {}).get(task, 1.0) * (rows**2).sum(axis=0) / total
+    read = np.sqrt(power) * spread
+    read = _at_least_a_tenth(read) if power.any() else np.ones_like(spread)
+    return read / _at_least_a_tenth(spread)
+
+
+def _at_least_a_tenth(values):
+    """Return `values` (n,), none below a tenth of the median of the positive ones."""
+    positive = values[values > 0]
+    return np.maximum(values, 0.1 * np.median(positive)) if positive.size else np.ones_like(values)

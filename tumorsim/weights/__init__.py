@@ -7,7 +7,13 @@ from tumorsim.weights._fetch import (
     verify_weights,
     weights_path,
 )
-from tumorsim.weights._model import embedding_space, fingerprint, load_model, save_model
+from tumorsim.weights._model import (
+    embedding_space,
+    fingerprint,
+    head_aspects,
+    load_model,
+    save_model,
+)
 from tumorsim.weights._registry import Registry, Weights, load_registry, register
 from tumorsim.weights._start import start_from_weights
 
@@ -18,6 +24,7 @@ __all__ = [
     "fetch_weights",
     "find_weights",
     "fingerprint",
+    "head_aspects",
     "list_weights",
     "load_model",
     "load_registry",

@@ -9,7 +9,7 @@ from tumorsim.exceptions import WeightsError
 from tumorsim.io import atomic_path
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["embedding_space", "fingerprint", "load_model", "save_model"]
+__all__ = ["embedding_space", "fingerprint", "head_aspects", "load_model", "save_model"]
 
 _FORMAT = "tumorsim-model-1"
 
@@ -31,6 +31,15 @@ def fingerprint(state, preprocessing):
     return digest.hexdigest()
 
 
+def head_aspects(network):
+    """Return task → its head's weights (k, n_channels) less their mean over classes, which softmax drops."""
+    aspects = {}
+    for task, head in zip(network.tasks, network.heads, strict=True):
+        rows = head.weight.detach().cpu().double().numpy()
+        aspects[task] = rows - rows.mean(axis=0)
+    return aspects
+
+
 def embedding_space(network, preprocessing, scale):
     """Return what an index must know of a network's embeddings: fingerprint, tasks' aspects, scaling.
 
@@ -44,13 +53,9 @@ def embedding_space(network, preprocessing, scale):
     Returns
     -------
     EmbeddingSpace
-        A task's aspect are its head's weights, less their mean over classes, which softmax does not see.
     """
-    aspects = {}
-    for task, head in zip(network.tasks, network.heads, strict=True):
-        rows = head.weight.detach().cpu().double().numpy()
-        aspects[task] = rows - rows.mean(axis=0)
-    return EmbeddingSpace(fingerprint(network.state_dict(), preprocessing.to_dict()), aspects, scale)
+    state = fingerprint(network.state_dict(), preprocessing.to_dict())
+    return EmbeddingSpace(state, head_aspects(network), scale)
 
 
 def save_model(path, network, config, dtype=None):
