@@ -34,7 +34,6 @@ CHUNK = 100  # patients; a killed simulation goes on with the next
 TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
 WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows least
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
-NETWORK = {"n_channels": 48, "patch_size": 72}
 ABOUT = {
     "license": "CC-BY-4.0",
     "description": "Five tumor types and their places on T1c; from simulated tumors and 93 real stacks.",
@@ -131,7 +130,7 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         embedder = TumorEmbedder(
-            **NETWORK, task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, precision=args.precision,
+            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, precision=args.precision,
             n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip

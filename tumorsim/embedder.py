@@ -55,13 +55,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         6, tasks of two classes 1/3, other tasks 1, which brings their gradients to one order.
     architecture : {"fast", "paper"}, default="fast"
         See `nn.Network`.
-    n_channels : int, default=32
+    n_channels : int, default=48
         Channels of the feature map, and numbers in an embedding.
     n_blocks : int, default=6
         ResBlocks in the backbone; a feature sees ``8 * n_blocks * spacing`` mm to each side.
     spacing : float or tuple of 3 float, default=2.0
         Millimetres per voxel of the network's grid.
-    patch_size : int or tuple of 3 int, default=80
+    patch_size : int or tuple of 3 int, default=72
         Voxels of a training patch, a multiple of 4.
     batch_size : int, default=4
         Patches a step.
@@ -145,10 +145,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         tasks=None,
         task_weights=None,
         architecture="fast",
-        n_channels=32,
+        n_channels=48,
         n_blocks=6,
         spacing=2.0,
-        patch_size=80,
+        patch_size=72,
         batch_size=4,
         max_epochs=30,
         batches_per_epoch=100,
