@@ -144,7 +144,7 @@ def stacks(args):
             "5 intensity figures + volume + place", [np.hstack([figures, place])] * N_FOLDS, types, held_out
         ),
     ]
-    radiomics = radiomics_or_none(cohort)
+    radiomics = radiomics_or_none(cohort, args.out / "radiomics.npy")
     if radiomics is not None:
         rows.append(score("radiomics (mirp)", [radiomics] * N_FOLDS, types, held_out))
         both = np.hstack([radiomics, place])
@@ -223,10 +223,14 @@ def interval(truth, predicted, patients):
     return np.percentile(values, (2.5, 97.5))
 
 
-def radiomics_or_none(cohort):
-    """Return radiomics, (n, m), or None where mirp is not installed."""
+def radiomics_or_none(cohort, path):
+    """Return radiomics, (n, m), from `path` where they were kept, or None where mirp is not installed."""
+    if path.exists():
+        return np.load(path)
     try:
-        return radiomics_features(cohort)
+        features = radiomics_features(cohort)
+        np.save(path, features)
+        return features
     except ImportError as err:
         print(f"{err} No rows for radiomics.")
         return None
