@@ -79,14 +79,6 @@ def test_contrastive_term_is_one_more_head():
     assert entry["loss"] == pytest.approx(heads + 0.5 * entry["loss_contrastive"], rel=0.02)
 
 
-def test_contrastive_0_is_what_was_before():
-    """Weight 0 leaves no trace in history and weights; an explicit 0 is the default."""
-    cohort = phantoms.cohort(4)
-    default, zero = (phantoms.tiny(max_epochs=1, **o).fit(cohort) for o in ({}, {"contrastive": 0.0}))
-    assert default.fingerprint_ == zero.fingerprint_
-    assert "loss_contrastive" not in default.history_[0]
-
-
 def test_contrastive_needs_labels():
     """Without a label of two classes there is nothing to compare; a negative weight is refused."""
     with pytest.raises(ValueError, match="'contrastive' needs a label with at least two classes"):
@@ -119,6 +111,7 @@ def test_single_task_learns_one_head():
     cohort = phantoms.cohort(4)
     label = single_task("type", **phantoms.TINY | {"max_epochs": 1}).fit(cohort)
     assert label.tasks_ == ["type"]
+    assert "loss_contrastive" not in label.history_[0]
     assert label.history_[0]["loss"] == pytest.approx(label.history_[0]["loss_type"] / 3)
     mask = single_task("mask", **phantoms.TINY | {"max_epochs": 1}).fit(cohort)
     assert mask.tasks_ == []
