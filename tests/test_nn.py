@@ -12,7 +12,15 @@ from torch.nn import functional
 from torch.nn.functional import softplus
 
 from tumorsim import TumorEmbedder, roi_pool
-from tumorsim.nn import ARCHITECTURES, Network, choose_device, dice_loss, multitask_loss, roi_pool_upsampled
+from tumorsim.nn import (
+    ARCHITECTURES,
+    Network,
+    choose_device,
+    dice_loss,
+    multitask_loss,
+    roi_pool_upsampled,
+    supervised_contrastive,
+)
 from tumorsim.nn._losses import balanced_cross_entropy
 from tumorsim.nn._network import fold, pad_to_cells, unfold, upsample
 
@@ -291,6 +299,60 @@ def test_balance_weighs_rare_tumor_voxels():
     weights = {"mask": 1.0, "type": 1.0, "side": 1.0}
     mask = multitask_loss(outputs, batch, task_weights=weights, mask_balance=0.5)[1]["mask"]
     assert_allclose(mask, balanced_cross_entropy(outputs["mask"][:1], batch.mask[:1]), rtol=1e-5)
+
+
+def slow_contrastive(embeddings, labels, temperature):
+    """Return equation 2 of arXiv:2004.11362 as it is written, tumor by tumor."""
+    known = [i for i, label in enumerate(labels) if label >= 0]
+    unit = {i: embeddings[i] / np.linalg.norm(embeddings[i]) for i in known}
+    losses = []
+    for i in known:
+        others = [a for a in known if a != i]
+        alike = [p for p in others if labels[p] == labels[i]]
+        if not alike:
+            continue
+        below = sum(np.exp(unit[i] @ unit[a] / temperature) for a in others)
+        losses.append(-np.mean([np.log(np.exp(unit[i] @ unit[p] / temperature) / below) for p in alike]))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1], [2, 0, -1, 2, 2, 0, 1, -1], [1, 1], [0, 1, 1, -1, 2]])
+def test_contrastive_loss_against_a_slow_loop(labels):
+    """The loss is that of a slow loop: a lonely tumor is no anchor, one without a label is not there."""
+    embeddings = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(1)).double()
+    for temperature in (0.1, 1.0):
+        found = supervised_contrastive(embeddings, torch.tensor(labels), temperature=temperature)
+        expected = slow_contrastive(embeddings.numpy(), labels, temperature)
+        assert_allclose(float(found), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_contrastive_loss_needs_two_of_a_class():
+    """Where no two labels agree, or nothing is known, there is no loss; its gradient is finite elsewhere."""
+    embeddings = torch.eye(3, requires_grad=True)
+    for labels in ([0, 1, 2], [0, -1, -1], [-1, -1, -1]):
+        assert supervised_contrastive(embeddings, torch.tensor(labels)) is None
+    supervised_contrastive(embeddings, torch.tensor([0, 0, 1])).backward()
+    assert bool(embeddings.grad.isfinite().all()) and float(embeddings.grad.abs().max()) > 0
+
+
+def test_contrastive_term_takes_types_labels():
+    """It compares by task `type` where there is one, else by the first; 0 leaves all as it is."""
+    outputs, batch = small_batch()
+    outputs["embedding"] = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    batch.labels = torch.tensor([[1, 1], [1, 0], [0, 1]])
+    weights = {"mask": 10.0, "type": 1.0, "side": 0.5}
+    plain, parts = multitask_loss(outputs, batch, task_weights=weights)
+    assert list(parts) == ["mask", "type", "side"]
+    for names, column in ((("type", "side"), 0), (("side", "type"), 1), (("side", "area"), 0)):
+        renamed = {"mask": outputs["mask"], "embedding": outputs["embedding"]}
+        renamed |= dict(zip(names, (outputs["type"], outputs["side"]), strict=True))
+        total, parts = multitask_loss(
+            renamed, batch, task_weights=dict.fromkeys(("mask", *names), 0.0), contrastive=2.0
+        )
+        expected = supervised_contrastive(outputs["embedding"], batch.labels[:, column])
+        assert_allclose(float(parts["contrastive"]), float(expected))
+        assert_allclose(float(total), 2 * float(expected), rtol=1e-6)
+    assert float(multitask_loss(outputs, batch, task_weights=weights, contrastive=0.0)[0]) == float(plain)
 
 
 def test_device_that_is_not_there_is_named():

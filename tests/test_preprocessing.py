@@ -51,6 +51,15 @@ def test_resample_does_not_alias(ratio):
     assert_allclose(found[1:-1], 0.5, atol=0.06)  # picking voxels would give 0 or 1
 
 
+def test_resample_from_an_offset():
+    """A grid that starts elsewhere reads the ramp there; after whole steps voxels are the same."""
+    ramp = np.arange(24, dtype=np.float32).reshape(24, 1, 1) * np.ones((1, 2, 3), np.float32)
+    moved = resample(ramp, (1, 1, 1), (1, 1, 1), (5, 2, 3), offset=(2.25, 0, 0))
+    assert_allclose(moved[:, 1, 2], 2.25 + np.arange(5), rtol=1e-6)
+    whole = resample(ramp, (1, 1, 1), (3, 1, 1), (8, 2, 3))
+    assert_allclose(resample(ramp, (1, 1, 1), (3, 1, 1), (5, 2, 3), offset=(6, 0, 0)), whole[2:7], rtol=1e-6)
+
+
 def test_resample_leaves_its_input_alone_and_takes_read_only_arrays():
     """Neither a copy nor a warning is forced on the caller, and nothing is written into the input."""
     array = np.random.default_rng(0).random((5, 6, 7), dtype=np.float32)

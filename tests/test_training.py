@@ -17,7 +17,7 @@ from phantoms import cohort, scan, tiny
 
 from tumorsim import Cohort
 from tumorsim.exceptions import TrainingError
-from tumorsim.training import CHECKPOINT, Recipe, _learning_rate, saved_seed
+from tumorsim.training import CHECKPOINT, Recipe, _fixed, _learning_rate, saved_seed
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,12 @@ def test_nan_of_the_last_step_is_noticed(tumors):
     with pytest.raises(TrainingError, match="embeddings must be finite"):
         embedder.fit(tumors)
     assert not hasattr(embedder, "network_")
+
+
+def test_a_run_without_the_contrastive_term_is_that_of_before():
+    """What identifies a run does not mention a term that is not there, so old checkpoints can be resumed."""
+    assert "contrastive" not in _fixed(recipe(contrastive=0.0))
+    assert _fixed(recipe(contrastive=0.5))["contrastive"] == 0.5
 
 
 def recipe(**values):
