@@ -20,6 +20,15 @@ _HOMES = {
     "mirrored_content": "_mirror",
     "enhancement_pattern": "_pattern",
     "evaluate_pattern": "_pattern",
+    "RetrievalScores": "_retrieval",
+    "evaluate_retrieval": "_retrieval",
+    "rank_gallery": "_questions",
+    "check_apart": "_leaks",
+    "paired_differences": "_paired",
+    "pool_scores": "_paired",
+    "block_folds": "_sites",
+    "evaluate_across_datasets": "_sites",
+    "evaluate_site_probe": "_sites",
 }
 
 __all__ = sorted(_HOMES)

@@ -240,11 +240,11 @@ def _neighbors(index, space, X, patients, query_X, query_patients, k):
     return rows
 
 
-def _weights(patients, random_state):
-    """Return how often queries count, (1 + resamples, n_queries): once each, then patients redrawn."""
+def _weights(patients, random_state, n_resamples=N_RESAMPLES):
+    """Return how often queries count, (1 + n_resamples, n_queries): once each, then patients redrawn."""
     _, patient = np.unique(patients.astype(str), return_inverse=True)
     n = patient.max() + 1
-    drawn = np.random.default_rng(random_state).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    drawn = np.random.default_rng(random_state).multinomial(n, np.full(n, 1 / n), size=n_resamples)
     return np.vstack([np.ones(n), drawn])[:, patient]
 
 
@@ -256,7 +256,14 @@ def _interval(values):
 
 
 def _score_class(gallery, truth, neighbors, ks, weights):
-    """Yield balanced accuracy for each k."""
+    """Yield balanced accuracy for each k, with its interval."""
+    fixed = {"metric": "balanced_accuracy", "chance": 1 / len(np.unique(truth.astype(str)))}
+    for k, draws in class_draws(gallery, truth, neighbors, ks, weights):
+        yield fixed | {"k": k, "n_queries": len(truth)} | _interval(draws)
+
+
+def class_draws(gallery, truth, neighbors, ks, weights):
+    """Yield each k and balanced accuracy under each row of weights."""
     classes, codes = np.unique(np.concatenate([gallery, truth]).astype(str), return_inverse=True)
     gallery, truth = codes[: len(gallery)], codes[len(gallery) :]
     votes = (gallery[neighbors][:, :, None] == np.arange(len(classes))) & (neighbors >= 0)[:, :, None]
@@ -266,9 +273,7 @@ def _score_class(gallery, truth, neighbors, ks, weights):
         counts = votes[:, :k].sum(axis=1)
         predicted = np.argmax(counts * (votes.shape[1] + 1) - nearest, axis=1)
         correct = (predicted == truth) & (neighbors[:, 0] >= 0)
-        found = _interval(_balanced_accuracy(correct, truth, present, weights))
-        fixed = {"metric": "balanced_accuracy", "k": k, "chance": 1 / len(present), "n_queries": len(truth)}
-        yield fixed | found
+        yield k, _balanced_accuracy(correct, truth, present, weights)
 
 
 def _balanced_accuracy(correct, truth, present, weights):
@@ -282,15 +287,25 @@ def _balanced_accuracy(correct, truth, present, weights):
 
 
 def _score_regression(gallery, truth, neighbors, ks, weights):
-    """Yield R² and Spearman's ρ for each k; a query without neighbors is left out."""
+    """Yield R² and Spearman's ρ for each k, with intervals; a query without neighbors is left out."""
     answered = neighbors[:, 0] >= 0
-    truth, neighbors, weights = truth[answered], neighbors[answered], weights[:, answered]
+    part = gallery, truth[answered], neighbors[answered], ks, weights[:, answered]
+    for k, metric, draws in regression_draws(*part, metrics=("r2", "spearman")):
+        yield {"metric": metric, "k": k, "chance": 0.0, "n_queries": len(part[1])} | _interval(draws)
+
+
+def regression_draws(gallery, truth, neighbors, ks, weights, *, metrics):
+    """Yield each k, each metric (mae, r2, spearman) and its value under each row of weights."""
     values = np.where(neighbors >= 0, gallery[neighbors], 0.0)
     for k in ks:
         predicted = values[:, :k].sum(axis=1) / (neighbors[:, :k] >= 0).sum(axis=1)
-        for metric, statistic in (("r2", _r2), ("spearman", _spearman)):
-            found = _interval(statistic(truth, predicted, weights))
-            yield {"metric": metric, "k": k, "chance": 0.0, "n_queries": len(truth)} | found
+        for metric in metrics:
+            yield k, metric, _STATISTICS[metric](truth, predicted, weights)
+
+
+def _mae(truth, predicted, weights):
+    """Return the mean absolute error of each weighting."""
+    return weights @ np.abs(truth - predicted) / np.maximum(weights.sum(axis=1), 1)
 
 
 def _r2(truth, predicted, weights):
@@ -325,3 +340,6 @@ def _centered_ranks(values, weights):
     size = np.add.reduceat(weights[:, order], starts, axis=1)
     rank = np.cumsum(size, axis=1) - size / 2  # + 1/2, the same for all
     return rank[:, group] - weights.sum(axis=1, keepdims=True) / 2
+
+
+_STATISTICS = {"mae": _mae, "r2": _r2, "spearman": _spearman}
