@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=1600)
     parser.add_argument("--max-epochs", type=int, default=75, help="of 100 batches, on simulated patients")
-    parser.add_argument("--real-epochs", type=int, default=4, help="of 100 batches, half of them real")
+    parser.add_argument("--real-epochs", type=int, default=6, help="of 100 batches, half of them real")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
     parser.add_argument(
@@ -169,7 +169,7 @@ def go_on(args, base, stacks, simulated, path):
     ]
     mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, chosen))]
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, task_weights=WEIGHTS, max_epochs=args.real_epochs, lr=0.0015, mask_balance=0.0,
+        base, tasks=TASKS, task_weights=WEIGHTS, max_epochs=args.real_epochs, lr=0.001, mask_balance=0.0,
         mask_dice=1.0, precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
         checkpoint_dir=args.out / path.stem, random_state=args.random_state, verbose=1,
     )  # fmt: skip
