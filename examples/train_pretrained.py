@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=1600)
     parser.add_argument("--max-epochs", type=int, default=75, help="of 100 batches, on simulated patients")
-    parser.add_argument("--real-epochs", type=int, default=6, help="of 100 batches, half of them real")
+    parser.add_argument("--real-epochs", type=int, default=5, help="of 100 batches, half of them real")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
     parser.add_argument(
