@@ -69,14 +69,14 @@ def _variants(experiment, preset, tasks, baselines):
     if experiment == "baselines":
         yield from ((name, {"baseline": name}) for name in baselines)
         return
+    if experiment == "table2":
+        yield from ((f"{n} channels", _network(preset, tasks, n_channels=n)) for n in preset.channels)
+        return
     yield ALL, default
     if experiment == "table3":
         yield from _task_subsets(preset, tasks)
     elif experiment == "table4":
         yield EXACT, _network(preset, tasks, box_jitter=0.0)
-    elif experiment == "table2":
-        for n in preset.channels:
-            yield f"{n} channels", _network(preset, tasks, n_channels=n)
     elif experiment == "missing_labels":
         for share in preset.drops:
             yield f"{share:.0%} of labels dropped", default | {"drop": share}

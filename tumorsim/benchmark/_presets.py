@@ -35,6 +35,8 @@ class Preset:
         Of table4: factors of a box's sides, and by what share of its sides it is moved.
     n_resamples : int
         Of the bootstrap over patients.
+    baselines : tuple of str, optional
+        Those that it compares with; default all that are known.
     experiments : tuple of str
         Those that it runs.
     """
@@ -50,6 +52,7 @@ class Preset:
     scales: tuple = (0.6, 0.8, 1.0, 1.25, 1.5)
     shifts: tuple = (0.0, 0.25, 0.5)
     n_resamples: int = 1_000
+    baselines: tuple | None = None
     experiments: tuple = EXPERIMENTS
 
 
@@ -66,6 +69,7 @@ PRESETS = {
         sizes=(8,),
         scales=(0.8, 1.0, 1.25),
         shifts=(0.0, 0.25),
+        baselines=("random", "volume_place", "intensity"),
     ),
     "small": Preset(
         n_patients=500,
