@@ -8,6 +8,7 @@ import pandas as pd
 
 from tumorsim._validation import check_choice
 from tumorsim.benchmark._data import digest, load_data, load_real
+from tumorsim.benchmark._methods import known_baselines
 from tumorsim.benchmark._plan import plan_runs
 from tumorsim.benchmark._presets import EXPERIMENTS, PRESETS
 from tumorsim.benchmark._runs import finish_run, load_result, versions
@@ -60,9 +61,9 @@ def run_benchmark(
         Experiments to run; default those of the preset.
     baselines : dict of callable, optional
         Name → callable(random_state) → estimator with ``fit(tumors)`` and ``transform(tumors)``, and perhaps
-        ``metric``; default those of `baselines.BASELINES` that the preset
-        names. Results are kept by name: another method needs
-        another name.
+        ``metric``. Results are kept by name: another method needs another name. Default: those of
+        `baselines.BASELINES` that the preset names, an untrained network of the benchmark's own size, and
+        forests over the embeddings of the network of all tasks.
     train : bool, default=True
         False works out tables and figures of what is there, and trains nothing.
     split_seed : int, default=0
@@ -95,7 +96,7 @@ def run_benchmark(
     for name in chosen:
         check_choice(name, "only", EXPERIMENTS)
     started = time.perf_counter()
-    baselines = _known_baselines(settings) if baselines is None else dict(baselines)
+    baselines = known_baselines(settings.baselines) if baselines is None else dict(baselines)
     data = load_data(
         out / "data", settings, anatomies=anatomies, manifest=manifest, split_seed=split_seed, n_jobs=n_jobs,
         progress=bool(verbose),
@@ -110,14 +111,6 @@ def run_benchmark(
     runs = plan_runs(settings, data, experiments=chosen, baselines=baselines)
     failed = _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo) if train else {}
     return _write_results(out, preset, runs, data, settings, chosen, real, failed, started, echo)
-
-
-def _known_baselines(settings):
-    """Return the baselines of a preset: name → callable(random_state)."""
-    from tumorsim import baselines
-
-    known = getattr(baselines, "BASELINES", {})
-    return {name: known[name] for name in settings.baselines or known if name in known}
 
 
 def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):

@@ -11,6 +11,7 @@ import pandas as pd
 
 import tumorsim
 from tumorsim.benchmark._boxes import box_iou, distort_boxes
+from tumorsim.benchmark._methods import make_baseline
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
 
@@ -46,7 +47,7 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
         return
     started = time.perf_counter()
     if "baseline" in run.config:
-        estimator = baselines[run.config["baseline"]](run.config["seed"])
+        estimator = make_baseline(run.config, out, baselines)
         estimator.fit(data.cohort[data.rows("train")])
         masks = False
     else:
