@@ -121,6 +121,8 @@ def smoke(tmp_path_factory):
     """Return the folder of a smoke benchmark by command: three tiny networks, trained, and real scans."""
     folder = tmp_path_factory.mktemp("benchmark")
     make_cohort(10, random_state=5, spacing=4.0, output_dir=folder / "real")
+    scans = pd.read_csv(folder / "real" / "manifest.csv").assign(dataset="another hospital's")
+    scans.to_csv(folder / "real" / "manifest.csv", index=False)
     words = ["benchmark", "--preset", "smoke", "--out", folder / "out"]
     words += ["--stacks", folder / "real" / "manifest.csv"]
     words += ["--only", ",".join(NETWORKS), "--n-jobs", "1"]

@@ -1,26 +1,30 @@
 """Finished runs → tidy rows, an experiment a function; what has not finished gives no rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
+from tumorsim.benchmark._elsewhere import real_rows, site_rows
 from tumorsim.benchmark._plan import ALL
 from tumorsim.benchmark._scores import (
-    Method,
+    chance_of,
     difference_rows,
+    mask_rows,
     mean_rows,
+    measure,
     score_rows,
     space_rows,
     tidy_row,
 )
-from tumorsim.evaluation import block_folds, evaluate_retrieval, evaluate_site_probe, rank_gallery
+from tumorsim.evaluation import rank_gallery
 from tumorsim.metrics import neighbor_overlap_at_k
 
-__all__ = ["TABLES", "real_folds", "tabulate"]
+__all__ = ["TABLES", "tabulate"]
 
 TABLES = ("table3", "table2", "baselines", "missing_labels", "cohort_size", "contrastive")
-SHOWN_ON_REAL = ("table3", "baselines", "contrastive", "real")
 OVERLAP_K = 10
-REAL_K = 5
+SIDE_K = 5
 
 
 def tabulate(bench, results, experiments, *, real=None, echo=print):
@@ -44,9 +48,8 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
             return None
         key = (tuple(r.run.key for r in runs), *options)
         if key not in methods:
-            methods[key] = Method(bench, name, runs, **options)
-        found = methods[key]
-        return found if found.name == name else _named(found, name)
+            methods[key] = measure(bench, name, runs, **options)
+        return replace(methods[key], name=name, results=runs)
 
     for experiment in experiments:
         echo(f"Scoring {experiment} …")
@@ -62,17 +65,10 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
             for result in [results["fig5", ALL][0], *results.get(("table3", "type only"), [])[:1]]:
                 rows += _hemispheres(bench, result)
         elif experiment == "real" and real is not None:
-            rows += _real(bench, results, real)
+            rows += real_rows(bench, results, real)
         elif experiment == "sites" and names:
-            rows += _sites(bench, results["sites", ALL][0], real)
+            rows += site_rows(bench, results["sites", ALL][0], real)
     return pd.DataFrame(rows).drop_duplicates(["experiment", "method", "task", "metric", "k", "seed"])
-
-
-def _named(method, name):
-    """Return the same runs and scores under another name."""
-    copy = object.__new__(Method)
-    copy.__dict__ = method.__dict__ | {"name": name}
-    return copy
 
 
 def _table(bench, experiment, names, method):
@@ -82,26 +78,14 @@ def _table(bench, experiment, names, method):
         found = method(experiment, name, **({"own_gallery": True} if experiment == "cohort_size" else {}))
         rows += score_rows(experiment, found)
         if experiment == "cohort_size" and name != ALL:
-            whole = _named(method(experiment, name), f"{name}, gallery of all")
+            whole = replace(method(experiment, name), name=f"{name}, gallery of all")
             rows += score_rows(experiment, whole)
         for result in found.results:
             rows += space_rows(experiment, name, bench, result)
-            rows += _masks(bench, experiment, name, result)
+        rows += mask_rows(experiment, found, bench.table, bench.n_resamples)
         if base is not None and found.results[0].run.key != base.results[0].run.key:
             rows += difference_rows(base, found)
     return rows
-
-
-def _masks(bench, experiment, name, result):
-    """Return the Dice of masks proposed for test patients."""
-    masks = result.masks()
-    if masks is None:
-        return []
-    first = bench.table.drop_duplicates("case_id").set_index("case_id")["patient_id"]
-    return mean_rows(
-        experiment, name, "mask", "dice", masks["dice"], first[masks["case_id"]],
-        n_resamples=bench.n_resamples, seed=result.run.seed,
-    )  # fmt: skip
 
 
 def _boxes(bench, method):
@@ -138,7 +122,7 @@ def _curve(bench, result):
     found = scores.table[scores.table["metric"].isin(("balanced_accuracy", "mae", "r2", "spearman"))]
     for row in found.to_dict("records"):
         yield tidy_row("fig4", ALL, row, row["k"], result.run.seed)
-        yield tidy_row("fig4", "chance", _chance(row), row["k"], "")
+        yield tidy_row("fig4", "chance", chance_of(row), row["k"], "")
 
 
 def _hemispheres(bench, result):
@@ -153,7 +137,7 @@ def _hemispheres(bench, result):
     sides = table["label_hemisphere"].to_numpy(dtype=object)
     if any(len(set(sides[part])) < 2 for part in rows):
         return
-    scores = bench.score(result, gallery=rows[0], queries=rows[1], ks=REAL_K)
+    scores = bench.score(result, gallery=rows[0], queries=rows[1], ks=SIDE_K)
     found = scores.table.query("task == 'hemisphere' and metric == 'balanced_accuracy'")
     for row in found.to_dict("records"):
         named = row | {"task": "hemisphere of schwannomas"}
@@ -162,72 +146,3 @@ def _hemispheres(bench, result):
     n = table["patient_id"].iloc[rows[1]].nunique()
     row = {"task": "hemisphere of schwannomas", "metric": "silhouette", "value": value, "n_patients": n}
     yield tidy_row("fig5", result.run.method, row, 0, result.run.seed)
-
-
-def real_folds(table):
-    """Return the fold of each real tumor: contiguous blocks of patients within type, by case id.
-
-    Parameters
-    ----------
-    table : DataFrame
-        In the order of case ids.
-    """
-    columns = [c for c in table if c.startswith("label_") and table[c].nunique() > 1]
-    column = "label_type" if "label_type" in columns else columns[0]
-    first = table.drop_duplicates("patient_id")
-    folds = dict(zip(first["patient_id"], block_folds(first[column].fillna("")), strict=True))
-    return table["patient_id"].map(folds).to_numpy()
-
-
-def _real(bench, results, real):
-    """Return what real scans find among each other, by folds, and masks proposed for them."""
-    name, cohort = real
-    table = cohort.table
-    folds, rows, seen = real_folds(table), [], set()
-    finished = [r for (e, _), found in results.items() if e in SHOWN_ON_REAL for r in found]
-    patients = table.drop_duplicates("case_id").set_index("case_id")["patient_id"]
-    for result in finished:
-        X, masks = result.real(name), result.masks(name)
-        if X is None or result.run.key in seen:
-            continue
-        seen.add(result.run.key)
-        scores = evaluate_retrieval(
-            X, table, folds=folds, n_neighbors=REAL_K, cutoffs=(5,), targets=(), metric=result.metric,
-            n_resamples=bench.n_resamples,
-        )  # fmt: skip
-        for row in scores.table.to_dict("records"):
-            rows.append(tidy_row("real", result.run.method, row, row["k"], result.run.seed))
-            rows.append(tidy_row("real", "chance", _chance(row), row["k"], ""))
-        if masks is not None:
-            rows += mean_rows(
-                "real", result.run.method, "mask", "dice", masks["dice"], patients[masks["case_id"]],
-                n_resamples=bench.n_resamples, seed=result.run.seed,
-            )  # fmt: skip
-    return rows
-
-
-def _sites(bench, result, real):
-    """Return whether embeddings of unseen patients tell data sets apart, real from simulated among them."""
-    rows = np.concatenate([bench.data.rows("validation"), bench.data.rows("test")])
-    columns = ["patient_id", "dataset"]
-    table = bench.table.reindex(columns=columns).iloc[rows]
-    X = result.X[rows]
-    if real is not None and result.real(real[0]) is not None:
-        X = np.concatenate([X, result.real(real[0])])
-        table = pd.concat([table, real[1].table.reindex(columns=columns)], ignore_index=True)
-    if table["dataset"].nunique() < 2:
-        return
-    row = {"task": "dataset", "metric": "balanced_accuracy"}
-    row |= evaluate_site_probe(X, table, n_resamples=bench.n_resamples)
-    yield tidy_row("sites", ALL, row, 0, result.run.seed)
-    yield tidy_row("sites", "chance", _chance(row), 0, "")
-
-
-def _chance(row):
-    """Return the chance level of a score as a row of its own."""
-    return {
-        "task": row["task"],
-        "metric": row["metric"],
-        "n_patients": row["n_patients"],
-        "value": row["chance"],
-    }

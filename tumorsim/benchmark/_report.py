@@ -24,6 +24,7 @@ TITLES = {
     "real": "Real scans",
     "sites": "Data sets",
 }
+SPACES = ("table3", "baselines")
 NUMBERS = ("log_volume", "diameter_mm", "sphericity", "elongation")
 MAIN = {"graded": "ndcg_at_k", "mask": "dice"} | dict.fromkeys(NUMBERS, "spearman")
 COMPARED = ("balanced_accuracy", "average_precision", "spearman", "ndcg_at_k")
@@ -75,8 +76,11 @@ def write_report(tidy, planned, about, figures):
             text += _scores(rows, methods)
         for caption, name in figures.get(experiment, []):
             text += [f"![{caption}]({name})", ""]
-        if experiment in TABLES:
-            text += _outcomes(tidy, experiment, methods)
+        if experiment in SPACES:
+            text += _spaces(tidy[tidy["experiment"] == experiment])
+        if experiment in TABLES or experiment == "real":
+            names = dict.fromkeys(tidy.loc[tidy["experiment"] == experiment, "method"])
+            text += _outcomes(tidy, "paired_real" if experiment == "real" else "paired", names)
     text += _verdict(tidy, planned)
     return "\n".join(text).rstrip() + "\n"
 
@@ -181,11 +185,24 @@ def _curve(rows):
     return [*_markdown(lines), ""]
 
 
-def _outcomes(tidy, experiment, methods):
-    """Return wins, ties and losses of the network of all tasks against the methods of one experiment."""
+def _spaces(rows):
+    """Return what the spaces are like, a row a method, the mean over its seeds."""
+    rows = rows[rows["task"] == "space"]
+    if not len(rows):
+        return []
+    means = rows.groupby(["method", "metric"], sort=False)["value"].mean()
+    lines = []
+    for name in dict.fromkeys(rows["method"]):
+        found = {_readable(metric): f"{value:.2f}" for metric, value in means[name].items()}
+        lines.append({"space of": name} | found)
+    return [*_markdown(lines), ""]
+
+
+def _outcomes(tidy, paired, methods):
+    """Return wins, ties and losses of the network of all tasks against other methods."""
     lines = []
     for name in methods:
-        found = _differences(tidy, name)
+        found = _differences(tidy, name, paired)
         if len(found):
             lines.append({"all tasks against": name} | _listed(found))
     return (
@@ -195,9 +212,9 @@ def _outcomes(tidy, experiment, methods):
     )
 
 
-def _differences(tidy, name):
+def _differences(tidy, name, paired="paired"):
     """Return the paired differences that are compared, with their outcome."""
-    rows = tidy[(tidy["experiment"] == "paired") & (tidy["method"] == f"{ALL} − {name}")]
+    rows = tidy[(tidy["experiment"] == paired) & (tidy["method"] == f"{ALL} − {name}")]
     rows = rows[rows["metric"].isin(COMPARED)]
     rows = rows[(rows["metric"] != "ndcg_at_k") | (pd.to_numeric(rows["k"]) == GRADED_K)]
     outcome = np.select([rows["ci_low"] > 0, rows["ci_high"] < 0], ["wins", "losses"], "ties")

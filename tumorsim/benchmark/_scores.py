@@ -24,16 +24,9 @@ from tumorsim.metrics import (
 )
 
 __all__ = [
-    "COLUMNS",
-    "KS",
-    "Bench",
-    "Method",
-    "difference_rows",
-    "mean_rows",
-    "score_rows",
-    "space_rows",
-    "tidy_row",
-]
+    "COLUMNS", "KS", "Bench", "Method", "at_chosen", "chance_of", "difference_rows", "mask_rows",
+    "mean_rows", "measure", "score_rows", "space_rows", "tidy_row",
+]  # fmt: skip
 
 COLUMNS = ["experiment", "method", "task", "metric", "k", "value", "ci_low", "ci_high", "n_patients", "seed"]
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -75,8 +68,9 @@ class Bench:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Method:
-    """One row of a table: the runs of one configuration, a seed each, at the k that validation chose.
+    """One row of a table: the runs of one configuration, a seed each.
 
     Attributes
     ----------
@@ -85,21 +79,29 @@ class Method:
     ks : dict of int
         Task → number of neighbors.
     scores : list of RetrievalScores
-        Of the test patients, a run each; k is 0 where it was chosen.
+        A run each; k of votes and means is 0, which stands for that of `ks`.
     """
 
-    def __init__(self, bench, name, results, *, own_gallery=False):
-        self.name = name
-        self.results = results
-        own = [training_rows(r.record["config"], bench.data) if own_gallery else None for r in results]
-        pairs = list(zip(results, own, strict=True))
-        self.ks = _choose([bench.score(r, side="validation", gallery=g, n_resamples=0) for r, g in pairs])
-        self.scores = [_at(bench.score(r, gallery=g), self.ks) for r, g in pairs]
+    name: str
+    results: list
+    ks: dict
+    scores: list
 
     @property
     def pooled(self):
         """Mean over the seeds."""
         return pool_scores(self.scores)
+
+
+def measure(bench, name, results, *, own_gallery=False):
+    """Return the `Method` of some runs, at the k that validation patients choose.
+
+    With `own_gallery` only those patients answer that a run was trained on.
+    """
+    own = [training_rows(r.record["config"], bench.data) if own_gallery else None for r in results]
+    pairs = list(zip(results, own, strict=True))
+    ks = _choose([bench.score(r, side="validation", gallery=g, n_resamples=0) for r, g in pairs])
+    return Method(name, results, ks, [at_chosen(bench.score(r, gallery=g), ks) for r, g in pairs])
 
 
 def score_rows(experiment, method):
@@ -112,17 +114,16 @@ def score_rows(experiment, method):
             k = method.ks.get(row["task"], 0) if row["metric"] in VOTES else row["k"]
             yield tidy_row(experiment, method.name, row, k, seed)
             if seed == parts[0][0]:
-                level = {"task": row["task"], "metric": row["metric"], "value": row["chance"]}
-                yield tidy_row(experiment, "chance", level | {"n_patients": row["n_patients"]}, k, "")
+                yield tidy_row(experiment, "chance", chance_of(row), k, "")
 
 
-def difference_rows(first, other):
+def difference_rows(first, other, experiment="paired"):
     """Yield tidy rows of by how much `first` is better than `other`, both at their own k."""
     found = paired_differences(first.pooled, other.pooled)
     n = first.pooled.table.set_index(["task", "metric", "k"])["n_patients"]
     for row in found.to_dict("records"):
         row["n_patients"] = n[row["task"], row["metric"], row["k"]]
-        yield tidy_row("paired", f"{first.name} − {other.name}", row, row["k"], "")
+        yield tidy_row(experiment, f"{first.name} − {other.name}", row, row["k"], "")
 
 
 def space_rows(experiment, name, bench, result):
@@ -153,6 +154,31 @@ def mean_rows(experiment, method, task, metric, values, patients, *, n_resamples
     return [tidy_row(experiment, method, row, k, seed)]
 
 
+def mask_rows(experiment, method, table, n_resamples, real=None):
+    """Return the tidy row of the Dice of proposed masks, mean over seeds; none where none are learned.
+
+    `table` tells whose case is whose; `real` is the name of real scans, else they are the test patients'.
+    """
+    masks = [masks for result in method.results if (masks := result.masks(real)) is not None]
+    if not masks:
+        return []
+    mean = pd.concat(masks).groupby("case_id", sort=False)["dice"].mean()
+    patients = table.drop_duplicates("case_id").set_index("case_id")["patient_id"]
+    seed = "" if len(masks) > 1 else method.results[0].run.seed
+    named = experiment, method.name, "mask", "dice"
+    return mean_rows(*named, mean, patients[mean.index], n_resamples=n_resamples, seed=seed)
+
+
+def chance_of(row):
+    """Return the chance level of a score as a row of its own."""
+    return {
+        "task": row["task"],
+        "metric": row["metric"],
+        "n_patients": row["n_patients"],
+        "value": row["chance"],
+    }
+
+
 def tidy_row(experiment, method, row, k, seed):
     """Return one tidy row; k is empty where there is none."""
     fixed = {"experiment": experiment, "method": method, "k": k or "", "seed": seed}
@@ -168,7 +194,7 @@ def _choose(validation):
     return {task: int(part.idxmax()[1]) for task, part in means.groupby("task") if part.notna().any()}
 
 
-def _at(scores, ks):
+def at_chosen(scores, ks):
     """Keep of votes and means those at the chosen k, which is then called 0."""
     table = scores.table
     votes = table["metric"].isin(VOTES)
