@@ -20,7 +20,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery/*.md5", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = [
+    "_build", "benchmark/report.md", "gallery/*.md5", "**/sg_execution_times.rst", "sg_execution_times.rst",
+]  # fmt: skip
 templates_path = ["_templates"]
 nitpicky = True
 nitpick_ignore_regex = [  # signatures name types of other projects; attributes link to themselves
@@ -60,8 +62,8 @@ html_show_sourcelink = False
 # pages that have a place of their own in a table of contents; all others are how-tos
 _PLACED = {
     "index", "install", "quickstart", "howto", "api", "answers", "glossary", "comparison", "limits",
-    "contributing", "changelog", "model_card", "results", "label_free_tests", "deviations", "decisions",
-    "simulation",
+    "contributing", "changelog", "model_card", "results", "benchmark", "label_free_tests", "deviations",
+    "decisions", "simulation",
 }  # fmt: skip
 
 

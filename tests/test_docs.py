@@ -12,7 +12,9 @@ import tumorsim
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-ROOMS = ("answers", "report", "plotting", "manifest", "evaluation", "baselines", "metrics", "weights")
+ROOMS = (
+    "answers", "benchmark", "report", "plotting", "manifest", "evaluation", "baselines", "metrics", "weights",
+)  # fmt: skip
 
 
 def _text(page):

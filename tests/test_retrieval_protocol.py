@@ -163,7 +163,7 @@ def test_a_wrong_protocol_fails():
 
 def test_mirrored_scans_under_another_name_are_found():
     """A left-right flip of a scan, entered as another patient's, must not count as another patient."""
-    cohort = phantoms.cohort(6)
+    cohort = phantoms.cohort(4)
     flipped = Cohort(
         Tumor(
             Case(t.case.image, t.case.mask, case_id=f"f{t.case.case_id}", patient_id=f"f{t.patient_id}"),

@@ -1,13 +1,19 @@
 """`run_benchmark`: train what is not trained yet, then work out tables, figures and the report."""
 
+import json
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from tumorsim._validation import check_choice
 from tumorsim.benchmark._data import digest, load_data, load_real
+from tumorsim.benchmark._methods import known_baselines
 from tumorsim.benchmark._plan import plan_runs
 from tumorsim.benchmark._presets import EXPERIMENTS, PRESETS
-from tumorsim.benchmark._runs import finish_run, load_result
+from tumorsim.benchmark._runs import finish_run, load_result, versions
+from tumorsim.benchmark._scores import COLUMNS, Bench
+from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]
 
@@ -21,44 +27,90 @@ def run_benchmark(
     stacks=None,
     only=None,
     baselines=None,
+    train=True,
     split_seed=0,
     n_jobs=1,
     verbose=0,
     echo=print,
 ):
-    """Repeat the paper's experiments, and more, against baselines.
+    """Repeat the paper's experiments, and some more, against baselines.
 
-    Every fit is kept in ``runs/`` under a name that changes with all that it depends on, so a benchmark that
-    was stopped, or is asked for more, goes on where it was.
+    Tumors are split by patient, 60/20/20; the gallery are those of training patients, test patients ask, and
+    validation patients choose the number of neighbors. Every fit is kept in ``runs/`` under a name that
+    changes with all that it depends on, so a benchmark that was stopped, or is asked for more, goes on where
+    it was.
+
+    Parameters
+    ----------
+    output_dir : str or Path
+        Receives ``results.csv`` (a row a score: experiment, method, task, metric, k, value, ci_low, ci_high,
+        n_patients, seed; seed is empty where seeds are pooled), ``results.json`` (versions, hardware, times),
+        ``report.md`` and figures, and keeps ``data/``, ``runs/`` and ``cache/``.
+    preset : {"smoke", "small", "paper"}, default="small"
+        How large: minutes on two cores, hours on two cores, or days on a GPU.
+    anatomies : str or Path, optional
+        Folder of label maps of real heads for simulated patients (see `make_cohort`). Test patients are put
+        into the last four, in order of names, which no network sees in training; all others into the rest
+        and the template. Default: all in the template.
+    manifest : str or Path, optional
+        Tumors to train and test on, instead of simulated ones. A column ``split`` (train, validation, test)
+        is kept to.
+    stacks : str or Path, optional
+        Real scans, as a scan table or a manifest, that nothing is trained on: they ask each other, by folds.
+    only : sequence of str, optional
+        Experiments to run; default those of the preset.
+    baselines : dict of callable, optional
+        Name → callable(random_state) → estimator with ``fit(tumors)`` and ``transform(tumors)``, and perhaps
+        ``metric``. Results are kept by name: another method needs another name. Default: those of
+        `baselines.BASELINES` that the preset names, an untrained network of the benchmark's own size, and
+        forests over the embeddings of the network of all tasks.
+    train : bool, default=True
+        False works out tables and figures of what is there, and trains nothing.
+    split_seed : int, default=0
+        Who is trained on, where neither `anatomies` nor `manifest` say.
+    n_jobs : int, default=1
+        Processes that simulate, threads that prepare scans.
+    verbose : int, default=0
+        1 shows progress of each fit.
+    echo : callable, default=print
+        Receives lines of text.
+
+    Returns
+    -------
+    DataFrame
+        What ``results.csv`` holds. A run that failed or has not finished has no rows; the report calls it
+        missing.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or a patient would be on two sides of the split.
+
+    References
+    ----------
+    arXiv:1810.09369, section 3.
     """
     check_choice(preset, "preset", tuple(PRESETS))
     settings, out = PRESETS[preset], Path(output_dir)
-    chosen = settings.experiments if only is None else tuple(only)
+    chosen = settings.experiments if only is None else tuple(dict.fromkeys(only))
     for name in chosen:
         check_choice(name, "only", EXPERIMENTS)
-    baselines = _known_baselines() if baselines is None else dict(baselines)
-    echo(f"Benchmark '{preset}' in {out}: {', '.join(chosen)}")
+    started = time.perf_counter()
+    baselines = known_baselines(settings.baselines) if baselines is None else dict(baselines)
     data = load_data(
         out / "data", settings, anatomies=anatomies, manifest=manifest, split_seed=split_seed, n_jobs=n_jobs,
         progress=bool(verbose),
     )  # fmt: skip
-    sides = ", ".join(f"{name} {data.cohort[data.rows(name)]!r}" for name in ("train", "validation", "test"))
-    echo(f"Data: {sides}")
+    for side in ("train", "validation", "test"):
+        echo(f"{side}: {data.cohort[data.rows(side)]!r}")
     real = None
     if stacks is not None:
         scans = load_real(stacks, out)
         real = digest(sorted([t.tumor_id, t.bbox.tolist()] for t in scans), 8), scans
-        echo(f"Real scans: {scans!r}")
+        echo(f"real scans: {scans!r}")
     runs = plan_runs(settings, data, experiments=chosen, baselines=baselines)
-    failed = _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo)
-    return failed
-
-
-def _known_baselines():
-    """Return the baselines that are installed: name → callable(random_state)."""
-    from tumorsim import baselines
-
-    return dict(getattr(baselines, "BASELINES", {}))
+    failed = _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo) if train else {}
+    return _write_results(out, preset, runs, data, settings, chosen, real, failed, started, echo)
 
 
 def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
@@ -72,9 +124,7 @@ def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
     failed = {}
     for number, (key, run) in enumerate(by_key.items(), start=1):
         done = load_result(run, out) is not None
-        what = f"{number}/{len(by_key)} {run.experiment}: {run.method}, seed {run.seed} [{key}]"
-        if not done:
-            echo(f"{what} …")
+        what = f"run {number}/{len(by_key)} ({run.experiment}: {run.method}, seed {run.seed})"
         started = time.perf_counter()
         try:
             finish_run(
@@ -85,5 +135,45 @@ def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
             failed[key] = f"{type(err).__name__}: {err}"
             echo(f"{what} failed: {failed[key]}")
             continue
-        echo(f"{what} {'kept' if done else 'done'}, {(time.perf_counter() - started) / 60:.1f} min")
+        echo(f"{what} {'was there' if done else 'done'}, {(time.perf_counter() - started) / 60:.1f} min")
     return failed
+
+
+def _write_results(out, preset, runs, data, settings, experiments, real, failed, started, echo):
+    """Score what has finished, and write CSV, JSON, figures and report; returns the rows."""
+    from tumorsim.benchmark._experiments import tabulate
+    from tumorsim.benchmark._figures import draw_all
+    from tumorsim.benchmark._report import write_report
+
+    planned, results, states = {name: [] for name in experiments}, {}, []
+    for run in runs:
+        if run.method not in planned[run.experiment]:
+            planned[run.experiment].append(run.method)
+        result = load_result(run, out)
+        state = {"experiment": run.experiment, "method": run.method, "seed": run.seed, "key": run.key}
+        if result is None:
+            states.append(state | {"state": "failed" if run.key in failed else "missing"} | (
+                {"error": failed[run.key]} if run.key in failed else {}))  # fmt: skip
+            continue
+        states.append(state | {"state": "finished", "seconds": result.record["seconds"]})
+        results.setdefault((run.experiment, run.method), []).append(result)
+    bench = Bench(data, data.cohort.table, settings.n_resamples)
+    rows = tabulate(bench, results, experiments, real=real, echo=echo)
+    tidy = pd.DataFrame(rows, columns=COLUMNS)
+    with atomic_path(out / "results.csv") as temporary:
+        tidy.to_csv(temporary, index=False, float_format="%.6g")
+    tidy = pd.read_csv(out / "results.csv")  # the report is what anybody can make of the CSV
+    about = {
+        "preset": preset, "data": data.description, "n_resamples": settings.n_resamples,
+        "sides": {side: repr(data.cohort[data.rows(side)]) for side in ("train", "validation", "test")},
+        "real": None if real is None else repr(real[1]),
+        "runs": states, "seconds": round(time.perf_counter() - started, 1), **versions(),
+    }  # fmt: skip
+    with atomic_path(out / "results.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    figures = draw_all(out, tidy, planned, results, bench)
+    with atomic_path(out / "report.md") as temporary:
+        temporary.write_text(write_report(tidy, planned, about, figures), encoding="utf-8")
+    n_done = sum(state["state"] == "finished" for state in states)
+    echo(f"{n_done} of {len(states)} cells have their run; tables and figures are in {out / 'report.md'}")
+    return tidy

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tumorsim.benchmark._data import digest
+from tumorsim.benchmark._methods import OF_NETWORK
 from tumorsim.benchmark._presets import EXPERIMENTS, LOCALIZATION
 
 __all__ = ["ALL", "EXACT", "Run", "plan_runs"]
@@ -66,17 +67,17 @@ def plan_runs(preset, data, *, experiments=EXPERIMENTS, baselines=()):
 def _variants(experiment, preset, tasks, baselines):
     """Yield method and config of what an experiment compares."""
     default = _network(preset, tasks)
-    if experiment == "baselines":
-        yield from ((name, {"baseline": name}) for name in baselines)
+    if experiment == "table2":
+        yield from ((f"{n} channels", _network(preset, tasks, n_channels=n)) for n in preset.channels)
         return
     yield ALL, default
-    if experiment == "table3":
+    if experiment == "baselines":
+        for name in baselines:
+            yield name, {"baseline": name} | (default if name in OF_NETWORK else {})
+    elif experiment == "table3":
         yield from _task_subsets(preset, tasks)
     elif experiment == "table4":
         yield EXACT, _network(preset, tasks, box_jitter=0.0)
-    elif experiment == "table2":
-        for n in preset.channels:
-            yield f"{n} channels", _network(preset, tasks, n_channels=n)
     elif experiment == "missing_labels":
         for share in preset.drops:
             yield f"{share:.0%} of labels dropped", default | {"drop": share}
@@ -86,7 +87,10 @@ def _variants(experiment, preset, tasks, baselines):
     elif experiment == "contrastive":
         first = [task for task in tasks if task == "type"] or tasks[:1]
         none = {"mask": 0.0} | dict.fromkeys(first, 0.0)
-        yield "contrastive only", _network(preset, first, task_weights=none, contrastive=1.0)
+        batches = _network(preset, first)["parameters"]
+        larger = {"batch_size": 2 * batches.get("batch_size", 2)}  # pairs are found within a batch
+        larger["batches_per_epoch"] = max(1, batches.get("batches_per_epoch", 200) // 2)
+        yield "contrastive only", _network(preset, first, task_weights=none, contrastive=1.0, **larger)
         yield "all tasks and contrastive", _network(preset, tasks, contrastive=1.0)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 import tumorsim
 from tumorsim.benchmark._boxes import box_iou, distort_boxes
+from tumorsim.benchmark._methods import make_baseline
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
 
@@ -46,7 +47,7 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
         return
     started = time.perf_counter()
     if "baseline" in run.config:
-        estimator = baselines[run.config["baseline"]](run.config["seed"])
+        estimator = make_baseline(run.config, out, baselines)
         estimator.fit(data.cohort[data.rows("train")])
         masks = False
     else:
@@ -54,7 +55,9 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
         masks = run.config["parameters"].get("task_weights", {}).get("mask", 1) > 0
     trained = time.perf_counter()
     if fresh:
-        _write_arrays(folder / "embeddings.npz", X=_embed(estimator, data.cohort))
+        space = getattr(estimator, "space_", None)
+        scale = np.ones(1) if space is None else space.scale
+        _write_arrays(folder / "embeddings.npz", X=_embed(estimator, data.cohort), scale=scale)
         if masks:
             _write_masks(folder / "masks.csv", estimator, data.cohort[data.rows("test")].cases)
         seconds = {"fit": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)}
@@ -83,14 +86,16 @@ class Result:
     run : Run
     record : dict
     X : ndarray of shape (n_tumors, n_features)
-        Of all tumors of the data, in their order, in units that distances are taken in.
+        Of all tumors of the data, in their order, times the scale of an index.
     """
 
     def __init__(self, run, folder):
         self.run = run
         self.folder = Path(folder)
         self.record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-        self.X = self._read("embeddings.npz")["X"]
+        arrays = self._read("embeddings.npz")
+        self.scale = arrays["scale"].astype(np.float32)
+        self.X = arrays["X"] * self.scale
 
     @property
     def metric(self):
@@ -103,12 +108,12 @@ class Result:
         if arrays is None:
             return None
         strengths = [tuple(pair) for pair in arrays["strengths"].tolist()]
-        return {pair: (arrays["X"][i], arrays["iou"][i]) for i, pair in enumerate(strengths)}
+        return {pair: (arrays["X"][i] * self.scale, arrays["iou"][i]) for i, pair in enumerate(strengths)}
 
     def real(self, name):
         """Return embeddings of the real scans called `name`, or None."""
         arrays = self._read(f"real-{name}.npz")
-        return None if arrays is None else arrays["X"]
+        return None if arrays is None else arrays["X"] * self.scale
 
     def masks(self, name=None):
         """Return case ids and Dice of masks proposed for test patients, or for real scans; or None."""
@@ -187,10 +192,8 @@ def _kept_labels(config, tumors):
 
 
 def _embed(estimator, tumors):
-    """Return embeddings as float32, in units that distances are taken in."""
-    X = np.asarray(estimator.transform(tumors), dtype=np.float32)
-    space = getattr(estimator, "space_", None)
-    return X if space is None else (X * space.scale).astype(np.float32)
+    """Return embeddings as float32."""
+    return np.asarray(estimator.transform(tumors), dtype=np.float32)
 
 
 def _write_boxes(path, estimator, cohort, strengths):

@@ -2,6 +2,7 @@
 
 from tumorsim.plotting._cohort import plot_cohort, plot_map
 from tumorsim.plotting._curves import plot_box_robustness, plot_history, plot_knn_curve
+from tumorsim.plotting._methods import plot_methods, plot_strengths
 from tumorsim.plotting._pictures import common_extent, plot_neighbors, tumor_slices
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "plot_history",
     "plot_knn_curve",
     "plot_map",
+    "plot_methods",
     "plot_neighbors",
+    "plot_strengths",
     "tumor_slices",
 ]

@@ -1,0 +1,260 @@
+"""The benchmark: who is trained on, what is run and in which order, what is kept, what the report says."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import phantoms
+import pytest
+from archives import write_cohort, write_scan_table
+from typer.testing import CliRunner
+
+from tumorsim import Cohort, TumorEmbedder, make_cohort
+from tumorsim.benchmark import EXPERIMENTS, PRESETS, run_benchmark
+from tumorsim.benchmark._boxes import box_iou, distort_boxes
+from tumorsim.benchmark._data import Data, load_data, load_real, split_of
+from tumorsim.benchmark._plan import ALL, plan_runs
+from tumorsim.benchmark._report import write_report
+from tumorsim.benchmark._runs import training_rows
+from tumorsim.benchmark._scores import COLUMNS
+from tumorsim.cli import app
+from tumorsim.manifest import save_manifest
+
+NETWORKS = ("table4", "cohort_size", "fig4", "fig5", "fig6", "real", "sites", "baselines")  # three of them
+
+
+def with_split(cohort, split):
+    """Return the cohort with a column ``split``."""
+    for tumor, side in zip(cohort, split, strict=True):
+        tumor.metadata["split"] = side
+    return cohort
+
+
+def data_of(cohort):
+    """Return a cohort as the benchmark takes it."""
+    return Data(cohort, split_of(cohort, 0), {"name": "phantoms"})
+
+
+def test_patients_are_split_in_three():
+    """60/20/20 by patient, the same for the same seed, and no patient on two sides."""
+    cohort = phantoms.cohort(20, per_scan=2)
+    split = split_of(cohort, 0)
+    sides = pd.Series(split).groupby(cohort.patient_ids.astype(str)).agg(["nunique", "first"])
+    assert (sides["nunique"] == 1).all()
+    assert sides["first"].value_counts().to_dict() == {"train": 12, "validation": 4, "test": 4}
+    assert (split == split_of(cohort, 0)).all() and (split != split_of(cohort, 1)).any()
+
+
+def test_a_given_split_is_kept_to_and_checked():
+    """A column says who tests; validation is drawn from the rest; a patient on two sides is an error."""
+    cohort = with_split(phantoms.cohort(8), ["test"] * 2 + ["train"] * 6)
+    split = split_of(cohort, 0)
+    assert (split[:2] == "test").all() and set(split[2:]) == {"train", "validation"}
+    both = Cohort([*phantoms.scan("a", [("meningioma", (12, 16, 17), (3, 4, 3))], patient_id="p"),
+                   *phantoms.scan("b", [("meningioma", (12, 16, 17), (3, 4, 3))], patient_id="p"),
+                   *phantoms.cohort(4)])  # fmt: skip
+    with pytest.raises(ValueError, match="one side of the split"):
+        split_of(with_split(both, ["train", "test", "train", "train", "validation", "test"]), 0)
+    with pytest.raises(ValueError, match="must hold train, validation, test"):
+        split_of(with_split(phantoms.cohort(4), ["training"] * 4), 0)
+
+
+def test_every_experiment_has_its_first_seed_before_any_its_second():
+    """Runs are ordered by seed, then by experiment; what experiments share is one fit."""
+    runs = plan_runs(PRESETS["small"], data_of(phantoms.cohort(20)), baselines=["random"])
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert {run.experiment for run in runs if run.seed == 0} == set(EXPERIMENTS)
+    default = {run.key for run in runs if run.method in (ALL, "16 channels") and run.seed == 0}
+    assert len(default) == 1
+    table3 = [run for run in runs if run.experiment == "table3" and run.seed == 0]
+    tasks = {run.method: run.config["parameters"]["tasks"] for run in table3}
+    assert tasks["type only"] == ["type"] and tasks["segmentation only"] == []
+    assert tasks["all but type"] == ["hemisphere"] == tasks["localization only"]
+    weights = {run.method: run.config["parameters"].get("task_weights") for run in table3}
+    assert weights["localization only"] == {"mask": 0.0} and weights["all but type"] is None
+    assert len({run.key for run in runs if run.experiment == "table3"}) == 3 * len(table3)
+
+
+def test_every_planned_network_can_be_made():
+    """Each preset's parameters are parameters of the embedder, and the paper's are the paper's."""
+    for preset in PRESETS.values():
+        for run in plan_runs(preset, data_of(phantoms.cohort(20))):
+            make = TumorEmbedder.paper if run.config.get("paper") else TumorEmbedder
+            assert make(**run.config["parameters"]).n_channels in (4, *preset.channels, 64)
+
+
+def test_smaller_cohorts_lie_in_larger_ones():
+    """Patients of a smaller training cohort are among those of every larger one, with all their tumors."""
+    data = data_of(phantoms.cohort(20, per_scan=2))
+    small, large, whole = (training_rows({"n_patients": n, "seed": 0}, data) for n in (3, 6, None))
+    assert set(small) < set(large) < set(whole)
+    assert len(set(data.cohort[small].patient_ids)) == 3 and len(small) == 6
+
+
+def test_boxes_are_scaled_and_shifted():
+    """Sides and centers follow the strength, in whole voxels; strengths 1 and 0 change nothing."""
+    cohort = phantoms.cohort(3)
+    boxes = np.array([tumor.bbox for tumor in cohort])
+    np.testing.assert_array_equal([t.bbox for t in distort_boxes(cohort, 1, 0)], boxes)
+    twice = np.array([t.bbox for t in distort_boxes(cohort, 2, 0)])
+    sides = boxes[:, 1] - boxes[:, 0]
+    assert (np.abs(twice[:, 1] - twice[:, 0] - 2 * sides) <= 1).all()  # both edges are rounded
+    moved = np.array([t.bbox for t in distort_boxes(cohort, 1, 0.5)])
+    assert (np.abs(np.abs(moved - boxes) - sides[:, None] / 2) <= 0.5).all()
+    unit = np.array([[(0, 0, 0), (2, 2, 2)]])
+    assert box_iou(unit, [[(1, 0, 0), (3, 2, 2)]]).tolist() == [4 / 12]
+    assert box_iou(unit, [[(2, 0, 0), (3, 2, 2)]]).tolist() == [0]
+
+
+def test_too_few_heads_are_refused(tmp_path):
+    """Four heads are kept for testing, so more must be there."""
+    for i in range(4):
+        (tmp_path / f"{i}.nii.gz").touch()
+    with pytest.raises(ValueError, match="more than 4 heads"):
+        load_data(tmp_path / "data", PRESETS["smoke"], anatomies=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Return the folder of a smoke benchmark by command: three tiny networks, trained, and real scans."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    make_cohort(10, random_state=5, spacing=4.0, output_dir=folder / "real")
+    scans = pd.read_csv(folder / "real" / "manifest.csv").assign(dataset="another hospital's")
+    scans.to_csv(folder / "real" / "manifest.csv", index=False)
+    words = ["benchmark", "--preset", "smoke", "--out", folder / "out"]
+    words += ["--stacks", folder / "real" / "manifest.csv"]
+    words += ["--only", ",".join(NETWORKS), "--n-jobs", "1"]
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_smoke_leaves_tidy_scores_figures_and_a_report(smoke):
+    """Every experiment has rows with intervals about their values, and its figures are in the report."""
+    tidy = pd.read_csv(smoke / "results.csv")
+    assert tidy.columns.tolist() == COLUMNS
+    assert {"table4", "cohort_size", "fig4", "real", "sites", "baselines"} <= set(tidy["experiment"])
+    shares = tidy[tidy["metric"].isin(["balanced_accuracy", "precision_at_k", "dice", "overlap_at_k", "iou"])]
+    assert shares["value"].between(0, 1).all()
+    known = tidy[tidy["ci_low"].notna()]
+    assert len(known) > 300 and (known["ci_low"] <= known["ci_high"]).all()
+    exact = tidy[tidy["method"].str.endswith("scale 1, shift 0") & (tidy["metric"] == "overlap_at_k")]
+    assert len(exact) == 2 and (exact["value"] == 1).all()
+    report = (smoke / "report.md").read_text(encoding="utf-8")
+    for name in ("table4_0.png", "fig4_classes.png", "fig5_type.png", "fig6_metastasis.png", "real.png"):
+        assert f"({name})" in report and (smoke / name).stat().st_size > 1000
+    about = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
+    assert {run["state"] for run in about["runs"]} == {"finished"}
+    assert about["versions"]["torch"] and about["hardware"]["threads"] >= 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_benchmark_goes_on(smoke, tmp_path):
+    """Finished runs are kept; one whose embeddings are lost makes the same ones from its model."""
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    folders = sorted(path for path in (out / "runs").iterdir() if (path / "model.safetensors").exists())
+    lost, kept = folders[0], {path: (path / "record.json").read_bytes() for path in folders[1:]}
+    before = dict(np.load(lost / "embeddings.npz"))
+    for name in ("record.json", "embeddings.npz"):
+        (lost / name).unlink()
+    lines = []
+    run_benchmark(out, "smoke", only=["table4", "cohort_size"], echo=lines.append)
+    np.testing.assert_array_equal(np.load(lost / "embeddings.npz")["X"], before["X"])
+    assert {path: (path / "record.json").read_bytes() for path in kept} == kept
+    assert sum("was there" in line for line in lines) == 2 and sum(" done, " in line for line in lines) == 1
+
+
+@pytest.mark.slow
+def test_what_is_not_there_is_called_missing(smoke, tmp_path):
+    """Without training, a run that is lost has no rows, and the report says so instead of guessing."""
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    whole = pd.read_csv(out / "results.csv")
+    for record in (out / "runs").glob("*/record.json"):
+        if json.loads(record.read_text(encoding="utf-8"))["config"].get("n_patients"):
+            record.unlink()
+    tidy = run_benchmark(out, "smoke", only=["cohort_size"], train=False, echo=lambda text: None)
+    name = "trained on 8 patients"
+    assert name in set(whole["method"]) and name not in set(tidy["method"])
+    assert f"| {name} | missing |" in (out / "report.md").read_text(encoding="utf-8")
+
+
+class Volume:
+    """A method of a user's own: one number a tumor."""
+
+    def fit(self, tumors, y=None):
+        """Learn nothing."""
+        return self
+
+    def transform(self, tumors):
+        """Return the logarithm of the box's volume."""
+        return np.log([[float(np.prod(t.bbox[1] - t.bbox[0]))] for t in tumors])
+
+
+@pytest.mark.slow
+def test_own_archive_and_own_method(smoke, tmp_path, monkeypatch):
+    """A manifest replaces simulated patients, any transformer is a method; one that fails costs no other."""
+    steps = {"max_epochs": 1, "batches_per_epoch": 1}
+    preset = replace(PRESETS["smoke"], parameters=PRESETS["smoke"].parameters | steps)
+    monkeypatch.setitem(PRESETS, "smoke", preset)
+
+    def broken(random_state):
+        raise ValueError("it cannot")
+
+    lines = []
+    tidy = run_benchmark(
+        tmp_path, "smoke", manifest=smoke / "data" / "manifest.csv", only=["baselines"], echo=lines.append,
+        baselines={"my volume": lambda random_state: Volume(), "broken": broken},
+    )  # fmt: skip
+    row = tidy.query("method == 'my volume' and task == 'log_volume' and metric == 'spearman'")
+    assert len(row) == 1 and row["value"].iloc[0] > 0.5
+    assert any("broken" in line and "failed: ValueError: it cannot" in line for line in lines)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| broken | missing |" in report and "ValueError: it cannot" in report
+    assert not (tmp_path / "data").exists()
+
+
+def test_real_scans_are_a_scan_table_or_a_manifest(tmp_path):
+    """Both give the same tumors, in the order of their case ids."""
+    cohort = write_cohort(phantoms.cohort(3), tmp_path)
+    write_scan_table(cohort[[2, 0, 1]], tmp_path / "scans.csv")
+    save_manifest(cohort[[1, 2, 0]], tmp_path / "tumors.csv")
+    found = [load_real(tmp_path / name, tmp_path / "out") for name in ("scans.csv", "tumors.csv")]
+    assert [[t.case.case_id for t in part] for part in found] == [["s0", "s1", "s2"]] * 2
+
+
+def test_report_counts_wins_ties_and_losses():
+    """An interval above 0 is a win, below a loss, about 0 a tie; a method without rows is missing."""
+    fixed = {"experiment": "paired", "method": f"{ALL} − type only", "metric": "balanced_accuracy"}
+    fixed |= {"k": np.nan, "n_patients": 9, "seed": np.nan}
+    found = {"type": (-0.2, -0.3, -0.1), "region": (0.2, 0.1, 0.3), "side": (0.1, -0.1, 0.3)}
+    rows = [
+        fixed | {"task": task, "value": value, "ci_low": low, "ci_high": high}
+        for task, (value, low, high) in found.items()
+    ]
+    tidy = pd.DataFrame(rows)[COLUMNS]
+    hardware = {"threads": 1, "cuda": None}
+    about = {"preset": "small", "sides": {}, "runs": [], "n_resamples": 1000, "hardware": hardware}
+    report = write_report(tidy, {"table3": [ALL, "type only"]}, about, {})
+    assert "| type only | 1 | 1 | 1 |" in report
+    assert "region balanced accuracy +0.20 (+0.10 to +0.30)" in report and "*missing*" in report
+
+
+def test_help_teaches():
+    """The command's help names the presets and every experiment, and shows how to begin."""
+    text = CliRunner().invoke(app, ["benchmark", "--help"]).output
+    assert "tumorsim benchmark --preset smoke" in text
+    assert all(name in text for name in (*PRESETS, *EXPERIMENTS))
+
+
+def test_a_wrong_preset_or_experiment_is_named(tmp_path):
+    """Both are checked before anything is simulated."""
+    with pytest.raises(ValueError, match="'preset' must be one of"):
+        run_benchmark(tmp_path, "large")
+    with pytest.raises(ValueError, match="'only' must be one of"):
+        run_benchmark(tmp_path, "smoke", only=["table9"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,90 @@
+"""Scans of other origin: what real scans find among each other, and whether their origin shows."""
+
+import numpy as np
+import pandas as pd
+
+from tumorsim.benchmark._plan import ALL
+from tumorsim.benchmark._scores import (
+    Method,
+    at_chosen,
+    chance_of,
+    difference_rows,
+    mask_rows,
+    score_rows,
+    tidy_row,
+)
+from tumorsim.evaluation import block_folds, evaluate_retrieval, evaluate_site_probe
+
+__all__ = ["real_folds", "real_rows", "site_rows"]
+
+SHOWN = ("table3", "baselines", "contrastive", "real")  # experiments whose methods see real scans
+K = 5  # there are no validation patients to choose it
+
+
+def real_folds(table):
+    """Return the fold of each real tumor: contiguous blocks of patients within type, by case id.
+
+    Parameters
+    ----------
+    table : DataFrame
+        In the order of case ids.
+    """
+    columns = [c for c in table if c.startswith("label_") and table[c].nunique() > 1]
+    if not columns:
+        raise ValueError(
+            "Real scans must have a 'label_*' column with two classes to be asked for. Got none."
+        )
+    column = "label_type" if "label_type" in columns else columns[0]
+    first = table.drop_duplicates("patient_id")
+    folds = dict(zip(first["patient_id"], block_folds(first[column].fillna("")), strict=True))
+    return table["patient_id"].map(folds).to_numpy()
+
+
+def real_rows(bench, results, real):
+    """Return tidy rows of each method on real scans, and differences from the network of all tasks."""
+    name, cohort = real
+    table = cohort.table
+    folds, rows, methods = real_folds(table), [], {}
+    for (experiment, method), found in results.items():
+        found = [result for result in found if result.real(name) is not None]
+        key = tuple(result.run.key for result in found)
+        if (
+            experiment not in SHOWN
+            or not found
+            or key in methods
+            or method in {m.name for m in methods.values()}
+        ):
+            continue
+        scores = [
+            evaluate_retrieval(
+                result.real(name), table, folds=folds, n_neighbors=K, cutoffs=K, targets=(),
+                metric=result.metric, n_resamples=bench.n_resamples,
+            )
+            for result in found
+        ]  # fmt: skip
+        ks = dict.fromkeys(scores[0].table["task"], K)
+        methods[key] = Method(method, found, ks, [at_chosen(score, ks) for score in scores])
+    base = next((method for method in methods.values() if method.name == ALL), None)
+    for method in methods.values():
+        rows += score_rows("real", method)
+        rows += mask_rows("real", method, table, bench.n_resamples, real=name)
+        if base is not None and method is not base:
+            rows += difference_rows(base, method, "paired_real")
+    return rows
+
+
+def site_rows(bench, result, real):
+    """Yield whether embeddings of unseen patients tell data sets apart, real from simulated among them."""
+    rows = np.concatenate([bench.data.rows("validation"), bench.data.rows("test")])
+    columns = ["patient_id", "dataset"]
+    table = bench.table.reindex(columns=columns).iloc[rows]
+    X = result.X[rows]
+    if real is not None and result.real(real[0]) is not None:
+        X = np.concatenate([X, result.real(real[0])])
+        table = pd.concat([table, real[1].table.reindex(columns=columns)], ignore_index=True)
+    if table["dataset"].nunique() < 2:
+        return
+    row = {"task": "dataset", "metric": "balanced_accuracy"}
+    row |= evaluate_site_probe(X, table, n_resamples=bench.n_resamples)
+    yield tidy_row("sites", ALL, row, 0, result.run.seed)
+    yield tidy_row("sites", "chance", chance_of(row), 0, "")

@@ -1,0 +1,101 @@
+"""The paper's figures, and the tables' values as pictures."""
+
+import numpy as np
+import pandas as pd
+
+from tumorsim import plotting
+from tumorsim.benchmark._plan import ALL
+from tumorsim.benchmark._report import MAIN, headline, split_strengths
+from tumorsim.evaluation import rank_gallery
+from tumorsim.io import atomic_path
+
+__all__ = ["draw_all"]
+
+N_SHOWN = 2  # neighbors of Fig. 6
+PANELS = ("type", "region", "hemisphere", "log_volume", "graded")
+
+
+def draw_all(out, tidy, planned, results, bench):
+    """Draw what has finished into `out`; returns experiment → list of (caption, file name)."""
+    drawn = {}
+
+    def keep(experiment, caption, name, axes):
+        with atomic_path(out / name) as temporary:
+            np.ravel(axes)[0].figure.savefig(temporary, dpi=100)
+        drawn.setdefault(experiment, []).append((caption, name))
+
+    for experiment in planned:
+        rows = headline(tidy[tidy["experiment"] == experiment])
+        if experiment in ("fig5", "fig6"):
+            continue
+        if experiment == "fig4":
+            for metric, about in (("balanced_accuracy", "classes"), ("spearman", "numbers")):
+                curve = _curve(rows, metric)
+                if len(curve):
+                    ax = plotting.plot_knn_curve(curve, metric=metric)
+                    ax.set_title(
+                        f"{about.capitalize()} from the k nearest, {curve['n_queries'].max()} patients"
+                    )
+                    keep("fig4", f"Scores of {about} against k", f"fig4_{about}.png", ax)
+        elif experiment == "table4":
+            for i, name in enumerate(planned["table4"]):
+                part = split_strengths(rows)
+                part = part[(part["base"] == name) & (part["metric"] == "overlap_at_k")]
+                if len(part):
+                    ax = plotting.plot_strengths(part)
+                    ax.set_title(f"Overlap of the 10 nearest: {name}", fontsize=9)
+                    keep("table4", f"Overlap of neighbors, {name}", f"table4_{i}.png", ax)
+        else:
+            part = rows[rows["metric"] == rows["task"].map(MAIN).fillna("balanced_accuracy")]
+            part = part[(part["metric"] != "ndcg_at_k") | (pd.to_numeric(part["k"]) == 10)]
+            panels = [task for task in PANELS if task in set(part["task"])]
+            if panels and (part["method"] != "chance").any():
+                axes = plotting.plot_methods(part, tasks=panels)
+                keep(experiment, f"Scores of {experiment}", f"{experiment}.png", axes)
+    if results.get(("fig5", ALL)):
+        _maps(keep, bench, results["fig5", ALL][0])
+    if results.get(("fig6", ALL)):
+        _neighbors(keep, bench, results["fig6", ALL][0])
+    return drawn
+
+
+def _curve(rows, metric):
+    """Return the rows of Fig. 4 as `plot_knn_curve` takes them."""
+    rows = rows[rows["metric"] == metric]
+    chance = rows[rows["method"] == "chance"].set_index(["task", "k"])["value"]
+    part = rows[rows["method"] != "chance"]
+    level = [chance.get((row.task, row.k), np.nan) for row in part.itertuples()]
+    return part.assign(chance=level, k=pd.to_numeric(part["k"]).astype(int), n_queries=part["n_patients"])
+
+
+def _maps(keep, bench, result):
+    """Draw the map of all tumors by type and size, and of schwannomas by side (Fig. 5)."""
+    table = bench.table
+    if "label_type" in table:
+        ax = plotting.plot_map(result.X, table["label_type"], method="tsne", name="type")
+        keep("fig5", "t-SNE of all tumors, by type", "fig5_type.png", ax)
+        rows = np.flatnonzero(table["label_type"] == "schwannoma")
+        if len(rows) > 10 and "label_hemisphere" in table:
+            sides = table["label_hemisphere"].iloc[rows]
+            ax = plotting.plot_map(result.X[rows], sides, method="tsne", name="side")
+            ax.set_title(f"{len(rows)} schwannomas by hemisphere")
+            keep("fig5", "t-SNE of schwannomas, by hemisphere", "fig5_schwannoma.png", ax)
+    ax = plotting.plot_map(result.X, table["volume_mm3"].astype(float), method="tsne", name="volume (mm³)")
+    keep("fig5", "t-SNE of all tumors, by volume", "fig5_size.png", ax)
+
+
+def _neighbors(keep, bench, result):
+    """Draw a test tumor of each type, of middle size, beside its nearest of other patients (Fig. 6)."""
+    table, gallery = bench.table, bench.data.rows("train")
+    test = bench.data.rows("test")
+    types = table["label_type"] if "label_type" in table else pd.Series("tumor", table.index)
+    for name in sorted(types.iloc[test].dropna().unique()):
+        rows = test[(types.iloc[test] == name).to_numpy()]
+        query = rows[np.argsort(table["volume_mm3"].to_numpy()[rows], kind="stable")[len(rows) // 2]]
+        found = gallery[rank_gallery(result.X[gallery], result.X[[query]], metric=result.metric)[0]]
+        patients = table["patient_id"].iloc[found]
+        found = found[~patients.duplicated().to_numpy()][:N_SHOWN]
+        distances = np.linalg.norm(result.X[found] - result.X[query], axis=1)
+        tumors = [bench.data.cohort[int(row)] for row in (query, *found)]
+        axes = plotting.plot_neighbors(tumors[0], tumors[1:], distances)
+        keep("fig6", f"A {name} and its {N_SHOWN} nearest tumors of other patients", f"fig6_{name}.png", axes)
