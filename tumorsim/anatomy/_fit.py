@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from tumorsim.anatomy._template import CENTER, SCALE, tissue_points
+from tumorsim.anatomy._template import BRAIN, CENTER, SCALE, tissue_points
 
 __all__ = ["Affine", "Similarity", "distance", "fit", "quality_of"]
 
-_LEAST_OVERLAP = 0.8  # of what is compared; a pose that leaves more of it out of view is worth less
+_LEAST_OVERLAP = 0.8  # of the brain; a pose that leaves more of it out of view is worth less
 _LONGEST_MM = 6.0  # of a step, on average over the brain: the slope of an edge holds no farther
 _POINTS_A_SAMPLE = 20.0  # neighboring residuals are alike: so many count as one against the priors
 _SCALE_SD, _AFFINE_SD = 0.06, 0.04  # of size about the average; of twelve parameters about seven
@@ -15,7 +15,7 @@ _SCALE_SD, _AFFINE_SD = 0.06, 0.04  # of size about the average; of twelve param
 def quality_of(to_scan, level, spacing, *, robust=True):
     """Return the multiple correlation of a scan with the template's tissues at points `spacing` mm apart.
 
-    `to_scan` (4, 4) maps MNI mm to those of the scan. Points out of view lower it. `robust`: outliers count
+    `to_scan` (4, 4) maps MNI mm to those of the scan. A brain out of view lowers it. `robust`: outliers count
     less.
     """
     return _compare(to_scan, level, *tissue_points(spacing), robust)[0]
@@ -32,7 +32,8 @@ def _compare(to_scan, level, points, tissue, robust=True):
     left = weights * (values - columns @ _solve(columns, values, weights)) ** 2
     varied = weights * (values - np.average(values, weights=weights)) ** 2
     explained = 1 - left.sum() / max(varied.sum(), 1e-9)
-    quality = float(np.sqrt(max(explained, 0.0)) * min(1.0, seen.mean() / _LEAST_OVERLAP))
+    overlap = seen[tissue[:, BRAIN] > 0.5].mean()
+    quality = float(np.sqrt(max(explained, 0.0)) * min(1.0, overlap / _LEAST_OVERLAP))
     return quality, (seen, voxels, values, weights, float(left.mean()))
 
 

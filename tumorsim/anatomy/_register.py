@@ -17,7 +17,7 @@ __all__ = ["Registration", "register_to_mni"]
 _SPACINGS = (8.0, 4.0)  # mm of the voxels, coarse to fine
 _STEPS = (8.0, 5.0)  # mm between the points that are compared on them
 _MARGIN_MM = 6.0  # round a tumor is not compared: edema, displaced tissue
-_BRIGHTEST = 1.8  # brain medians; fat, vessels and enhancement beyond would outweigh the brain
+_DARKEST, _BRIGHTEST = 0.4, 1.2  # brain medians: else the edge of fat and air would outweigh the brain's
 _ROUNDS = ((8, 8), (3, 20), (2, 15))  # poses refined, and steps: roughly, well, in all parameters
 _LEAST_QUALITY = 0.5  # of a registration that is better than the header
 
@@ -35,7 +35,7 @@ class Registration:
         the head's outline, size of an average person, pose the best of a coarse grid.
     quality : float
         How well the template explains the scan's intensities, tumors apart, 0 to 1: a multiple correlation,
-        lower where more than a fifth of brain and skull is out of view.
+        lower where more than a fifth of the brain is out of view or in a tumor.
     spread_mm : float
         How far apart the two best poses put the brain after refinement, on average; NaN for ``"header"``.
     """
@@ -78,12 +78,16 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
     Notes
     -----
     The scan is explained by what the template has at each place: gray matter, white matter, brain, T1
-    intensity, and five shells of 4 mm round the brain (fluid, bone, marrow, scalp, air, or nothing at all),
-    each with a weight of its own, so that neither contrast nor a missing skull matters. Poses on a grid are
-    ranked by the correlation of scan and explanation at points 12 mm apart. Gauss-Newton steps on 8 mm
-    voxels make the unexplained share of the scan's variance small, outliers counting less: roughly for eight
-    poses, well for the three best; the two best of those get twelve parameters, held near the seven, on 8 and
-    4 mm voxels.
+    intensity, and seven shells round the brain, out to 36 mm (fluid, bone, marrow, scalp, air, or nothing at
+    all), each with a weight of its own, so that neither contrast nor a missing skull matters. Air far out
+    must be explained as well: a template blown up to the scalp would else be praised for the air that it
+    takes in. Intensities are cut to 0.4 to 1.2 of the brain's median for the same reason: what is compared
+    is the brain and the dark ring round it rather than fat and air.
+
+    Poses on a grid are ranked by the correlation of scan and explanation at points 12 mm apart. Gauss-Newton
+    steps on 8 mm voxels make the unexplained share of the scan's variance small, outliers counting less:
+    roughly for eight poses, well for the three best; the two best of those get twelve parameters, held near
+    the seven, on 8 and 4 mm voxels.
 
     References
     ----------
@@ -139,7 +143,7 @@ def _prepare(image, affine, ignore):
     ras = ras_affine(image.shape, affine)[1]
     fine, fine_affine = coarsen(to_ras(image, affine), ras, _SPACINGS[-1])
     spacing = spacing_from_affine(fine_affine)
-    fine = np.minimum(normalize_intensity(fine, spacing), _BRIGHTEST)
+    fine = np.clip(normalize_intensity(fine, spacing), _DARKEST, _BRIGHTEST)
     valid = None
     if ignore is not None and ignore.any():
         share = coarsen(to_ras(ignore.astype(np.float32), affine), ras, _SPACINGS[-1])[0]

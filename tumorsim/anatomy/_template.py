@@ -8,11 +8,12 @@ import numpy as np
 from tumorsim.geometry import spacing_from_affine
 from tumorsim.preprocessing import resample
 
-__all__ = ["CENTER", "SCALE", "coarsen", "load_template", "tissue_points"]
+__all__ = ["BRAIN", "CENTER", "SCALE", "coarsen", "load_template", "tissue_points"]
 
 CENTER = np.array([0.0, -16.0, 10.0])  # MNI mm, middle of the brain
 SCALE = 1.05  # MNI mm a mm of an average person
-_SHELLS_MM = (0, 4, 8, 12, 16, 20)  # outside the brain: fluid, bone, marrow, scalp, air, or nothing at all
+_SHELLS_MM = (0, 4, 8, 12, 16, 20, 28, 36)  # outside the brain: fluid, bone, marrow, scalp, air, or nothing
+BRAIN = 4  # column of `tissue_points`
 _FACE_MM = -20.0  # MNI z below which only the first shells are compared: faces and necks differ
 
 
@@ -43,7 +44,7 @@ def _template_maps():
 
 @lru_cache(maxsize=4)
 def tissue_points(spacing):
-    """Return points (n, 3) in MNI mm where scans are compared, and what is there (n, 10)."""
+    """Return points (n, 3) in MNI mm where scans are compared, and what is there (n, 12)."""
     fine, affine = _template_maps()
     maps, affines = zip(*(coarsen(array, affine, spacing) for array in fine), strict=True)
     z = affines[0][2, 3] + spacing * np.arange(maps[0].shape[2])
