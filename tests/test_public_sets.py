@@ -236,7 +236,8 @@ def test_nyumets(tmp_path):
     _, table, _ = read("nyumets", tmp_path)
     assert table["case_id"].tolist() == ["NYUMets-41-907"] and table["RelativeTimepoint"].tolist() == [0]
     row = table.iloc[0]
-    assert row["RTSTRUCT_MRI"] and row["train"] and not row["T2"] and not row["val"]
+    told = {name: str(row[name]) for name in ("RTSTRUCT_MRI", "train", "T2", "val")}  # columns are text
+    assert told == {"RTSTRUCT_MRI": "True", "train": "True", "T2": "False", "val": "False"}
 
 
 def test_decathlon_takes_one_channel(tmp_path):
