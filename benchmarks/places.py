@@ -19,12 +19,14 @@ from tumorsim import Cohort, Tumor, make_cohort
 from tumorsim.anatomy import PLACE_TASKS, add_places, place_labels, region_at
 
 MNI = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
-THICK_MM = 4.0
+THICK_MM = 4.0  # slices above it are thick; simulated voxels are 2 mm wide, or slices up to 7.5 mm
+ANY = "any"
+SCANS, SLICES = ("whole head", "stripped"), ("thick", "thin")
 MIDDLE = np.array([0.0, -16.0, 10.0])  # MNI mm of the brain's middle
 
 
 def main():
-    """Print tables: each task by method and kind of scan, errors in mm, and errors by quality."""
+    """Print tables: each task by method and kind of scan, errors in mm, and what quality tells of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,12 +81,14 @@ def compare(cohort, found):
     table = pd.DataFrame(
         {
             "tumor_id": cohort.tumor_ids,
+            "patient": [int(p.removeprefix("sim-")) for p in cohort.patient_ids],
             "anatomy": truth["anatomy"],
-            "scan": np.where(truth["whole_head"], "whole head", "stripped"),
-            "slices": np.where([t.case.spacing.max() > THICK_MM for t in cohort], "thick", "thin"),
+            "scan": np.where(truth["whole_head"], *SCANS),
+            "slices": np.where([t.case.spacing.max() > THICK_MM for t in cohort], *SLICES),
             "clear": clear,
             "error_mm": np.linalg.norm(found[MNI].to_numpy() - truth[MNI].to_numpy(), axis=1),
-            "quality": found.get("place_quality", pd.Series(np.nan, found.index)),
+            "quality": found.get("place_quality", np.nan),
+            "spread_mm": found.get("place_spread_mm", np.nan),
         }
     )
     for column in MNI:
@@ -96,51 +100,92 @@ def compare(cohort, found):
 
 
 def report(table):
-    """Print what `compare` found, by method and kind of scan."""
+    """Print what `compare` found, by method and kind of scan; then what quality and spread tell of errors."""
+    kinds = [(scan, slices) for scan in (ANY, *SCANS) for slices in (ANY, *SLICES)]
     rows = []
-    kinds = [
-        ("all", slice(None)),
-        ("scan", "whole head"),
-        ("scan", "stripped"),
-        ("slices", "thick"),
-        ("slices", "thin"),
-    ]
     for method, part in table.groupby("method", sort=False):
-        for column, kind in kinds:
-            chosen = part if column == "all" else part[part[column] == kind]
-            rows.append({"method": method, "scans": column if column == "all" else kind} | scores(chosen))
+        for scan, slices in kinds:
+            chosen = part[(scan == ANY) | (part["scan"] == scan)]
+            chosen = chosen[(slices == ANY) | (chosen["slices"] == slices)]
+            rows.append({"method": method, "scan": scan, "slices": slices} | scores(chosen))
     print(pd.DataFrame(rows).to_string(index=False))
-    measured = table[table["quality"].notna()]
-    bins = pd.cut(measured["quality"], [-0.01, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0])
-    error = measured.groupby([measured["method"], bins], observed=True)["error_mm"]
-    print(error.agg(["size", "median", lambda e: e.quantile(0.95), "max"]).round(1).to_string())
-    worst = table[table["method"] == "registration"].nlargest(8, "error_mm")
-    print(
-        worst[["tumor_id", "anatomy", "scan", "slices", "error_mm", "quality"]]
-        .round(2)
-        .to_string(index=False)
-    )
+    registered = table[table["method"] == "registration"]
+    worst = registered.nlargest(8, "error_mm")
+    shown = ["tumor_id", "anatomy", "scan", "slices", "error_mm", "quality", "spread_mm"]
+    print(worst[shown].round(2).to_string(index=False))
+    report_quality(registered)
 
 
 def scores(part):
-    """Return shares of right labels, and errors in mm, of some tumors."""
+    """Return right labels of some tumors as counts with exact 95 % intervals, and errors in mm."""
     row = {"tumors": len(part)}
     sided = part[part["true_hemisphere"].notna()]
     given = sided[sided["hemisphere"].notna()]
-    row["side right"] = share(given["hemisphere"] == given["true_hemisphere"])
+    row["side"] = share(given["hemisphere"] == given["true_hemisphere"])
     row["side given"] = share(sided["hemisphere"].notna())
     for task in ("front_rear", "upper_lower", "region"):
         row[task] = share(part[task] == part[f"true_{task}"])
     clear = part[part["clear"]]
-    row["clear areas"] = len(clear)
-    row["area, clear"] = share(clear["region"] == clear["true_region"])
+    row["region, clear"] = share(clear["region"] == clear["true_region"])
     row["mm, median"], row["mm, 95 %"] = part["error_mm"].quantile([0.5, 0.95]).round(1)
     return row
 
 
 def share(right):
-    """Return a share in percent to one decimal."""
-    return round(100 * float(np.mean(right)), 1) if len(right) else np.nan
+    """Return a share as text: right of all, and the exact 95 % interval, tumors as if independent."""
+    from scipy.stats import binomtest
+
+    if not len(right):
+        return "-"
+    low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="exact")
+    return f"{right.sum()}/{len(right)} {right.mean():.1%} ({low:.1%}-{high:.1%})"
+
+
+def report_quality(table):
+    """Print how quality and spread tell large errors: limits from half the patients, scored on the others.
+
+    A limit is where the share of large errors below it, less that of small errors, is greatest.
+    """
+    first, spread = table["patient"] % 2 == 0, table["spread_mm"].astype(float).fillna(99.0)
+    signs = {"quality": -table["quality"], "spread_mm": spread}
+    signs["quality - spread_mm / 50"] = spread / 50 - table["quality"]
+    rows = []
+    for limit in (10.0, 15.0):
+        wrong = table["error_mm"] > limit
+        for name, doubt in signs.items():
+            cut = best_cut(doubt[first], wrong[first])
+            flagged = doubt[~first] >= cut
+            rows.append(
+                {
+                    "error above": f"{limit:g} mm",
+                    "sign": name,
+                    "large here/there": f"{wrong[first].sum()}/{wrong[~first].sum()}",
+                    "AUROC here": auroc(doubt[first], wrong[first]),
+                    "AUROC there": auroc(doubt[~first], wrong[~first]),
+                    "limit": round(-cut if name != "spread_mm" else cut, 2),
+                    "large flagged there": share(flagged[wrong[~first]]),
+                    "small flagged there": share(flagged[~wrong[~first]]),
+                }
+            )
+    print(pd.DataFrame(rows).to_string(index=False))
+    print(
+        f"rank correlation of quality and error: {table['quality'].corr(table['error_mm'], 'spearman'):.2f}"
+    )
+
+
+def best_cut(doubt, wrong):
+    """Return the doubt from which on most of what is wrong and least of what is right is flagged."""
+    if not wrong.any():
+        return np.inf
+    cuts = np.unique(doubt)
+    return cuts[np.argmax([(doubt[wrong] >= c).mean() - (doubt[~wrong] >= c).mean() for c in cuts])]
+
+
+def auroc(doubt, wrong):
+    """Return the chance that a wrong tumor is in greater doubt than a right one."""
+    from sklearn.metrics import roc_auc_score
+
+    return round(roc_auc_score(wrong, doubt), 3) if 0 < wrong.sum() < len(wrong) else np.nan
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def test_registration_finds_the_places_of_simulated_tumors(simulated, bare):
     assert errors(found, simulated).max() < 12
     for tumor, true in zip(found, simulated, strict=True):
         assert tumor.metadata["place_method"] == "registration" and tumor.metadata["place_quality"] > 0.6
+        assert tumor.metadata["place_spread_mm"] >= 0
         assert tumor.labels["type"] == true.labels["type"]
         sides = {tumor.labels["hemisphere"], true.labels["hemisphere"]}
         assert sides != {"left", "right"}
@@ -153,6 +154,7 @@ def test_labels_that_are_there_stay_and_complete_scans_are_left_alone(bare, monk
     assert a.labels == given and "place_quality" not in a.metadata
     assert b.labels["region"] == "convexity" and b.labels["outcome"] == "stable"
     assert b.labels["front_rear"] in ("front", "rear") and b.metadata["place_method"] == "header"
+    assert b.metadata["place_spread_mm"] is None  # of one pose there is no spread
 
 
 def test_doubtful_places_give_coordinates_but_no_labels(bare):

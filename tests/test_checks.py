@@ -171,6 +171,20 @@ def plant(archive):
     a.table.loc[a.table["case_id"] == case.case_id, "label_hemisphere"] = ""
     a.expect("lesion in air", case)
 
+    case = a.case()
+    mask = case.load_mask().astype(np.float32)
+    mask[mask > 0] += 0.5
+    a.replace(case, "mask", mask, case.affine)
+    a.expect("mask unusable", case)
+
+    case = a.case()
+    a.table.loc[a.table["case_id"] == case.case_id, "mask_value"] = "9"
+    a.expect("empty lesion", case)
+
+    case = a.case()
+    a.one_tumor(case, [(5, 5, 5), (5, 9, 9)])
+    a.expect("row unusable", case)
+
     meningiomas = a.table.index[(a.table["label_type"] == "meningioma") & a.table["case_id"].isin(a.free)]
     a.table.loc[meningiomas[0], "label_type"] = "Menin-gioma"
     a.expect("label spelling", "")
@@ -197,6 +211,20 @@ def test_every_planted_fault_is_found_and_nothing_else(clean, tmp_path):
     assert findings["severity"].is_monotonic_increasing  # errors first
     assert findings["line"].between(2, len(archive.table) + 1).all()
     assert exit_code(findings) == 2
+
+
+def test_the_same_scan_twice_of_one_patient_is_a_warning(clean, tmp_path):
+    """Equal voxels under one patient leak nothing into another: no error."""
+    archive = Archive(clean, tmp_path)
+    rows = archive.table["case_id"] == archive.table["case_id"].iloc[0]
+    copy = archive.table[rows].copy()
+    copy["case_id"] += "-again"
+    copy["tumor_id"] = [f"{name}-again" for name in copy["tumor_id"]]
+    archive.table = pd.concat([archive.table, copy], ignore_index=True)
+    findings = archive.check()
+    told = findings[["check", "severity", "case_id"]].to_numpy().tolist()
+    assert told == [["duplicated voxels", "warning", copy["case_id"].iloc[0]]]
+    assert exit_code(findings) == 1
 
 
 def test_the_command_prints_writes_and_exits(clean, tmp_path):

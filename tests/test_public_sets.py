@@ -44,6 +44,18 @@ def test_brats_mets_takes_the_core_and_corrected_labels(tmp_path):
     assert set(table["label_type"]) == {"metastasis"} and set(table["mask_value"]) == {"1+3"}
 
 
+def test_brats_mets_of_later_years(tmp_path):
+    """The folders of 2024 and 2025: a resection cavity (4) is no tumor, a scan without T2 is read."""
+    for part, case in ((1, "00100-000"), (2, "01000-000")):
+        root = tmp_path / f"MICCAI-BraTS2024-MET-Challenge-TrainingData_{part}"
+        trees.brats(root, "MET", [case], values=(3, 4, 2))
+    (root / "BraTS-MET-01000-000" / "BraTS-MET-01000-000-t2w.nii.gz").unlink()
+    _, table, told = read("auto", tmp_path)
+    assert told == "" and set(table["dataset"]) == {"brats-mets"}
+    assert table["case_id"].tolist() == ["BraTS-MET-00100-000", "BraTS-MET-01000-000"]
+    assert table["volume_mm3"].tolist() == [96.0] * 2  # of value 3 alone
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "cases", "label"),
     [
@@ -179,17 +191,25 @@ def test_mc_rc2(tmp_path):
 def test_crossmoda_numbers_its_years_differently(tmp_path):
     """Value 2 is cochlea until 2022, and the tumor outside the canal in 2023."""
     trees.pair(tmp_path / "source_training", "crossmoda_1_ceT1.nii.gz", "crossmoda_1_Label.nii.gz", (1, 2), 1)
-    name = "crossmoda2023_etz_7"
-    trees.pair(tmp_path / "TrainingSource", f"{name}_ceT1.nii.gz", f"{name}_Label.nii.gz", (1, 2, 3), 2)
+    for seed, name in enumerate(("crossmoda2023_etz_7", "crossmoda2023_ukm_8", "crossmoda2023_ldn_9"), 2):
+        folder = tmp_path / "TrainingSource"
+        trees.pair(folder, f"{name}_ceT1.nii.gz", f"{name}_Label.nii.gz", (1, 2, 3), seed)
+    trees.nifti(tmp_path / "target_training" / "crossmoda_106_hrT2.nii.gz", trees.voxels(9))  # no T1c
     _, table, _ = read("crossmoda", tmp_path)
-    assert table.groupby("case_id").size().to_dict() == {"crossmoda2023_etz_7": 2, "crossmoda_1": 1}
+    assert table.groupby("case_id").size().to_dict() == {
+        "crossmoda2023_etz_7": 2,
+        "crossmoda2023_ldn_9": 2,
+        "crossmoda2023_ukm_8": 2,
+        "crossmoda_1": 1,
+    }
 
 
 def test_brainmetshare_new_and_old(tmp_path):
     """Both releases are read: named sequences, and numbered ones where 0 is the scan after contrast."""
     new = tmp_path / "brainmetshare-3" / "train" / "Mets_005"
     trees.pair(new, "bravo.nii.gz", "seg.nii.gz", (1,), 5)
-    trees.nifti(new / "t1_gd.nii.gz", trees.voxels(6))
+    for seed, name in enumerate(("t1_gd", "t1_pre", "flair"), 6):
+        trees.nifti(new / f"{name}.nii.gz", trees.voxels(seed))
     old = tmp_path / "mets_stanford_releaseMask_train" / "017"
     for number in range(4):
         trees.nifti(old / str(number) / "volume.nii.gz", trees.voxels(20 + number))
@@ -207,11 +227,17 @@ def test_nyumets(tmp_path):
     trees.nifti(study.parent / "908" / "CT1.nii.gz", trees.voxels(2))
     rows = [
         {"PatientID": 41, "StudyID": s, "ExpertAdjusted": True, "RelativeTimepoint": s - 907}
+        | {"T1": False, "CT1": True, "T2": False, "FLAIR": False, "RTSTRUCT_MRI": s == 907}
         for s in (907, 908)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "nyumets_metadata.csv", index=False)
+    split = [{"StudyID": s, "train": s == 907, "val": s == 908, "test": False} for s in (907, 908)]
+    pd.DataFrame(split).to_csv(tmp_path / "nyumets_split.csv", index=False)
     _, table, _ = read("nyumets", tmp_path)
     assert table["case_id"].tolist() == ["NYUMets-41-907"] and table["RelativeTimepoint"].tolist() == [0]
+    row = table.iloc[0]
+    told = {name: str(row[name]) for name in ("RTSTRUCT_MRI", "train", "T2", "val")}  # columns are text
+    assert told == {"RTSTRUCT_MRI": "True", "train": "True", "T2": "False", "val": "False"}
 
 
 def test_decathlon_takes_one_channel(tmp_path):

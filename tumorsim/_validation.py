@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from tumorsim.exceptions import GeometryError
+from tumorsim.exceptions import BoxError
 
 __all__ = [
     "check_box",
@@ -89,7 +89,7 @@ def check_box(bbox, *, shape=None, what="The box"):
 
     Raises
     ------
-    GeometryError
+    BoxError
         If the box is not (2, 3) whole numbers, is empty, or leaves the image.
     """
     try:
@@ -97,19 +97,17 @@ def check_box(bbox, *, shape=None, what="The box"):
     except ValueError:  # rows of unequal length
         array = np.empty(0)
     if array.shape != (2, 3):
-        raise GeometryError(f"{what} must have shape (2, 3): start and stop voxel. Got {bbox!r}.")
+        raise BoxError(f"{what} must have shape (2, 3): start and stop voxel. Got {bbox!r}.")
     numeric = np.issubdtype(array.dtype, np.number)
     if not numeric or not np.isfinite(array).all() or not np.array_equal(array, np.round(array)):
-        raise GeometryError(f"{what} must hold whole numbers of voxels. Got {array.tolist()}.")
+        raise BoxError(f"{what} must hold whole numbers of voxels. Got {array.tolist()}.")
     array = array.astype(np.int64)
     start, stop = (tuple(int(v) for v in row) for row in array)
     if (array[0] >= array[1]).any():
-        raise GeometryError(
-            f"{what} must start before it stops on every axis. Got start {start}, stop {stop}."
-        )
+        raise BoxError(f"{what} must start before it stops on every axis. Got start {start}, stop {stop}.")
     if (array[0] < 0).any() or (shape is not None and (array[1] > np.asarray(shape)).any()):
         inside = "" if shape is None else f" of shape {tuple(int(n) for n in shape)}"
-        raise GeometryError(
+        raise BoxError(
             f"{what} must lie inside the image{inside}. Got start {start}, stop {stop}. "
             "Check that it is in voxels of this image, not in mm."
         )

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from tumorsim._validation import check_real
-from tumorsim.exceptions import GeometryError, GridMismatchError
+from tumorsim.exceptions import BoxError, GeometryError, GridMismatchError
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.manifest import read_manifest
 from tumorsim.preprocessing import head_mask
@@ -116,7 +116,7 @@ def _of_row(row, err, reason):
         check, remedy = "file missing", "Correct the path, or leave the row out."
     elif isinstance(err, GridMismatchError):
         check, remedy = "grids differ", "Resample the mask onto the image by nearest neighbor."
-    elif isinstance(err, GeometryError):
+    elif isinstance(err, GeometryError) and not isinstance(err, BoxError):
         check, remedy = "unreadable", "Copy or export the file anew, or leave the row out."
     else:
         check, remedy = "row unusable", "Correct the row."

@@ -1,6 +1,7 @@
 """Errors that a user of tumorsim can act on; all are ``ValueError``."""
 
 __all__ = [
+    "BoxError",
     "CohortError",
     "DicomError",
     "GeometryError",
@@ -14,6 +15,10 @@ __all__ = [
 
 class GeometryError(ValueError):
     """An image, mask or box has a geometry that cannot be used."""
+
+
+class BoxError(GeometryError):
+    """A tumor's box is malformed, empty, or leaves the image."""
 
 
 class GridMismatchError(GeometryError):

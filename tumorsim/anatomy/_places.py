@@ -17,7 +17,7 @@ from tumorsim.records import Cohort, Tumor, group_by_case
 __all__ = ["MIN_QUALITY", "add_places", "places_to_file", "tumor_voxels"]
 
 MIN_QUALITY = 0.5
-_VERSION = 1  # raise it when results change: what a killed run has kept is then done anew
+_VERSION = 2  # raise it when results change: what a killed run has kept is then done anew
 
 
 def add_places(
@@ -61,7 +61,8 @@ def add_places(
         New tumors with labels ``region``, ``hemisphere`` (missing within 5 mm of the midline),
         ``front_rear`` and ``upper_lower``, and, where the scan was registered, the further columns
         ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``region_fractions``, the tumor's share in
-        each area, such as ``frontal=0.80;insula=0.20``; ``place_quality``; ``place_method``.
+        each area, such as ``frontal=0.80;insula=0.20``; ``place_quality`` and ``place_spread_mm`` (see
+        `Registration`); ``place_method``.
 
     Raises
     ------
@@ -182,7 +183,12 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
         return str(err)
     to_mni = registration.to_mni @ case.affine
     places = [_place(index @ to_mni[:3, :3].T + to_mni[:3, 3], areas) for index in voxels]
-    notes = {"place_quality": round(registration.quality, 3), "place_method": registration.method}
+    spread = registration.spread_mm
+    notes = {
+        "place_quality": round(registration.quality, 3),
+        "place_spread_mm": round(spread, 1) if np.isfinite(spread) else None,
+        "place_method": registration.method,
+    }
     result = [place | notes for place in places]
     if picture is not None:
         shown = np.zeros(case.shape, bool)

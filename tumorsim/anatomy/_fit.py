@@ -1,0 +1,185 @@
+"""Gauss-Newton steps that lay the template's tissues on a scan, and how well they explain it."""
+
+import numpy as np
+
+from tumorsim.anatomy._template import BRAIN, CENTER, SCALE, tissue_points
+
+__all__ = ["Affine", "Similarity", "distance", "fit", "quality_of"]
+
+_LEAST_OVERLAP = 0.8  # of the brain; a pose that leaves more of it out of view is worth less
+_LONGEST_MM = 6.0  # of a step, on average over the brain: the slope of an edge holds no farther
+_POINTS_A_SAMPLE = 20.0  # neighboring residuals are alike: so many count as one against the priors
+_SCALE_SD, _AFFINE_SD = 0.06, 0.04  # of size about the average; of twelve parameters about seven
+
+
+def quality_of(to_scan, level, spacing, *, robust=True):
+    """Return the multiple correlation of a scan with the template's tissues at points `spacing` mm apart.
+
+    `to_scan` (4, 4) maps MNI mm to those of the scan. A brain out of view lowers it. `robust`: outliers count
+    less.
+    """
+    return _compare(to_scan, level, *tissue_points(spacing), robust)[0]
+
+
+def _compare(to_scan, level, points, tissue, robust=True):
+    """Return the quality of a map, and of the points in view: which, voxels, intensities, weights, noise."""
+    voxels, seen = _in_view(to_scan, level, points)
+    if seen.sum() < 50:
+        return 0.0, None
+    voxels, columns = voxels[seen], tissue[seen]
+    values = _interpolate(level.image, voxels)
+    weights = _outlier_weights(columns, values) if robust else np.ones(len(values))
+    left = weights * (values - columns @ _solve(columns, values, weights)) ** 2
+    varied = weights * (values - np.average(values, weights=weights)) ** 2
+    explained = 1 - left.sum() / max(varied.sum(), 1e-9)
+    overlap = seen[tissue[:, BRAIN] > 0.5].mean()
+    quality = float(np.sqrt(max(explained, 0.0)) * min(1.0, overlap / _LEAST_OVERLAP))
+    return quality, (seen, voxels, values, weights, float(left.mean()))
+
+
+def distance(one, other):
+    """Return how far apart two maps (4, 4) put the brain's points, on average, in mm."""
+    points = tissue_points(12.0)[0]
+    change = one - other
+    return float(np.linalg.norm(points @ change[:3, :3].T + change[:3, 3], axis=1).mean())
+
+
+class Similarity:
+    """Three turns, a size and three shifts: how a map from MNI mm to those of the scan (4, 4) may change."""
+
+    spread = np.array([np.inf] * 3 + [_SCALE_SD] + [np.inf] * 3)
+
+    def generators(self, to_scan):
+        """Return the change of scan mm a unit of each parameter, of MNI mm about the middle; (7, 3, 4)."""
+        found = np.zeros((7, 3, 4))
+        found[:4, :, :3] = _TURNS_AND_SIZE @ to_scan[:3, :3]
+        found[range(4, 7), range(3), 3] = 1
+        return found
+
+    def deviation(self, to_scan):
+        """Return how far each parameter is from what is usual, where that is known; (7,)."""
+        return np.array([0, 0, 0, np.log(np.cbrt(np.linalg.det(to_scan[:3, :3])) * SCALE), 0, 0, 0])
+
+    def move(self, to_scan, step):
+        """Return the map after a step (7,)."""
+        from scipy.linalg import expm
+
+        return _about_middle(
+            to_scan, expm(np.tensordot(step[:4], _TURNS_AND_SIZE, 1)) @ to_scan[:3, :3], step[4:]
+        )
+
+
+class Affine:
+    """All twelve parameters, held near those of a first map."""
+
+    spread = np.array([_AFFINE_SD] * 9 + [np.inf] * 3)
+
+    def __init__(self, to_scan):
+        self.first = to_scan[:3, :3]
+
+    def generators(self, to_scan):
+        """As `Similarity.generators`; (12, 3, 4)."""
+        found = np.zeros((12, 3, 4))
+        found[range(9), np.repeat(range(3), 3), np.tile(range(3), 3)] = 1
+        found[range(9, 12), range(3), 3] = 1
+        return found
+
+    def deviation(self, to_scan):
+        """As `Similarity.deviation`; (12,)."""
+        return np.append((to_scan[:3, :3] - self.first).ravel(), np.zeros(3))
+
+    def move(self, to_scan, step):
+        """Return the map after a step (12,)."""
+        return _about_middle(to_scan, to_scan[:3, :3] + step[:9].reshape(3, 3), step[9:])
+
+
+_TURNS_AND_SIZE = np.array(
+    [
+        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
+        [[0, -1, 0], [1, 0, 0], [0, 0, 0]],
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    ],
+    dtype=float,
+)
+
+
+def _about_middle(to_scan, linear, shift):
+    """Return a map with another linear part (3, 3) that takes the brain's middle `shift` (3,) further."""
+    moved = np.eye(4)
+    moved[:3, :3] = linear
+    moved[:3, 3] = to_scan[:3, :3] @ CENTER + to_scan[:3, 3] + shift - linear @ CENTER
+    return moved
+
+
+def fit(to_scan, level, spacing, model, n_steps):
+    """Improve a map from MNI mm to those of the scan (4, 4) by Gauss-Newton steps; keep the best on the way.
+
+    What is made small is the share of the scan's variance that the tissues leave unexplained, outliers
+    counting less. (Unexplained variance by itself would be smallest where nothing is seen.)
+    """
+    points, tissue = tissue_points(spacing)
+    about = np.column_stack([points - CENTER, np.ones(len(points))])
+    quality, found = _compare(to_scan, level, points, tissue)
+    best, highest = to_scan, quality
+    for _ in range(n_steps):
+        if found is None:
+            break
+        seen, voxels, values, weights, noise = found
+        columns = tissue[seen]
+        slope = np.stack([_interpolate(part, voxels) for part in level.slope], axis=1)
+        moves = np.einsum("kij,pj->pki", model.generators(to_scan), about[seen])
+        changes = np.column_stack([values, np.einsum("pki,pi->pk", moves, slope)])
+        left = changes - columns @ _solve(columns, changes, weights)  # what tissues do not explain
+        varied = changes - np.average(changes, axis=0, weights=weights)
+        left_products = (left * weights[:, None]).T @ left
+        varied_products = (varied * weights[:, None]).T @ varied
+        share = left_products[0, 0] / max(varied_products[0, 0], 1e-9)
+        prior = model.spread**-2.0 * noise * _POINTS_A_SAMPLE
+        downhill = share * varied_products[1:, 0] - left_products[1:, 0] - prior * model.deviation(to_scan)
+        step = np.linalg.solve(left_products[1:, 1:] + np.diag(prior + 1e-3), downhill)
+        moved = model.move(to_scan, step)
+        length = distance(moved, to_scan)
+        if length > _LONGEST_MM:
+            moved = model.move(to_scan, step * (_LONGEST_MM / length))
+        to_scan = moved
+        quality, found = _compare(to_scan, level, points, tissue)
+        if quality > highest:
+            best, highest = to_scan, quality
+        if length < 0.05:
+            break
+    return best
+
+
+def _outlier_weights(tissue, values):
+    """Return weights (n,) that are less than 1 where tissues explain `values` badly."""
+    weights = np.ones(len(values))
+    for _ in range(3):
+        residual = np.abs(values - tissue @ _solve(tissue, values, weights))
+        weights = 1 / np.maximum(1, residual / (3 * np.median(residual) + 1e-6))
+    return weights
+
+
+def _solve(tissue, values, weights):
+    """Return the weights of the tissues that explain `values` best; the ridge is for maps that are alike."""
+    weighted = tissue * weights[:, None]
+    return np.linalg.solve(weighted.T @ tissue + 1e-3 * np.eye(tissue.shape[1]), weighted.T @ values)
+
+
+def _in_view(to_scan, level, points):
+    """Return the voxels of `points` (n, 3) in MNI mm, and which of them lie in the scan and in no tumor."""
+    to_voxel = np.linalg.inv(level.affine) @ to_scan
+    voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    top = np.array(level.image.shape) - 1
+    seen = ((voxels >= -0.5) & (voxels <= top + 0.5)).all(axis=1)
+    if level.valid is not None:
+        nearest = np.clip(np.round(voxels[seen]), 0, top).astype(np.int64)
+        seen[seen] = level.valid[tuple(nearest.T)]
+    return voxels, seen
+
+
+def _interpolate(array, voxels):
+    """Sample an array (x, y, z) linearly at `voxels` (n, 3); float64 (n,)."""
+    from scipy.ndimage import map_coordinates
+
+    return map_coordinates(array, voxels.T, order=1, mode="nearest").astype(np.float64)
