@@ -15,7 +15,9 @@ from tumorsim.plotting import (
     plot_history,
     plot_knn_curve,
     plot_map,
+    plot_methods,
     plot_neighbors,
+    plot_strengths,
     tumor_slices,
 )
 
@@ -274,3 +276,31 @@ def test_cohort_with_places_has_a_glass_brain(cohort):
     assert len(axes) == 3 and axes[2].get_title() == "Places of 4 tumors (MNI)"
     _render(axes)
     assert plt.get_fignums() == before
+
+
+def test_methods_stand_beside_each_other_with_intervals():
+    """A panel a task, a dot at each method's value, chance as a line; a missing score leaves a gap."""
+    rows = pd.DataFrame(
+        [
+            ("all", "type", 0.8, 0.7, 0.9), ("one", "type", 0.6, 0.5, 0.7),
+            ("chance", "type", 0.2, None, None), ("all", "region", 0.5, 0.4, 0.6),
+        ],
+        columns=["method", "task", "value", "ci_low", "ci_high"],
+    ).assign(metric="balanced_accuracy")  # fmt: skip
+    axes = plot_methods(rows)
+    assert [ax.get_title() for ax in axes] == ["type", "region"]
+    dots = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in axes]
+    assert dots == [[0.8, 0.6], [0.5]]
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["all", "one"]
+    with pytest.raises(ValueError, match="at least one method"):
+        plot_methods(rows[rows["method"] == "chance"])
+
+
+def test_strengths_are_a_grid_of_scale_and_shift():
+    """Each cell carries its value, scales to the right and shifts downward."""
+    rows = pd.DataFrame({"scale": [0.8, 1.0, 1.0], "shift": [0.0, 0.0, 0.5], "value": [0.9, 1.0, 0.4]})
+    ax = plot_strengths(rows)
+    assert [text.get_text() for text in ax.texts] == ["0.90", "1.00", "0.40"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.8", "1"]
+    with pytest.raises(ValueError, match="at least one strength"):
+        plot_strengths(rows[:0])

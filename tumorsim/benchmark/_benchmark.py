@@ -12,7 +12,7 @@ from tumorsim.benchmark._methods import known_baselines
 from tumorsim.benchmark._plan import plan_runs
 from tumorsim.benchmark._presets import EXPERIMENTS, PRESETS
 from tumorsim.benchmark._runs import finish_run, load_result, versions
-from tumorsim.benchmark._scores import COLUMNS, Bench
+from tumorsim.benchmark._scores import Bench
 from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]
@@ -158,8 +158,7 @@ def _write_results(out, preset, runs, data, settings, experiments, real, failed,
         states.append(state | {"state": "finished", "seconds": result.record["seconds"]})
         results.setdefault((run.experiment, run.method), []).append(result)
     bench = Bench(data, data.cohort.table, settings.n_resamples)
-    rows = tabulate(bench, results, experiments, real=real, echo=echo)
-    tidy = pd.DataFrame(rows, columns=COLUMNS)
+    tidy = tabulate(bench, results, experiments, real=real, echo=echo)
     with atomic_path(out / "results.csv") as temporary:
         tidy.to_csv(temporary, index=False, float_format="%.6g")
     tidy = pd.read_csv(out / "results.csv")  # the report is what anybody can make of the CSV

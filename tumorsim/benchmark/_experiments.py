@@ -8,6 +8,7 @@ import pandas as pd
 from tumorsim.benchmark._elsewhere import real_rows, site_rows
 from tumorsim.benchmark._plan import ALL
 from tumorsim.benchmark._scores import (
+    COLUMNS,
     chance_of,
     difference_rows,
     mask_rows,
@@ -68,7 +69,8 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
             rows += real_rows(bench, results, real)
         elif experiment == "sites" and names:
             rows += site_rows(bench, results["sites", ALL][0], real)
-    return pd.DataFrame(rows).drop_duplicates(["experiment", "method", "task", "metric", "k", "seed"])
+    named = ["experiment", "method", "task", "metric", "k", "seed"]
+    return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(named)
 
 
 def _table(bench, experiment, names, method):

@@ -1,7 +1,5 @@
 """What a ranking by lot would score, relevance from ids, and means in which every class counts alike."""
 
-from math import comb
-
 import numpy as np
 
 from tumorsim.metrics._checks import check_cutoff, check_ranked, divide, unwrap
@@ -179,9 +177,10 @@ def _first_rank(n_relevant, n_gallery):
     """Return the mean of 1 / rank of the first relevant tumor in a random order, 0 without any."""
     if not n_relevant:
         return 0.0
-    total = comb(n_gallery, n_relevant)
-    ranks = range(1, n_gallery - n_relevant + 2)
-    return float(sum(comb(n_gallery - rank, n_relevant - 1) / total / rank for rank in ranks))
+    ranks = np.arange(1, n_gallery - n_relevant + 1)
+    later = (n_gallery - n_relevant - ranks + 1) / (n_gallery - ranks)  # P(first at rank + 1) / P(at rank)
+    share = n_relevant / n_gallery * np.cumprod(np.concatenate([[1.0], later]))
+    return float((share / np.arange(1, len(share) + 1)).sum())
 
 
 def _refuse_empty():
