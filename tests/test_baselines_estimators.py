@@ -12,7 +12,7 @@ from test_baselines import needs_mirp
 
 from tumorsim import Case, Tumor
 from tumorsim.anatomy import region_at
-from tumorsim.anatomy._register import load_template
+from tumorsim.anatomy._template import load_template
 from tumorsim.baselines import BASELINES, RandomVectors, TumorFeatures, morphometry_features
 from tumorsim.baselines._morphometry import AREAS, _brain_points, _scan_means
 from tumorsim.geometry import bbox_from_mask

@@ -6,7 +6,7 @@ import numpy as np
 
 from tumorsim.anatomy import region_at, register_to_mni
 from tumorsim.anatomy._places import tumor_voxels
-from tumorsim.anatomy._register import load_template
+from tumorsim.anatomy._template import load_template
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras, to_storage
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
