@@ -16,7 +16,7 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
    more for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
-About two and a half hours on two cores with bfloat16 convolutions.
+About two hours on two cores with bfloat16 convolutions, and half an hour for the folds.
 """
 
 import argparse
@@ -34,6 +34,10 @@ CHUNK = 100  # patients; a killed simulation goes on with the next
 TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
 WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows least
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
+ABOUT_SIMULATED = {
+    "license": "Apache-2.0",
+    "description": "Simulated tumors only: what goes on with folds of real stacks, or with real scans of yours.",
+}
 ABOUT = {
     "license": "CC-BY-4.0",
     "description": "Five tumor types and their places on T1c; from simulated tumors and 93 real stacks.",
@@ -69,7 +73,9 @@ def main():
     result = go_on(args, base, stacks, simulated, args.out / "pretrained.safetensors")
     if args.register:
         card = (Path(__file__).parents[1] / "docs/model_card.md").read_text(encoding="utf-8")
-        register(result, args.register, args.register.rpartition("-v")[2], **ABOUT, card=card)
+        version = args.register.rpartition("-v")[2]
+        register(base, f"{args.register}-simulated", version, **ABOUT_SIMULATED, default=False)
+        register(result, args.register, version, **ABOUT, card=card)
     if args.until == "ship":
         return
     for fold, held_out in enumerate(folds(stacks)):

@@ -443,7 +443,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         --------
         >>> embedder = TumorEmbedder.from_pretrained()
         >>> embedder.n_features_out_, embedder.classes_["hemisphere"]
-        (32, ['left', 'right'])
+        (48, ['left', 'right'])
         """
         embedder = cls.load(find_weights(name, progress=True), device=device)
         initial = load_registry().default if name is None else str(name)
