@@ -36,7 +36,7 @@ WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows leas
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
 ABOUT_SIMULATED = {
     "license": "Apache-2.0",
-    "description": "Simulated tumors only: what goes on with folds of real stacks, or with real scans of yours.",
+    "description": "Simulated tumors only: to go on from with folds of real stacks, or with your scans.",
 }
 ABOUT = {
     "license": "CC-BY-4.0",
