@@ -119,15 +119,15 @@ def evaluate_retrieval(
     ValueError
         If the protocol is wrong (see Notes), rows do not fit, or nothing can be evaluated.
 
+    See Also
+    --------
+    evaluate_knn : Leave-one-patient-out within one archive.
+
     Notes
     -----
     A patient on both sides, a query in the gallery, and a mirrored or plain copy of a query's scan under
     another patient's id are errors, not scores. A query for which nothing in the gallery is relevant has no
     ranking score: it is skipped and counted in ``n_skipped``; so is one whose label the gallery lacks.
-
-    See Also
-    --------
-    evaluate_knn : Leave-one-patient-out within one archive.
     """
     ks, cutoffs = _check_ks(n_neighbors), _check_ks(cutoffs)
     check_integer(n_resamples, "n_resamples", minimum=0)

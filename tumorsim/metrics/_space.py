@@ -186,7 +186,7 @@ def uniformity(X, *, t=2.0):
     Examples
     --------
     >>> round(uniformity([[1, 0], [2, 0], [-1, 0]], t=0.25), 4)  # (1 + 2 / e) / 3
-    -0.5473
+    -0.5472
     """
     t = check_real(t, "t", minimum=0, exclusive=True)
     squared, _ = _pairs(_embeddings(X))
