@@ -121,7 +121,7 @@ def evaluate_retrieval(
 
     See Also
     --------
-    tumorsim.evaluation.evaluate_knn : Leave-one-patient-out within one archive.
+    tumorsim.evaluate_knn : Leave-one-patient-out within one archive.
 
     Notes
     -----
