@@ -26,10 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import skew
 from sklearn.metrics import roc_auc_score
 
-from tumorsim import TumorEmbedder, TumorIndex, load_cohort
+from tumorsim import TumorEmbedder, TumorIndex, load_cohort, metrics
 from tumorsim.answers import votes
 from tumorsim.calibration import VoteCalibration
 from tumorsim.retrieval import embed_archive
@@ -207,7 +206,7 @@ def hubness(X, table, space, rng, *, task="type"):
             nearest = np.argsort(values, axis=1, kind="stable")[:, :k]
             row = {"metric": metric, "corrected": corrected}
             occurs = np.bincount(nearest.ravel(), minlength=len(X))
-            row["skewness"] = skew(occurs) if np.ptp(occurs) else 0.0
+            row["skewness"] = metrics.hubness(occurs)
             if types is not None:
                 asked = pd.notna(types)
                 agree = (types[nearest] == types[:, None]).mean(axis=1)[asked]

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, load_cohort, make_cohort
+from tumorsim.evaluation import block_folds
 from tumorsim.manifest import build_manifest
 from tumorsim.weights import register
 
@@ -151,15 +152,10 @@ def real_stacks(args):
 
 
 def folds(stacks):
-    """Yield the rows of each fold's held-out stacks: contiguous blocks within each type.
-
-    Case numbers run by type, so a block of all of them would leave a type out; and neighbors in number could
-    be one patient, so rows are not drawn at random.
-    """
-    types = stacks.labels["type"].to_numpy(dtype=str)
-    blocks = [np.array_split(np.flatnonzero(types == name), N_FOLDS) for name in np.unique(types)]
+    """Yield the rows of each fold's held-out stacks: contiguous blocks of case numbers within each type."""
+    fold_of = block_folds(stacks.labels["type"], N_FOLDS)
     for fold in range(N_FOLDS):
-        yield np.sort(np.concatenate([block[fold] for block in blocks]))
+        yield np.flatnonzero(fold_of == fold)
 
 
 def go_on(args, base, stacks, simulated, path):
