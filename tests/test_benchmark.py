@@ -15,14 +15,15 @@ from tumorsim import Cohort, TumorEmbedder, make_cohort
 from tumorsim.benchmark import EXPERIMENTS, PRESETS, run_benchmark
 from tumorsim.benchmark._boxes import box_iou, distort_boxes
 from tumorsim.benchmark._data import Data, load_data, load_real, split_of
-from tumorsim.benchmark._plan import ALL, plan_runs
+from tumorsim.benchmark._plan import ALL, PRETRAINED, pairs_of, plan_runs
 from tumorsim.benchmark._report import write_report
 from tumorsim.benchmark._runs import training_rows
 from tumorsim.benchmark._scores import COLUMNS
 from tumorsim.cli import app
 from tumorsim.manifest import save_manifest
+from tumorsim.weights import load_registry
 
-NETWORKS = ("table4", "cohort_size", "fig4", "fig5", "fig6", "real", "sites", "baselines")  # three of them
+NETWORKS = ("table4", "cohort_size", "finetune", "fig4", "fig5", "fig6", "real", "sites", "baselines")
 
 
 def with_split(cohort, split):
@@ -82,7 +83,26 @@ def test_every_planned_network_can_be_made():
     for preset in PRESETS.values():
         for run in plan_runs(preset, data_of(phantoms.cohort(20))):
             make = TumorEmbedder.paper if run.config.get("paper") else TumorEmbedder
-            assert make(**run.config["parameters"]).n_channels in (4, *preset.channels, 64)
+            own = {48} if "weights" in run.config else {4, *preset.channels, 64}
+            assert make(**run.config["parameters"]).n_channels in own
+
+
+def test_fine_tuned_and_from_scratch_differ_by_their_start_only():
+    """Both have the same patients and steps; other weights would be another run."""
+    data = data_of(phantoms.cohort(20))
+    runs = {run.method: run for run in plan_runs(PRESETS["small"], data, experiments=["finetune"])}
+    names = ("fine-tuned on 25 patients", "from scratch on 25 patients")
+    assert pairs_of(runs)[0] == names and pairs_of(runs)[1] == (names[0], PRETRAINED)
+    tuned, scratch = (runs[name].config for name in names)
+    assert tuned["n_patients"] == scratch["n_patients"] == 25
+    different = {
+        k for k in scratch["parameters"] if scratch["parameters"][k] != tuned["parameters"].get(k, "")
+    }
+    assert different == {"lr", "initial_weights"}
+    assert tuned["weights"]["sha256"] == load_registry().get("t1c-v3-simulated").sha256
+    other = replace(PRESETS["small"], weights="t1c-v3")
+    keys = {run.key for run in plan_runs(other, data, experiments=["finetune"])}
+    assert not keys & {run.key for run in runs.values()}
 
 
 def test_smaller_cohorts_lie_in_larger_ones():
@@ -118,7 +138,7 @@ def test_too_few_heads_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Return the folder of a smoke benchmark by command: three tiny networks, trained, and real scans."""
+    """Return the folder of a smoke benchmark by command: a few tiny networks, trained, and real scans."""
     folder = tmp_path_factory.mktemp("benchmark")
     make_cohort(10, random_state=5, spacing=4.0, output_dir=folder / "real")
     scans = pd.read_csv(folder / "real" / "manifest.csv").assign(dataset="another hospital's")
@@ -136,7 +156,12 @@ def test_smoke_leaves_tidy_scores_figures_and_a_report(smoke):
     """Every experiment has rows with intervals about their values, and its figures are in the report."""
     tidy = pd.read_csv(smoke / "results.csv")
     assert tidy.columns.tolist() == COLUMNS
-    assert {"table4", "cohort_size", "fig4", "real", "sites", "baselines"} <= set(tidy["experiment"])
+    assert set(NETWORKS) - {"fig5", "fig6"} <= set(tidy["experiment"])
+    pair = "fine-tuned on 8 patients − from scratch on 8 patients"
+    for part, of in (("finetune", "paired"), ("real", "paired_real")):
+        assert len(tidy[(tidy["experiment"] == of) & (tidy["method"] == pair)])
+        named = set(tidy.loc[tidy["experiment"] == part, "method"])
+        assert {PRETRAINED, *pair.split(" − ")} <= named
     scores = tidy[~tidy["experiment"].str.startswith("paired")]  # differences may be negative
     shares = scores[
         scores["metric"].isin(["balanced_accuracy", "precision_at_k", "dice", "overlap_at_k", "iou"])
@@ -151,6 +176,7 @@ def test_smoke_leaves_tidy_scores_figures_and_a_report(smoke):
         assert f"({name})" in report and (smoke / name).stat().st_size > 1000
     about = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
     assert {run["state"] for run in about["runs"]} == {"finished"}
+    assert "| fine-tuned on 8 patients against |" in report
     assert about["versions"]["torch"] and about["hardware"]["threads"] >= 1
 
 

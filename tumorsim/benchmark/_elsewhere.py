@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim.benchmark._plan import ALL
+from tumorsim.benchmark._plan import ALL, pairs_of
 from tumorsim.benchmark._scores import (
     Method,
     at_chosen,
@@ -17,7 +17,7 @@ from tumorsim.evaluation import block_folds, evaluate_retrieval, evaluate_site_p
 
 __all__ = ["real_folds", "real_rows", "site_rows"]
 
-SHOWN = ("table3", "baselines", "contrastive", "real")  # experiments whose methods see real scans
+SHOWN = ("table3", "baselines", "contrastive", "finetune", "real")  # experiments whose methods see real scans
 K = 5  # there are no validation patients to choose it
 
 
@@ -70,6 +70,9 @@ def real_rows(bench, results, real):
         rows += mask_rows("real", method, table, bench.n_resamples, real=name)
         if base is not None and method is not base:
             rows += difference_rows(base, method, "paired_real")
+    named = {method.name: method for method in methods.values()}
+    for first, other in pairs_of(named):
+        rows += difference_rows(named[first], named[other], "paired_real")
     return rows
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.benchmark._elsewhere import real_rows, site_rows
-from tumorsim.benchmark._plan import ALL
+from tumorsim.benchmark._plan import ALL, pairs_of
 from tumorsim.benchmark._scores import (
     COLUMNS,
     chance_of,
@@ -23,7 +23,7 @@ from tumorsim.metrics import neighbor_overlap_at_k
 
 __all__ = ["TABLES", "tabulate"]
 
-TABLES = ("table3", "table2", "baselines", "missing_labels", "cohort_size", "contrastive")
+TABLES = ("table3", "table2", "baselines", "missing_labels", "cohort_size", "contrastive", "finetune")
 OVERLAP_K = 10
 SIDE_K = 5
 
@@ -74,8 +74,10 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
 
 
 def _table(bench, experiment, names, method):
-    """Return scores, masks, spaces and differences from the network of all tasks."""
+    """Return scores, masks, spaces and differences, of tables with the network of all tasks from that."""
     rows, base = [], method("table3", ALL) or method(experiment, ALL)
+    for first, other in pairs_of(names):
+        rows += difference_rows(method(experiment, first), method(experiment, other))
     for name in names:
         found = method(experiment, name, **({"own_gallery": True} if experiment == "cohort_size" else {}))
         rows += score_rows(experiment, found)
@@ -85,6 +87,8 @@ def _table(bench, experiment, names, method):
         for result in found.results:
             rows += space_rows(experiment, name, bench, result)
         rows += mask_rows(experiment, found, bench.table, bench.n_resamples)
+        if experiment == "finetune":
+            continue  # the network of all tasks is another, smaller one
         if base is not None and found.results[0].run.key != base.results[0].run.key:
             rows += difference_rows(base, found)
     return rows

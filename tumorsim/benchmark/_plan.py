@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from tumorsim.benchmark._data import digest
 from tumorsim.benchmark._methods import OF_NETWORK
 from tumorsim.benchmark._presets import EXPERIMENTS, LOCALIZATION
+from tumorsim.io import content_key
 
-__all__ = ["ALL", "EXACT", "Run", "plan_runs"]
+__all__ = ["ALL", "EXACT", "PRETRAINED", "Run", "pairs_of", "plan_runs"]
 
 ALL = "all tasks"
 EXACT = "all tasks, exact boxes only"
+PRETRAINED = "pretrained, not trained further"
+TUNED, SCRATCH = "fine-tuned on {} patients", "from scratch on {} patients"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ def _variants(experiment, preset, tasks, baselines):
     if experiment == "table2":
         yield from ((f"{n} channels", _network(preset, tasks, n_channels=n)) for n in preset.channels)
         return
+    if experiment == "finetune":
+        yield from _tuned(preset, tasks)
+        return
     yield ALL, default
     if experiment == "baselines":
         for name in baselines:
@@ -92,6 +98,41 @@ def _variants(experiment, preset, tasks, baselines):
         larger["batches_per_epoch"] = max(1, batches.get("batches_per_epoch", 200) // 2)
         yield "contrastive only", _network(preset, first, task_weights=none, contrastive=1.0, **larger)
         yield "all tasks and contrastive", _network(preset, tasks, contrastive=1.0)
+
+
+def pairs_of(methods):
+    """Return pairs of methods to compare, beside those with the network of all tasks.
+
+    Parameters
+    ----------
+    methods : iterable of str
+        What there is.
+    """
+    methods, start = list(methods), TUNED.partition("{")[0]
+    found = []
+    for name in methods:
+        if name.startswith(start):
+            scratch = SCRATCH.partition("{")[0] + name.removeprefix(start)
+            found += [(name, other) for other in (scratch, PRETRAINED) if other in methods]
+    return found
+
+
+def _tuned(preset, tasks):
+    """Yield pretrained weights, trained further on some patients, and as much training without them."""
+    from tumorsim._parameters import FINE_TUNING
+    from tumorsim.embedder import TumorEmbedder
+    from tumorsim.weights import find_weights
+
+    weights = {"name": preset.weights, "sha256": content_key(find_weights(preset.weights))}
+    yield PRETRAINED, {"weights": weights, "parameters": {}}
+    same = {"tasks": list(tasks)} | preset.tuning
+    starts = {
+        TUNED: {"lr": FINE_TUNING["lr"]},
+        SCRATCH: {"lr": TumorEmbedder().lr, "initial_weights": None},
+    }
+    for n in preset.tuned_sizes:
+        for name, start in starts.items():
+            yield name.format(n), {"weights": weights, "parameters": same | start, "n_patients": n}
 
 
 def _task_subsets(preset, tasks):

@@ -9,6 +9,7 @@ LOCALIZATION = ("region", "hemisphere", "front_rear", "upper_lower")
 # in the order in which they are trained; those of the last line train nothing of their own
 EXPERIMENTS = (
     "table3", "table4", "table2", "missing_labels", "cohort_size", "contrastive", "baselines",
+    "finetune",
     "fig4", "fig5", "fig6", "real", "sites",
 )  # fmt: skip
 
@@ -33,6 +34,12 @@ class Preset:
         Of table2, missing_labels and cohort_size; sizes are patients that are trained on.
     scales, shifts : tuple of float
         Of table4: factors of a box's sides, and by what share of its sides it is moved.
+    weights : str
+        Of finetune: pretrained weights that know neither the test patients nor the real scans.
+    tuning : dict
+        Of finetune: parameters that say how long it trains; others are those of the weights.
+    tuned_sizes : tuple of int
+        Of finetune: patients that are trained on.
     n_resamples : int
         Of the bootstrap over patients.
     baselines : tuple of str, optional
@@ -51,6 +58,13 @@ class Preset:
     sizes: tuple = (25, 75, 150)
     scales: tuple = (0.6, 0.8, 1.0, 1.25, 1.5)
     shifts: tuple = (0.0, 0.25, 0.5)
+    weights: str = "t1c-v3-simulated"
+    tuning: dict = field(
+        default_factory=lambda: {
+            "batch_size": 4, "max_epochs": 10, "batches_per_epoch": 50, "precision": "bfloat16",
+        }
+    )  # fmt: skip
+    tuned_sizes: tuple = (25, 75)
     n_resamples: int = 1_000
     baselines: tuple | None = None
     experiments: tuple = EXPERIMENTS
@@ -69,6 +83,8 @@ PRESETS = {
         sizes=(8,),
         scales=(0.8, 1.0, 1.25),
         shifts=(0.0, 0.25),
+        tuning={"patch_size": 32, "batch_size": 2, "max_epochs": 1, "batches_per_epoch": 2},
+        tuned_sizes=(8,),
         baselines=("random", "volume_place", "intensity"),
     ),
     "small": Preset(
@@ -88,6 +104,8 @@ PRESETS = {
         seeds={"table2": 3, "table3": 3, "table4": 3},
         channels=(16, 32, 64, 96),
         sizes=(25, 50, 100, 200, 400),
+        tuning={"batch_size": 4, "max_epochs": 30, "batches_per_epoch": 100, "precision": "bfloat16"},
+        tuned_sizes=(25, 100, 400),
         n_resamples=2_000,
     ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.benchmark._experiments import TABLES
-from tumorsim.benchmark._plan import ALL
+from tumorsim.benchmark._plan import ALL, pairs_of
 
 __all__ = ["headline", "split_strengths", "write_report"]
 
@@ -18,6 +18,7 @@ TITLES = {
     "missing_labels": "Missing labels",
     "cohort_size": "Cohort size",
     "contrastive": "Contrastive learning",
+    "finetune": "Fine-tuning the pretrained weights against training from scratch",
     "fig4": "Fig. 4: how many neighbors",
     "fig5": "Fig. 5: a map",
     "fig6": "Fig. 6: queries and their neighbors",
@@ -41,6 +42,9 @@ ABOUT = {
     "cohort_size": "Patients that the network saw, with as many steps. The gallery are the same patients, or "
     "(*gallery of all*) all training patients.",
     "contrastive": "A supervised-contrastive loss by type instead of the heads, or beside them.",
+    "finetune": "Shipped weights (of simulated patients in heads other than the test patients'), as they are "
+    "and trained further on a few patients, and the same network, trained as long on the same patients from "
+    "the beginning. The gallery are all training patients.",
     "fig4": "Every k from 1 to 50.",
     "fig5": "Do schwannomas find those of their own side?",
     "real": "Nothing was trained on these scans. Five folds of contiguous blocks of case numbers within "
@@ -199,22 +203,21 @@ def _spaces(rows):
 
 
 def _outcomes(tidy, paired, methods):
-    """Return wins, ties and losses of the network of all tasks against other methods."""
-    lines = []
-    for name in methods:
-        found = _differences(tidy, name, paired)
+    """Return wins, ties and losses of the network of all tasks against other methods, and of other pairs."""
+    tables = {}
+    for first, other in [*((ALL, name) for name in methods), *pairs_of(methods)]:
+        found = _differences(tidy, other, paired, first)
         if len(found):
-            lines.append({"all tasks against": name} | _listed(found))
-    return (
-        ["Paired differences (same test patients, same resamples):", "", *_markdown(lines), ""]
-        if lines
-        else []
-    )
+            tables.setdefault(first, []).append({f"{first} against": other} | _listed(found))
+    if not tables:
+        return []
+    text = ["Paired differences (same test patients, same resamples):", ""]
+    return text + [line for lines in tables.values() for line in (*_markdown(lines), "")]
 
 
-def _differences(tidy, name, paired="paired"):
+def _differences(tidy, name, paired="paired", first=ALL):
     """Return the paired differences that are compared, with their outcome."""
-    rows = tidy[(tidy["experiment"] == paired) & (tidy["method"] == f"{ALL} − {name}")]
+    rows = tidy[(tidy["experiment"] == paired) & (tidy["method"] == f"{first} − {name}")]
     rows = rows[rows["metric"].isin(COMPARED)]
     rows = rows[(rows["metric"] != "ndcg_at_k") | (pd.to_numeric(rows["k"]) == GRADED_K)]
     outcome = np.select([rows["ci_low"] > 0, rows["ci_high"] < 0], ["wins", "losses"], "ties")

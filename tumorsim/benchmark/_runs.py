@@ -170,11 +170,16 @@ def _network(run, data, out, folder, n_jobs, verbose):
     path = folder / "model.safetensors"
     if path.exists():
         return TumorEmbedder.load(path).set_params(cache_dir=out / "cache", n_jobs=n_jobs)
-    make = TumorEmbedder.paper if run.config.get("paper") else TumorEmbedder
-    embedder = make(
+    if "weights" in run.config:
+        embedder = TumorEmbedder.from_pretrained(run.config["weights"]["name"])
+    else:
+        embedder = TumorEmbedder.paper() if run.config.get("paper") else TumorEmbedder()
+    embedder.set_params(
         **run.config["parameters"], random_state=run.config["seed"], checkpoint_dir=folder / "checkpoint",
         cache_dir=out / "cache", n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
+    if not run.config["parameters"]:
+        return embedder  # pretrained, and not trained further
     tumors = data.cohort[training_rows(run.config, data)]
     embedder.fit(tumors, _kept_labels(run.config, tumors), resume=True)
     with atomic_path(path) as temporary:

@@ -21,7 +21,7 @@ def register(app):
         "minutes, small some hours on two cores, paper days on a GPU.\n\n"
         "\b\nExperiments: table2 (channels), table3 (tasks removed), table4 (distorted boxes),\n"
         "fig4 (number of neighbors), fig5 (map), fig6 (neighbors as pictures), baselines,\n"
-        "missing_labels, cohort_size, contrastive, real (--stacks), sites (data sets)."
+        "missing_labels, cohort_size, contrastive, finetune, real (--stacks), sites (data sets)."
     )(benchmark)
 
 
