@@ -13,7 +13,7 @@ from tumorsim.evaluation import (
     pool_scores,
     rank_gallery,
 )
-from tumorsim.evaluation._knn import _interval, _weights
+from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.metrics import (
     alignment,
     antihub_share,
@@ -148,9 +148,9 @@ def space_rows(experiment, name, bench, result):
 def mean_rows(experiment, method, task, metric, values, patients, *, n_resamples, k=0, seed=""):
     """Return one tidy row of a mean with its bootstrap interval over patients."""
     values, patients = np.asarray(values, dtype=float), np.asarray(patients, dtype=str)
-    weights = _weights(patients, 0, n_resamples)
+    weights = patient_weights(patients, 0, n_resamples)
     draws = weights @ values / weights.sum(axis=1)
-    row = {"task": task, "metric": metric, "n_patients": len(set(patients))} | _interval(draws)
+    row = {"task": task, "metric": metric, "n_patients": len(set(patients))} | interval(draws)
     return [tidy_row(experiment, method, row, k, seed)]
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_integer, check_real
+from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.index import TumorIndex
 
 __all__ = ["evaluate_knn", "format_knn_table", "split_patients"]
 
 SHAPE_TARGETS = ("log_volume", "sphericity", "elongation")
-N_RESAMPLES = 1_000
 _COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
 
 
@@ -87,7 +87,8 @@ def evaluate_knn(
         index = TumorIndex(metric=metric)
         neighbors = _neighbors(index, space, *gallery, queries[0][asked], patients, max(ks))
         score = _score_class if kind == "class" else _score_regression
-        for scored in score(gallery_values[known], truth, neighbors, ks, _weights(patients, random_state)):
+        weights = patient_weights(patients, random_state)
+        for scored in score(gallery_values[known], truth, neighbors, ks, weights):
             rows.append({"task": task, "kind": kind, **scored, "n_patients": len(set(patients))})
     if not rows:
         raise ValueError(
@@ -240,26 +241,11 @@ def _neighbors(index, space, X, patients, query_X, query_patients, k):
     return rows
 
 
-def _weights(patients, random_state, n_resamples=N_RESAMPLES):
-    """Return how often queries count, (1 + n_resamples, n_queries): once each, then patients redrawn."""
-    _, patient = np.unique(patients.astype(str), return_inverse=True)
-    n = patient.max() + 1
-    drawn = np.random.default_rng(random_state).multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    return np.vstack([np.ones(n), drawn])[:, patient]
-
-
-def _interval(values):
-    """Return value, ci_low and ci_high of a statistic whose first entry is the sample's own."""
-    defined = values[1:][~np.isnan(values[1:])]
-    low, high = np.percentile(defined, (2.5, 97.5)) if len(defined) else (np.nan, np.nan)
-    return {"value": float(values[0]), "ci_low": float(low), "ci_high": float(high)}
-
-
 def _score_class(gallery, truth, neighbors, ks, weights):
     """Yield balanced accuracy for each k, with its interval."""
     fixed = {"metric": "balanced_accuracy", "chance": 1 / len(np.unique(truth.astype(str)))}
     for k, draws in class_draws(gallery, truth, neighbors, ks, weights):
-        yield fixed | {"k": k, "n_queries": len(truth)} | _interval(draws)
+        yield fixed | {"k": k, "n_queries": len(truth)} | interval(draws)
 
 
 def class_draws(gallery, truth, neighbors, ks, weights):
@@ -291,7 +277,7 @@ def _score_regression(gallery, truth, neighbors, ks, weights):
     answered = neighbors[:, 0] >= 0
     part = gallery, truth[answered], neighbors[answered], ks, weights[:, answered]
     for k, metric, draws in regression_draws(*part, metrics=("r2", "spearman")):
-        yield {"metric": metric, "k": k, "chance": 0.0, "n_queries": len(part[1])} | _interval(draws)
+        yield {"metric": metric, "k": k, "chance": 0.0, "n_queries": len(part[1])} | interval(draws)
 
 
 def regression_draws(gallery, truth, neighbors, ks, weights, *, metrics):

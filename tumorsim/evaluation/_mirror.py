@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_integer
-from tumorsim.evaluation._knn import _interval, _neighbors, _weights
+from tumorsim.evaluation._bootstrap import interval, patient_weights
+from tumorsim.evaluation._knn import _neighbors
 from tumorsim.evaluation._scans import (
     check_cohort,
     distances_to_others,
@@ -168,6 +169,6 @@ def _mean_row(name, values, patients, random_state):
     known = ~np.isnan(values)
     row = {"measure": name, "value": np.nan, "ci_low": np.nan, "ci_high": np.nan}
     if known.any():
-        weights = _weights(patients[known], random_state)
-        row |= _interval(weights @ values[known] / weights.sum(axis=1))
+        weights = patient_weights(patients[known], random_state)
+        row |= interval(weights @ values[known] / weights.sum(axis=1))
     return row | {"n_tumors": int(known.sum()), "n_patients": len(set(patients[known]))}

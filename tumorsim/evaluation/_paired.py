@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation._knn import _interval
+from tumorsim.evaluation._bootstrap import interval
 from tumorsim.evaluation._retrieval import RetrievalScores
 
 __all__ = ["paired_differences", "pool_scores"]
@@ -85,6 +85,6 @@ def _check_same(first, other):
 
 def _intervals(draws):
     """Return columns value, ci_low and ci_high of draws (n_scores, 1 + n_resamples)."""
-    return pd.DataFrame([_interval(row) for row in draws], columns=["value", "ci_low", "ci_high"]).to_dict(
+    return pd.DataFrame([interval(row) for row in draws], columns=["value", "ci_low", "ci_high"]).to_dict(
         "list"
     )

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_choice
-from tumorsim.evaluation._knn import _check_pair, _weights
+from tumorsim.evaluation._bootstrap import patient_weights
+from tumorsim.evaluation._knn import _check_pair
 from tumorsim.evaluation._leaks import check_apart
 
 __all__ = ["Questions", "pair_blocks", "rank_gallery"]
@@ -89,7 +90,7 @@ class Questions:
 
     def weights(self, known):
         """Return how often each of the known queries counts, (1 + n_resamples, n_known)."""
-        return _weights(self.patients[known], *self._drawing)
+        return patient_weights(self.patients[known], *self._drawing)
 
     def lists(self, missing):
         """Return `orders` without the rows that are `missing` (n_rows,)."""

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_integer
+from tumorsim.evaluation._bootstrap import N_RESAMPLES, interval
 from tumorsim.evaluation._knn import (
-    N_RESAMPLES,
     _balanced_accuracy,
     _check_ks,
-    _interval,
     _label,
     _number,
     _tasks,
@@ -149,7 +148,7 @@ def evaluate_retrieval(
         n = {"n_queries": int(score.known.sum()), "n_skipped": score.n_skipped}
         n["n_patients"] = len(set(asked.patients[score.known]))
         named = {"task": score.task, "metric": score.metric, "k": score.k, "chance": score.chance}
-        rows.append(named | _interval(score.draws) | n)
+        rows.append(named | interval(score.draws) | n)
     return RetrievalScores(pd.DataFrame(rows)[_COLUMNS], np.array([s.draws for s in found]), asked.name)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_integer
-from tumorsim.evaluation._knn import N_RESAMPLES, _balanced_accuracy, _check_pair, _interval, _weights
+from tumorsim.evaluation._bootstrap import N_RESAMPLES, interval, patient_weights
+from tumorsim.evaluation._knn import _balanced_accuracy, _check_pair
 from tumorsim.evaluation._retrieval import evaluate_retrieval
 
 __all__ = ["block_folds", "evaluate_across_datasets", "evaluate_site_probe"]
@@ -90,10 +91,10 @@ def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_
     probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
     predicted = cross_val_predict(probe, X[known], truth, groups=patients, cv=folds)
-    weights = _weights(patients, random_state, n_resamples)
+    weights = patient_weights(patients, random_state, n_resamples)
     draws = _balanced_accuracy(predicted == truth, truth, np.arange(len(names)), weights)
     numbers = {"chance": 1 / len(names), "n_queries": len(truth), "n_patients": len(set(patients))}
-    return _interval(draws) | numbers
+    return interval(draws) | numbers
 
 
 def evaluate_across_datasets(X, table, *, column="dataset", **options):

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_choice, check_integer, check_real
-from tumorsim.evaluation._knn import _interval, _neighbors, _weights
+from tumorsim.evaluation._bootstrap import interval, patient_weights
+from tumorsim.evaluation._knn import _neighbors
 from tumorsim.evaluation._perturb import PERTURBATIONS, perturb
 from tumorsim.evaluation._scans import check_cohort, distances_to_others, embed, embed_by_case
 from tumorsim.index import TumorIndex
@@ -71,7 +72,7 @@ def evaluate_stability(
     n_others = np.array([(patients != patients[row]).sum() for row in asked])
     k = min(n_neighbors, int(n_others.min()))
     before = _neighbors(TumorIndex(), None, X, patients, X[asked], patients[asked], k)
-    weights = _weights(patients[asked], random_state)
+    weights = patient_weights(patients[asked], random_state)
     queries = Cohort(cohort[int(row)] for row in asked)
     rows = []
     for kind in kinds:
@@ -82,7 +83,7 @@ def evaluate_stability(
         Y = embed_by_case([embedder], queries, change)[0][:, 0]
         after = _neighbors(TumorIndex(), None, X, patients, Y, patients[asked], k)
         overlap = np.array([neighbor_overlap_at_k(a, b, k) for a, b in zip(before, after, strict=True)])
-        found = _interval(_weighted_median(overlap, weights))
+        found = interval(_weighted_median(overlap, weights))
         low, quarter = np.percentile(overlap, (5, 25))
         moved = np.linalg.norm(Y - X[asked], axis=1) / np.where(typical > 0, typical, np.nan)
         rows.append(
