@@ -12,9 +12,11 @@ from archives import write_cohort, write_scan_table
 from typer.testing import CliRunner
 
 from tumorsim import Cohort, TumorEmbedder, make_cohort
+from tumorsim.baselines import ForestCodes, RandomVectors, TumorFeatures, volume_place_features
 from tumorsim.benchmark import EXPERIMENTS, PRESETS, run_benchmark
 from tumorsim.benchmark._boxes import box_iou, distort_boxes
 from tumorsim.benchmark._data import Data, load_data, load_real, split_of
+from tumorsim.benchmark._label_free import _Leaves, control_table, label_free_table
 from tumorsim.benchmark._plan import ALL, PRETRAINED, pairs_of, plan_runs
 from tumorsim.benchmark._report import write_report
 from tumorsim.benchmark._runs import training_rows
@@ -252,7 +254,7 @@ def test_real_scans_are_a_scan_table_or_a_manifest(tmp_path):
     cohort = write_cohort(phantoms.cohort(3), tmp_path)
     write_scan_table(cohort[[2, 0, 1]], tmp_path / "scans.csv")
     save_manifest(cohort[[1, 2, 0]], tmp_path / "tumors.csv")
-    found = [load_real(tmp_path / name, tmp_path / "out") for name in ("scans.csv", "tumors.csv")]
+    found = [load_real(tmp_path / name, tmp_path / "real.csv") for name in ("scans.csv", "tumors.csv")]
     assert [[t.case.case_id for t in part] for part in found] == [["s0", "s1", "s2"]] * 2
 
 
@@ -264,6 +266,70 @@ def test_report_counts_wins_ties_and_losses():
     rows = [
         fixed | {"task": task, "value": value, "ci_low": low, "ci_high": high}
         for task, (value, low, high) in found.items()
+@pytest.fixture(scope="module")
+def dates():
+    """Return six patients, two of them imaged at two dates."""
+    tumors = []
+    for i in range(6):
+        lesion = (("meningioma", "metastasis")[i % 2], (12 + i, 16 + 2 * i, 17), (3 + i % 3, 4, 3))
+        for date in range(2 if i < 2 else 1):
+            tumors += phantoms.scan(f"p{i}-{date}", [lesion], patient_id=f"p{i}", seed=i)
+    return Cohort(tumors)
+
+
+def test_a_test_without_meaning_for_a_method_has_no_number(dates):
+    """A method of place takes the tests; one that draws by id takes none and says why; forests by leaves."""
+    place = TumorFeatures(volume_place_features, standardize=False).fit(dates)
+    table = label_free_table(place, dates)
+    own = table[table["method"] == ""].set_index("task")
+    assert {"other date", "transplant", "mirror: distance", "rescan: overlap@5"} <= set(own.index)
+    assert (
+        own.loc["other date", "value"] > own.loc["other date: mirrored box"].get("value", 0)
+        or (own.loc["other date: mirrored box", "why"])
+    )
+    assert own.loc["other date", "n_patients"] == 2
+    assert "mirror: side flips" not in own.index  # it predicts nothing
+    assert set(table["method"]) == {"", "chance", "box sides"}
+    blind = label_free_table(RandomVectors().fit(dates), dates)
+    assert blind["value"].isna().all() and blind["why"].str.contains("tumor id").all()
+    forest = ForestCodes(place, n_trees=5, min_samples_leaf=1).fit(dates)
+    codes, leaves = forest.transform(dates), _Leaves(forest).transform(dates)
+    different = (codes[:, None] != codes).sum(axis=2)
+    np.testing.assert_allclose(((leaves[:, None] - leaves) ** 2).sum(axis=2), 2 * different)
+    controls = control_table(dates).set_index("method")
+    assert list(controls.index) == ["centroid only", "head correlation"]
+    assert (controls["value"] == 1).all()  # the same head, the same place
+
+
+@pytest.mark.slow
+def test_tests_without_labels_stand_beside_their_controls(smoke, dates, tmp_path):
+    """Every method that was run is asked, once; without scans the experiment is skipped, and that is said."""
+    out = tmp_path / "out"
+    shutil.copytree(smoke, out)
+    write_scan_table(write_cohort(dates, tmp_path), tmp_path / "dates.csv")
+    lines = []
+    options = {"only": ["label_free", "baselines"], "echo": lines.append}
+    tidy = run_benchmark(out, "smoke", dates=tmp_path / "dates.csv", **options)
+    rows = tidy[tidy["experiment"] == "label_free"]
+    methods = set(rows["method"])
+    assert {ALL, "untrained", "volume_place", "intensity", "centroid only", "head correlation"} <= methods
+    assert {"box sides", "chance"} <= methods and "random" not in methods
+    untrained = rows[(rows["method"] == "untrained") & (rows["task"] == "other date")]
+    seeds = untrained.set_index("seed")["value"]
+    assert len(seeds) == 3 and seeds[seeds.index.isna()].iloc[0] == pytest.approx(seeds[[0, 1]].mean())
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "| *centroid only* | 1.00 |" in report and "A rank by itself shows nothing" in report
+    assert "- random, no other date: TypeError" in report
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("label-free-*.csv")}
+    assert len(kept) == 1 + len({r["key"] for r in json.loads((out / "results.json").read_text())["runs"]})
+    again = run_benchmark(out, "smoke", dates=tmp_path / "dates.csv", train=False, **options)
+    pd.testing.assert_frame_equal(again, tidy)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    run_benchmark(out, "smoke", train=False, **options)
+    assert any(line.startswith("Skipping label_free") for line in lines)
+    assert "no real scans were given" in (out / "report.md").read_text(encoding="utf-8")
+
+
     ]
     score = {
         "experiment": "table3",

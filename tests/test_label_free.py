@@ -1,6 +1,7 @@
 """Label-free tests of an embedder: perturbations, controls, transplants and mirrors of known effect."""
 
 import numpy as np
+import pandas as pd
 import phantoms
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -292,6 +293,12 @@ def test_other_dates_are_found_by_what_they_share(dates):
     assert list(ranks) == [f"rank p{i}-{d}" for i in range(3) for d in range(2)]
     assert (ranks == 1).all(axis=None)  # the same head, the same place
     assert table.loc["tumor box", "tumor_minus_mirror"] == 0
+    for chosen in (["mirrored box"], ["centroid only", "head correlation"], []):
+        part = evaluate_other_date(known, dates, controls=chosen, n_untrained=0).set_index("method")
+        assert list(part.index) == ["tumor box", *chosen]
+        pd.testing.assert_frame_equal(part, table.loc[part.index, part.columns])
+    with pytest.raises(ValueError, match="'controls' must be one of"):
+        evaluate_other_date(known, dates, controls=["luck"], n_untrained=0)
     blind = evaluate_other_date(Measures(lambda tumor: 0), dates, controls=False)
     assert blind[list(ranks)].eq(8).all(axis=None)
     with pytest.raises(ValueError, match="scans of two dates"):

@@ -8,6 +8,8 @@ import pandas as pd
 
 from tumorsim._validation import check_choice
 from tumorsim.benchmark._data import digest, load_data, load_real
+from tumorsim.benchmark._elsewhere import ASKED
+from tumorsim.benchmark._label_free import LESIONS, control_table
 from tumorsim.benchmark._methods import known_baselines
 from tumorsim.benchmark._plan import plan_runs
 from tumorsim.benchmark._presets import EXPERIMENTS, PRESETS
@@ -25,6 +27,7 @@ def run_benchmark(
     anatomies=None,
     manifest=None,
     stacks=None,
+    dates=None,
     only=None,
     baselines=None,
     train=True,
@@ -57,6 +60,10 @@ def run_benchmark(
         is kept to.
     stacks : str or Path, optional
         Real scans, as a scan table or a manifest, that nothing is trained on: they ask each other, by folds.
+    dates : str or Path, optional
+        Real scans with masks, some of one patient at two dates, as a scan table or a manifest, for the tests
+        that need no labels (``label_free``); see `evaluation.evaluate_other_date`. Scans without skull are
+        told by a column ``stripped``, or else by ``BraTS`` in the column ``dataset``.
     only : sequence of str, optional
         Experiments to run; default those of the preset.
     baselines : dict of callable, optional
@@ -105,17 +112,41 @@ def run_benchmark(
         echo(f"{side}: {data.cohort[data.rows(side)]!r}")
     real = None
     if stacks is not None:
-        scans = load_real(stacks, out)
-        real = digest(sorted([t.tumor_id, t.bbox.tolist()] for t in scans), 8), scans
-        echo(f"real scans: {scans!r}")
-    runs = plan_runs(settings, data, experiments=chosen, baselines=baselines)
-    failed = _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo) if train else {}
-    return _write_results(out, preset, runs, data, settings, chosen, real, failed, started, echo)
+        real = _named(load_real(stacks, out / "real.csv"))
+        echo(f"real scans: {real[1]!r}")
+    asked = chosen
+    if dates is not None:
+        dates = _named(load_real(dates, out / "dates.csv", **LESIONS))
+        echo(f"scans for tests without labels: {dates[1]!r}")
+    elif "label_free" in chosen:
+        echo("Skipping label_free: no scans were given for it (dates=, --dates).")
+        asked = [name for name in chosen if name != "label_free"]
+    runs = plan_runs(settings, data, experiments=asked, baselines=baselines)
+    failed = {}
+    if train:
+        failed = _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, echo)
+    controls = None if dates is None else (dates[0], _controls(out, dates, "label_free" in asked and train))
+    return _write_results(out, preset, runs, data, settings, chosen, real, controls, failed, started, echo)
 
 
-def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
+def _named(scans):
+    """Return a name that depends on scans and lesions, and the scans."""
+    return digest(sorted([t.tumor_id, t.bbox.tolist()] for t in scans), 8), scans
+
+
+def _controls(out, dates, make):
+    """Return the controls that take no method, made once; None if they are missing."""
+    path = out / f"label-free-{dates[0]}.csv"
+    if make and not path.exists():
+        with atomic_path(path) as temporary:
+            control_table(dates[1]).to_csv(temporary, index=False)
+    return pd.read_csv(path) if path.exists() else None
+
+
+def _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, echo):
     """Do all runs, each once, and return the errors of those that failed by key."""
     by_key, strengths = {}, {}
+    tested = {run.key for run in runs if run.experiment in ASKED} if dates is not None else set()
     grid = [(scale, shift) for scale in settings.scales for shift in settings.shifts]
     for run in runs:
         by_key.setdefault(run.key, run)
@@ -128,8 +159,8 @@ def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
         started = time.perf_counter()
         try:
             finish_run(
-                run, data, out, real=real, boxes=strengths.get(key), baselines=baselines, n_jobs=n_jobs,
-                verbose=verbose,
+                run, data, out, real=real, dates=dates if key in tested else None,
+                boxes=strengths.get(key), baselines=baselines, n_jobs=n_jobs, verbose=verbose,
             )  # fmt: skip
         except (ImportError, TypeError, ValueError) as err:  # one method must not cost the others
             failed[key] = f"{type(err).__name__}: {err}"
@@ -139,7 +170,7 @@ def _finish(runs, data, out, settings, real, baselines, n_jobs, verbose, echo):
     return failed
 
 
-def _write_results(out, preset, runs, data, settings, experiments, real, failed, started, echo):
+def _write_results(out, preset, runs, data, settings, experiments, real, dates, failed, started, echo):
     """Score what has finished, and write CSV, JSON, figures and report; returns the rows."""
     from tumorsim.benchmark._experiments import tabulate
     from tumorsim.benchmark._figures import draw_all
@@ -158,7 +189,7 @@ def _write_results(out, preset, runs, data, settings, experiments, real, failed,
         states.append(state | {"state": "finished", "seconds": result.record["seconds"]})
         results.setdefault((run.experiment, run.method), []).append(result)
     bench = Bench(data, data.cohort.table, settings.n_resamples)
-    tidy = tabulate(bench, results, experiments, real=real, echo=echo)
+    tidy = tabulate(bench, results, experiments, real=real, dates=dates, echo=echo)
     with atomic_path(out / "results.csv") as temporary:
         tidy.to_csv(temporary, index=False, float_format="%.6g")
     tidy = pd.read_csv(out / "results.csv")  # the report is what anybody can make of the CSV
@@ -166,6 +197,7 @@ def _write_results(out, preset, runs, data, settings, experiments, real, failed,
         "preset": preset, "data": data.description, "n_resamples": settings.n_resamples,
         "sides": {side: repr(data.cohort[data.rows(side)]) for side in ("train", "validation", "test")},
         "real": None if real is None else repr(real[1]),
+        "left_out": {} if dates is None else _left_out(results, dates[0]),
         "runs": states, "seconds": round(time.perf_counter() - started, 1), **versions(),
     }  # fmt: skip
     with atomic_path(out / "results.json") as temporary:
@@ -176,3 +208,14 @@ def _write_results(out, preset, runs, data, settings, experiments, real, failed,
     n_done = sum(state["state"] == "finished" for state in states)
     echo(f"{n_done} of {len(states)} cells have their run; tables and figures are in {out / 'report.md'}")
     return tidy
+
+
+def _left_out(results, name):
+    """Return method → test → why it cannot take it, of the tests without labels."""
+    found = {}
+    for (experiment, method), runs in results.items():
+        table = runs[0].label_free(name) if experiment in ASKED else None
+        if table is not None and (table["why"] != "").any():
+            part = table[table["why"] != ""]
+            found[method] = dict(zip(part["task"], part["why"], strict=True))
+    return found

@@ -82,15 +82,18 @@ def load_data(folder, preset, *, anatomies=None, manifest=None, split_seed=0, n_
     return Data(cohort, split_of(cohort, split_seed), description)
 
 
-def load_real(path, folder):
-    """Return real scans of a scan table or a manifest, in the order of their case ids."""
+def load_real(path, target, **options):
+    """Return real scans of a scan table or a manifest, in the order of their case ids.
+
+    A manifest of a scan table is written to `target`, with `options` of `build_manifest`.
+    """
     from tumorsim.manifest import build_manifest, load_cohort
 
     header = pd.read_csv(path, nrows=0).columns
     if "tumor_id" in header:
         cohort = load_cohort(path)
     else:
-        cohort = build_manifest(path, Path(folder) / "real.csv")
+        cohort = build_manifest(path, target, **options)
     return cohort[np.argsort(cohort.table["case_id"].to_numpy(dtype=str), kind="stable")]
 
 

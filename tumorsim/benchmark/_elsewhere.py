@@ -15,9 +15,10 @@ from tumorsim.benchmark._scores import (
 )
 from tumorsim.evaluation import block_folds, evaluate_retrieval, evaluate_site_probe
 
-__all__ = ["real_folds", "real_rows", "site_rows"]
+__all__ = ["ASKED", "label_free_rows", "real_folds", "real_rows", "site_rows"]
 
 SHOWN = ("table3", "baselines", "contrastive", "finetune", "real")  # experiments whose methods see real scans
+ASKED = ("label_free", "table3", "baselines", "contrastive", "finetune")  # … and take tests without labels
 K = 5  # there are no validation patients to choose it
 
 
@@ -91,3 +92,39 @@ def site_rows(bench, result, real):
     row |= evaluate_site_probe(X, table, n_resamples=bench.n_resamples)
     yield tidy_row("sites", ALL, row, 0, result.run.seed)
     yield tidy_row("sites", "chance", chance_of(row), 0, "")
+
+
+def label_free_rows(results, name, controls):
+    """Yield tidy rows of every method that was asked: means over its seeds, each seed, and the controls.
+
+    Parameters
+    ----------
+    results : dict of list of Result
+    name : str
+        Of the scans.
+    controls : DataFrame or None
+        Of `control_table`.
+    """
+    tables = {}
+    for (experiment, method), found in results.items():
+        seeds = {r.run.seed: table for r in found if (table := r.label_free(name)) is not None}
+        if experiment in ASKED and len(seeds) > len(tables.get(method, {})):
+            tables[method] = seeds
+    for method, seeds in tables.items():
+        whole = pd.concat([table.assign(seed=seed) for seed, table in seeds.items()], ignore_index=True)
+        whole = whole[whole["value"].notna()]
+        own = whole["method"] == ""
+        if len(seeds) > 1:
+            for _, part in whole[own].groupby(["task", "metric"], sort=False):
+                mean = part.iloc[0].to_dict() | {"value": part["value"].mean()}
+                yield _tidy(method, mean | {"ci_low": np.nan, "ci_high": np.nan}, "")
+        for row in whole.to_dict("records"):
+            yield _tidy(row["method"] or method, row, row["seed"] if not row["method"] else "")
+    for row in [] if controls is None else controls.to_dict("records"):
+        yield _tidy(row["method"], row, "")
+
+
+def _tidy(method, row, seed):
+    """Return one tidy row."""
+    k = row.get("k")
+    return tidy_row("label_free", method, row, "" if pd.isna(k) else int(k), seed)

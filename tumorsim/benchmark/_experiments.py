@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from tumorsim.benchmark._elsewhere import real_rows, site_rows
+from tumorsim.benchmark._elsewhere import label_free_rows, real_rows, site_rows
 from tumorsim.benchmark._plan import ALL, pairs_of
 from tumorsim.benchmark._scores import (
     COLUMNS,
@@ -28,7 +28,7 @@ OVERLAP_K = 10
 SIDE_K = 5
 
 
-def tabulate(bench, results, experiments, *, real=None, echo=print):
+def tabulate(bench, results, experiments, *, real=None, dates=None, echo=print):
     """Return tidy rows of all that has finished.
 
     Parameters
@@ -38,6 +38,8 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
         (experiment, method) → its finished runs.
     experiments : sequence of str
     real : tuple of str and Cohort, optional
+    dates : tuple of str and DataFrame, optional
+        Name of the scans of tests without labels, and their controls.
     echo : callable
     """
     methods, rows = {}, []
@@ -69,6 +71,8 @@ def tabulate(bench, results, experiments, *, real=None, echo=print):
             rows += real_rows(bench, results, real)
         elif experiment == "sites" and names:
             rows += site_rows(bench, results["sites", ALL][0], real)
+        elif experiment == "label_free" and dates is not None:
+            rows += label_free_rows(results, *dates)
     named = ["experiment", "method", "task", "metric", "k", "seed"]
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(named)
 

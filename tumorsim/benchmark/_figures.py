@@ -26,7 +26,7 @@ def draw_all(out, tidy, planned, results, bench):
 
     for experiment in planned:
         rows = headline(tidy[tidy["experiment"] == experiment])
-        if experiment in ("fig5", "fig6"):
+        if experiment in ("fig5", "fig6", "sites", "label_free"):
             continue
         if experiment == "fig4":
             for metric, about in (("balanced_accuracy", "classes"), ("spearman", "numbers")):

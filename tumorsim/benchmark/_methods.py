@@ -34,7 +34,7 @@ def make_baseline(config, out, baselines):
         Of the benchmark.
     baselines : dict of callable
     """
-    make = baselines[config["baseline"]]
+    make = (OF_NETWORK | baselines)[config["baseline"]]
     if make not in OF_NETWORK.values():
         return make(config["seed"])
     network = {name: value for name, value in config.items() if name != "baseline"}

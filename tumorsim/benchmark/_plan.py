@@ -60,7 +60,8 @@ def plan_runs(preset, data, *, experiments=EXPERIMENTS, baselines=()):
     made = []
     for experiment in experiments:
         for method, config in _variants(experiment, preset, tasks, baselines):
-            for seed in range(preset.seeds.get(experiment, 1)):
+            n = preset.n_untrained if experiment == "label_free" and method != ALL else None
+            for seed in range(n or preset.seeds.get(experiment, 1)):
                 full = config | {"seed": seed, "data": digest(data.description)}
                 made.append(Run(experiment, method, seed, full))
     order = {name: i for i, name in enumerate(EXPERIMENTS)}
@@ -80,6 +81,8 @@ def _variants(experiment, preset, tasks, baselines):
     if experiment == "baselines":
         for name in baselines:
             yield name, {"baseline": name} | (default if name in OF_NETWORK else {})
+    elif experiment == "label_free":
+        yield "untrained", {"baseline": "untrained"} | default
     elif experiment == "table3":
         yield from _task_subsets(preset, tasks)
     elif experiment == "table4":

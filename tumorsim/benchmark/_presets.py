@@ -10,7 +10,7 @@ LOCALIZATION = ("region", "hemisphere", "front_rear", "upper_lower")
 EXPERIMENTS = (
     "table3", "table4", "table2", "missing_labels", "cohort_size", "contrastive", "baselines",
     "finetune",
-    "fig4", "fig5", "fig6", "real", "sites",
+    "fig4", "fig5", "fig6", "real", "sites", "label_free",
 )  # fmt: skip
 
 
@@ -40,6 +40,8 @@ class Preset:
         Of finetune: parameters that say how long it trains; others are those of the weights.
     tuned_sizes : tuple of int
         Of finetune: patients that are trained on.
+    n_untrained : int
+        Of label_free: untrained networks that it compares with.
     n_resamples : int
         Of the bootstrap over patients.
     baselines : tuple of str, optional
@@ -65,6 +67,7 @@ class Preset:
         }
     )  # fmt: skip
     tuned_sizes: tuple = (25, 75)
+    n_untrained: int = 8
     n_resamples: int = 1_000
     baselines: tuple | None = None
     experiments: tuple = EXPERIMENTS
@@ -85,6 +88,7 @@ PRESETS = {
         shifts=(0.0, 0.25),
         tuning={"patch_size": 32, "batch_size": 2, "max_epochs": 1, "batches_per_epoch": 2},
         tuned_sizes=(8,),
+        n_untrained=2,
         baselines=("random", "volume_place", "intensity"),
     ),
     "small": Preset(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.benchmark._experiments import TABLES
+from tumorsim.benchmark._label_free import CONTROLS
 from tumorsim.benchmark._plan import ALL, pairs_of
 
 __all__ = ["headline", "split_strengths", "write_report"]
@@ -24,8 +25,16 @@ TITLES = {
     "fig6": "Fig. 6: queries and their neighbors",
     "real": "Real scans",
     "sites": "Data sets",
+    "label_free": "Tests without labels",
 }
 SPACES = ("table3", "baselines")
+TESTS = {  # of label_free, in the order of columns; others are in results.csv
+    "other date": "other date", "other date: mirrored box": "the same, mirrored box",
+    "transplant": "transplant", "transplant: own box": "transplant, own box",
+    "mirror: side flips": "side flips", "mirror: type stays": "type stays",
+    "mirror: distance": "mirror: distance", "rescan: overlap@5": "rescan: overlap@5",
+    "pattern: partial Mantel r": "pattern: r",
+}  # fmt: skip
 NUMBERS = ("log_volume", "diameter_mm", "sphericity", "elongation")
 MAIN = {"graded": "ndcg_at_k", "mask": "dice"} | dict.fromkeys(NUMBERS, "spearman")
 COMPARED = ("balanced_accuracy", "average_precision", "spearman", "ndcg_at_k")
@@ -49,7 +58,16 @@ ABOUT = {
     "fig5": "Do schwannomas find those of their own side?",
     "real": "Nothing was trained on these scans. Five folds of contiguous blocks of case numbers within "
     "type; 5 nearest neighbors.",
-    "sites": "A linear probe tells data sets apart from embeddings of unseen patients.",
+    "label_free": "Mean reciprocal ranks of a tumor's other date, by its own box and by the mirrored box in "
+    "the same head, and after both were pasted into another head at equal volume (seen through equal boxes, "
+    "and through their own); share of predicted sides that flip and of types that stay when scans are "
+    "mirrored, and how far a tumor moves then (1: as far as another tumor); neighbors that stay in a second "
+    "scan (mean over four kinds); correlation with the enhancement pattern, given size and place. **A rank "
+    "by itself shows nothing**: it says something of the tumor only where it is above those of the mirrored "
+    "box, of place, of the head and of untrained networks (*controls*, the last rows). With few patients, no "
+    "second decimal means anything. Empty: the test has no meaning for the method.",
+    "sites": "A linear probe tells data sets apart from embeddings of unseen patients (column *dataset*). "
+    "Then the tumors of each data set ask those of all others: balanced accuracy of the vote of 5.",
 }
 
 
@@ -76,6 +94,8 @@ def write_report(tidy, planned, about, figures):
             text += _strengths(rows, methods)
         elif experiment == "fig4":
             text += _curve(rows)
+        elif experiment == "label_free":
+            text += _label_free(rows, about)
         elif experiment != "fig6":
             text += _scores(rows, methods)
         for caption, name in figures.get(experiment, []):
@@ -149,6 +169,24 @@ def _scores(rows, methods):
             )
         lines.append(line)
     return [*_markdown(lines), ""]
+
+
+def _label_free(rows, about):
+    """Return the table of tests without labels, a row a method, then the controls; and what is left out."""
+    if not len(rows):
+        return ["*missing*: no real scans were given for it, or no method has finished.", ""]
+    names = [name for name in dict.fromkeys(rows["method"]) if name not in CONTROLS]
+    lines = []
+    for name in [*names, *CONTROLS]:
+        part = rows[rows["method"] == name].drop_duplicates("task").set_index("task")
+        if len(part):
+            label = f"*{name}*" if name in CONTROLS else name
+            cells = {text: _cell(part.loc[t]) if t in part.index else "" for t, text in TESTS.items()}
+            lines.append({"method": label} | cells)
+    text = [*_markdown(lines), ""]
+    for method, tests in about.get("left_out", {}).items():
+        text += [f"- {method}, no {test}: {why}" for test, why in tests.items()]
+    return [*text, ""]
 
 
 def _any(rows, name):

@@ -11,6 +11,7 @@ import pandas as pd
 
 import tumorsim
 from tumorsim.benchmark._boxes import box_iou, distort_boxes
+from tumorsim.benchmark._label_free import label_free_table
 from tumorsim.benchmark._methods import make_baseline
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
@@ -20,7 +21,7 @@ __all__ = ["Result", "finish_run", "load_result", "training_rows", "versions"]
 RECORD = "record.json"
 
 
-def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=1, verbose=0):
+def finish_run(run, data, out, *, real=None, dates=None, boxes=None, baselines=None, n_jobs=1, verbose=0):
     """Do what of a run is not in its folder yet.
 
     Parameters
@@ -31,6 +32,8 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
         Of the benchmark; the run's own folder is ``runs/<key>``.
     real : tuple of str and Cohort, optional
         Name and tumors of real scans, which are embedded, and their masks proposed.
+    dates : tuple of str and Cohort, optional
+        Name and tumors of real scans for the tests that need no labels.
     boxes : list of (float, float), optional
         Scales and shifts of the test tumors' boxes to embed.
     baselines : dict of callable, optional
@@ -43,7 +46,8 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
     fresh = not (folder / RECORD).exists()
     new_real = real is not None and not (folder / f"real-{real[0]}.npz").exists()
     new_boxes = bool(boxes) and "baseline" not in run.config and not _has_boxes(folder, boxes)
-    if not (fresh or new_real or new_boxes):
+    new_dates = dates is not None and not (folder / _label_free_name(dates[0])).exists()
+    if not (fresh or new_real or new_dates or new_boxes):
         return
     started = time.perf_counter()
     if "baseline" in run.config:
@@ -74,6 +78,9 @@ def finish_run(run, data, out, *, real=None, boxes=None, baselines=None, n_jobs=
         if masks and cases:
             _write_masks(folder / f"real-{name}-masks.csv", estimator, cases)
         _write_arrays(folder / f"real-{name}.npz", X=_embed(estimator, cohort))
+    if new_dates:
+        with atomic_path(folder / _label_free_name(dates[0])) as temporary:
+            label_free_table(estimator, dates[1]).to_csv(temporary, index=False)
     if new_boxes:
         _write_boxes(folder / "boxes.npz", estimator, data.cohort[data.rows("test")], boxes)
 
@@ -114,6 +121,11 @@ class Result:
         """Return embeddings of the real scans called `name`, or None."""
         arrays = self._read(f"real-{name}.npz")
         return None if arrays is None else arrays["X"] * self.scale
+
+    def label_free(self, name):
+        """Return what the tests without labels said on the scans called `name`, or None."""
+        path = self.folder / _label_free_name(name)
+        return pd.read_csv(path).fillna({"method": "", "why": ""}) if path.exists() else None
 
     def masks(self, name=None):
         """Return case ids and Dice of masks proposed for test patients, or for real scans; or None."""
@@ -210,6 +222,11 @@ def _write_boxes(path, estimator, cohort, strengths):
         X.append(_embed(estimator, distorted))
         iou.append(box_iou([tumor.bbox for tumor in distorted], exact))
     _write_arrays(path, strengths=np.array(strengths), X=np.array(X), iou=np.array(iou))
+
+
+def _label_free_name(name):
+    """Return the name of the file of tests on the scans called `name`."""
+    return f"label-free-{name}.csv"
 
 
 def _has_boxes(folder, strengths):

@@ -21,7 +21,8 @@ def register(app):
         "minutes, small some hours on two cores, paper days on a GPU.\n\n"
         "\b\nExperiments: table2 (channels), table3 (tasks removed), table4 (distorted boxes),\n"
         "fig4 (number of neighbors), fig5 (map), fig6 (neighbors as pictures), baselines,\n"
-        "missing_labels, cohort_size, contrastive, finetune, real (--stacks), sites (data sets)."
+        "missing_labels, cohort_size, contrastive, finetune, real (--stacks), sites (data sets),\n"
+        "label_free (--dates)."
     )(benchmark)
 
 
@@ -40,6 +41,10 @@ def benchmark(
     stacks: Annotated[
         Path | None, Option(help="Real scans (a row a scan, or a tumor) to test on, never to train on.")
     ] = None,
+    dates: Annotated[
+        Path | None,
+        Option(help="Real scans with masks, some patients at two dates, for tests that need no labels."),
+    ] = None,
     only: Annotated[str | None, Option(help="Experiments, such as table3,fig4. Default: all.")] = None,
     no_training: Annotated[
         bool, Option("--no-training", help="Tables and figures of the runs that are there.")
@@ -56,6 +61,6 @@ def benchmark(
     if out.exists() and not out.is_dir():
         raise ValueError(f"'{out}' is a file. Give a folder.")
     run_benchmark(
-        out, preset, anatomies=anatomies, manifest=manifest, stacks=stacks, only=split_names(only),
-        train=not no_training, n_jobs=n_jobs, verbose=1, echo=typer.echo,
+        out, preset, anatomies=anatomies, manifest=manifest, stacks=stacks, dates=dates,
+        only=split_names(only),        train=not no_training, n_jobs=n_jobs, verbose=1, echo=typer.echo,
     )  # fmt: skip

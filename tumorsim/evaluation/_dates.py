@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_integer
+from tumorsim._validation import check_choice, check_integer
 from tumorsim.evaluation._controls import HeadEdges, head_center, mirrored_box, untrained_copies
 from tumorsim.evaluation._scans import check_cohort, embed_by_case, largest_lesions
 
 __all__ = ["date_queries", "evaluate_other_date", "method_row", "own_ranks", "pooled_row"]
+
+CONTROLS = ("mirrored box", "centroid only", "head correlation", "untrained")
 
 
 def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, random_state=0):
@@ -22,8 +24,9 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
         Its ``space_.scale`` multiplies features, if it has one.
     cohort : Cohort or sequence of Tumor
         Dates are the ``case_id`` of a patient; patients of one date are what else could be found.
-    controls : bool, default=True
-        Whether to add the rows other than ``tumor box``.
+    controls : bool or sequence of str, default=True
+        Whether to add the rows other than ``tumor box``, or which of ``mirrored box``, ``centroid only``,
+        ``head correlation`` and ``untrained``.
     n_untrained : int, default=8
         How many untrained networks; needs a `TumorEmbedder`. 0 leaves them out.
     random_state : int, default=0
@@ -59,37 +62,39 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     holds tumor too, and the difference to it is too small.
     """
     n_untrained = check_integer(n_untrained, "n_untrained", minimum=0)
+    chosen = (CONTROLS if controls else ()) if isinstance(controls, bool) else tuple(controls)
+    for name in chosen:
+        check_choice(name, "controls", CONTROLS)
     lesions = largest_lesions(check_cohort(cohort))
     queries = date_queries(lesions)
-    if not controls:
-        X = embed_by_case([embedder], lesions, list)[0][:, 0]
-        return pd.DataFrame([method_row("tumor box", _distances(X), lesions, queries)])
+    seeds = range(random_state, random_state + n_untrained * ("untrained" in chosen))
+    embedders = [embedder, *untrained_copies(embedder, lesions, seeds)]
+    middle = np.array([head_center(tumor.case) for tumor in lesions]) if chosen else None
 
-    embedders = [
-        embedder,
-        *untrained_copies(embedder, lesions, range(random_state, random_state + n_untrained)),
-    ]
-    middle = np.array([head_center(tumor.case) for tumor in lesions])
-    center = {tumor.tumor_id: place for tumor, place in zip(lesions, middle, strict=True)}
-
-    def mirrored(tumors):
-        return [mirrored_box(tumor, center=center[tumor.tumor_id]) for tumor in tumors]
-
-    rows = []
-    for number, pair in enumerate(embed_by_case(embedders, lesions, list, mirrored)):
+    changes = [list]
+    if "mirrored box" in chosen:
+        center = {tumor.tumor_id: place for tumor, place in zip(lesions, middle, strict=True)}
+        changes.append(lambda tumors: [mirrored_box(t, center=center[t.tumor_id]) for t in tumors])
+    rows, untrained = [], []
+    for number, X in enumerate(embed_by_case(embedders, lesions, *changes)):
         name = "tumor box" if number == 0 else f"untrained {number}"
-        row = method_row(name, _distances(pair[:, 0]), lesions, queries)
-        healthy = method_row("mirrored box", _distances(pair[:, 1]), lesions, queries)
-        row["tumor_minus_mirror"] = row["mean_reciprocal_rank"] - healthy["mean_reciprocal_rank"]
-        rows += [row, healthy] if number == 0 else [row]
-    place = lesions.table[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float) - middle
-    edges = HeadEdges(lesions, middle)
-    rows[2:2] = [
-        method_row("centroid only", _distances(place), lesions, queries),
-        method_row("head correlation", edges.distances(queries), lesions, queries),
-    ]
-    if n_untrained:
-        rows.append(pooled_row(rows[4:], "untrained, mean"))
+        found = [method_row(name, _distances(X[:, 0]), lesions, queries)]
+        if len(changes) > 1:
+            found.append(method_row("mirrored box", _distances(X[:, 1]), lesions, queries))
+            own, healthy = (row["mean_reciprocal_rank"] for row in found)
+            found[0]["tumor_minus_mirror"] = own - healthy
+        if number == 0:
+            rows += found
+        else:
+            untrained.append(found[0])
+    if "centroid only" in chosen:
+        place = lesions.table[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float) - middle
+        rows.append(method_row("centroid only", _distances(place), lesions, queries))
+    if "head correlation" in chosen:
+        distances = HeadEdges(lesions, middle).distances(queries)
+        rows.append(method_row("head correlation", distances, lesions, queries))
+    if untrained:
+        rows += [*untrained, pooled_row(untrained, "untrained, mean")]
     return pd.DataFrame(rows, columns=_columns(rows))
 
 
