@@ -179,6 +179,14 @@ def test_smoke_leaves_tidy_scores_figures_and_a_report(smoke):
     about = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
     assert {run["state"] for run in about["runs"]} == {"finished"}
     assert "| fine-tuned on 8 patients against |" in report
+    dice = tidy[(tidy["task"] == "mask") & (tidy["metric"] == "dice")].set_index(["experiment", "method"])[
+        "value"
+    ]
+    for paired, part in (("paired", "finetune"), ("paired_real", "real")):
+        first, other = (dice[part, name] for name in pair.split(" − "))
+        assert dice[paired, pair] == pytest.approx(first - other, abs=1e-5)
+    across = set(tidy.loc[tidy["experiment"] == "sites", "method"])
+    assert f"{ALL}: another hospital's asks the others" in across
     assert about["versions"]["torch"] and about["hardware"]["threads"] >= 1
 
 
@@ -258,14 +266,6 @@ def test_real_scans_are_a_scan_table_or_a_manifest(tmp_path):
     assert [[t.case.case_id for t in part] for part in found] == [["s0", "s1", "s2"]] * 2
 
 
-def test_report_counts_wins_ties_and_losses():
-    """An interval above 0 is a win, below a loss, about 0 a tie; a method without rows is missing."""
-    fixed = {"experiment": "paired", "method": f"{ALL} − type only", "metric": "balanced_accuracy"}
-    fixed |= {"k": np.nan, "n_patients": 9, "seed": np.nan}
-    found = {"type": (-0.2, -0.3, -0.1), "region": (0.2, 0.1, 0.3), "side": (0.1, -0.1, 0.3)}
-    rows = [
-        fixed | {"task": task, "value": value, "ci_low": low, "ci_high": high}
-        for task, (value, low, high) in found.items()
 @pytest.fixture(scope="module")
 def dates():
     """Return six patients, two of them imaged at two dates."""
@@ -330,6 +330,14 @@ def test_tests_without_labels_stand_beside_their_controls(smoke, dates, tmp_path
     assert "no real scans were given" in (out / "report.md").read_text(encoding="utf-8")
 
 
+def test_report_counts_wins_ties_and_losses():
+    """An interval above 0 is a win, below a loss, about 0 a tie; a method without rows is missing."""
+    fixed = {"experiment": "paired", "method": f"{ALL} − type only", "metric": "balanced_accuracy"}
+    fixed |= {"k": np.nan, "n_patients": 9, "seed": np.nan}
+    found = {"type": (-0.2, -0.3, -0.1), "region": (0.2, 0.1, 0.3), "side": (0.1, -0.1, 0.3)}
+    rows = [
+        fixed | {"task": task, "value": value, "ci_low": low, "ci_high": high}
+        for task, (value, low, high) in found.items()
     ]
     score = {
         "experiment": "table3",

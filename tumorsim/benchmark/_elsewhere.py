@@ -13,7 +13,12 @@ from tumorsim.benchmark._scores import (
     score_rows,
     tidy_row,
 )
-from tumorsim.evaluation import block_folds, evaluate_retrieval, evaluate_site_probe
+from tumorsim.evaluation import (
+    block_folds,
+    evaluate_across_datasets,
+    evaluate_retrieval,
+    evaluate_site_probe,
+)
 
 __all__ = ["ASKED", "label_free_rows", "real_folds", "real_rows", "site_rows"]
 
@@ -65,33 +70,47 @@ def real_rows(bench, results, real):
         ]  # fmt: skip
         ks = dict.fromkeys(scores[0].table["task"], K)
         methods[key] = Method(method, found, ks, [at_chosen(score, ks) for score in scores])
+    paired = table, bench.n_resamples, "paired_real", name
     base = next((method for method in methods.values() if method.name == ALL), None)
     for method in methods.values():
         rows += score_rows("real", method)
         rows += mask_rows("real", method, table, bench.n_resamples, real=name)
         if base is not None and method is not base:
-            rows += difference_rows(base, method, "paired_real")
+            rows += difference_rows(base, method, *paired)
     named = {method.name: method for method in methods.values()}
     for first, other in pairs_of(named):
-        rows += difference_rows(named[first], named[other], "paired_real")
+        rows += difference_rows(named[first], named[other], *paired)
     return rows
 
 
 def site_rows(bench, result, real):
     """Yield whether embeddings of unseen patients tell data sets apart, real from simulated among them."""
     rows = np.concatenate([bench.data.rows("validation"), bench.data.rows("test")])
-    columns = ["patient_id", "dataset"]
-    table = bench.table.reindex(columns=columns).iloc[rows]
+    table = _columns(bench.table).iloc[rows]
     X = result.X[rows]
     if real is not None and result.real(real[0]) is not None:
         X = np.concatenate([X, result.real(real[0])])
-        table = pd.concat([table, real[1].table.reindex(columns=columns)], ignore_index=True)
+        table = pd.concat([table, _columns(real[1].table)], ignore_index=True)
     if table["dataset"].nunique() < 2:
         return
     row = {"task": "dataset", "metric": "balanced_accuracy"}
     row |= evaluate_site_probe(X, table, n_resamples=bench.n_resamples)
     yield tidy_row("sites", ALL, row, 0, result.run.seed)
     yield tidy_row("sites", "chance", chance_of(row), 0, "")
+    if (table.groupby("patient_id")["dataset"].nunique() > 1).any():
+        return  # a patient in two data sets would find itself
+    options = {"n_neighbors": K, "cutoffs": K, "targets": (), "n_resamples": bench.n_resamples}
+    for name, scores in evaluate_across_datasets(X, table, **options).items():
+        found = scores.table[scores.table["metric"] == "balanced_accuracy"]
+        for row in found.to_dict("records"):
+            yield tidy_row("sites", f"{ALL}: {name} asks the others", row, K, result.run.seed)
+            yield tidy_row("sites", f"chance: {name} asks the others", chance_of(row), K, "")
+
+
+def _columns(table):
+    """Return what is asked across data sets: patients, data sets and labels."""
+    labels = [name for name in table if name.startswith("label_")]
+    return table.reindex(columns=["patient_id", "dataset", *labels])
 
 
 def label_free_rows(results, name, controls):

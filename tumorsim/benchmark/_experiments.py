@@ -80,8 +80,9 @@ def tabulate(bench, results, experiments, *, real=None, dates=None, echo=print):
 def _table(bench, experiment, names, method):
     """Return scores, masks, spaces and differences, of tables with the network of all tasks from that."""
     rows, base = [], method("table3", ALL) or method(experiment, ALL)
+    paired = bench.table, bench.n_resamples
     for first, other in pairs_of(names):
-        rows += difference_rows(method(experiment, first), method(experiment, other))
+        rows += difference_rows(method(experiment, first), method(experiment, other), *paired)
     for name in names:
         found = method(experiment, name, **({"own_gallery": True} if experiment == "cohort_size" else {}))
         rows += score_rows(experiment, found)
@@ -94,7 +95,7 @@ def _table(bench, experiment, names, method):
         if experiment == "finetune":
             continue  # the network of all tasks is another, smaller one
         if base is not None and found.results[0].run.key != base.results[0].run.key:
-            rows += difference_rows(base, found)
+            rows += difference_rows(base, found, *paired)
     return rows
 
 

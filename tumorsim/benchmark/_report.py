@@ -37,7 +37,7 @@ TESTS = {  # of label_free, in the order of columns; others are in results.csv
 }  # fmt: skip
 NUMBERS = ("log_volume", "diameter_mm", "sphericity", "elongation")
 MAIN = {"graded": "ndcg_at_k", "mask": "dice"} | dict.fromkeys(NUMBERS, "spearman")
-COMPARED = ("balanced_accuracy", "average_precision", "spearman", "ndcg_at_k")
+COMPARED = ("balanced_accuracy", "average_precision", "spearman", "ndcg_at_k", "dice")
 GRADED_K = 10
 ABOUT = {
     "table3": "Which heads are trained. Cells: balanced accuracy of the vote of the k nearest training "
@@ -267,7 +267,10 @@ def _listed(found):
     cells = {}
     for outcome in ("wins", "losses"):
         part = found[found["outcome"] == outcome]
-        texts = [f"{_readable(r.task)} {_SHORT[r.metric]} {_signed(r)}" for r in part.itertuples()]
+        texts = [
+            f"{r.task if r.metric == 'dice' else _readable(r.task)} {_SHORT[r.metric]} {_signed(r)}"
+            for r in part.itertuples()
+        ]
         cells[outcome] = "; ".join(texts) or "none"
     return cells | {"ties": str(int((found["outcome"] == "ties").sum()))}
 
@@ -295,6 +298,7 @@ _SHORT = {
     "average_precision": "mAP",
     "spearman": "ρ",
     "ndcg_at_k": "nDCG@10",
+    "dice": "Dice",
 }
 _NAMES = {
     "log_volume": "volume",

@@ -117,13 +117,18 @@ def score_rows(experiment, method):
                 yield tidy_row(experiment, "chance", chance_of(row), k, "")
 
 
-def difference_rows(first, other, experiment="paired"):
-    """Yield tidy rows of by how much `first` is better than `other`, both at their own k."""
+def difference_rows(first, other, table, n_resamples, experiment="paired", real=None):
+    """Yield tidy rows of by how much `first` is better than `other`, both at their own k, masks included."""
     found = paired_differences(first.pooled, other.pooled)
     n = first.pooled.table.set_index(["task", "metric", "k"])["n_patients"]
     for row in found.to_dict("records"):
         row["n_patients"] = n[row["task"], row["metric"], row["k"]]
         yield tidy_row(experiment, f"{first.name} − {other.name}", row, row["k"], "")
+    masks = _dice(first, real), _dice(other, real)
+    if not any(dice is None for dice in masks):
+        better = (masks[0] - masks[1]).dropna()
+        named = experiment, f"{first.name} − {other.name}", "mask", "dice"
+        yield from mean_rows(*named, better, _patients(table, better.index), n_resamples=n_resamples)
 
 
 def space_rows(experiment, name, bench, result):
@@ -159,14 +164,23 @@ def mask_rows(experiment, method, table, n_resamples, real=None):
 
     `table` tells whose case is whose; `real` is the name of real scans, else they are the test patients'.
     """
-    masks = [masks for result in method.results if (masks := result.masks(real)) is not None]
-    if not masks:
+    mean = _dice(method, real)
+    if mean is None:
         return []
-    mean = pd.concat(masks).groupby("case_id", sort=False)["dice"].mean()
-    patients = table.drop_duplicates("case_id").set_index("case_id")["patient_id"]
-    seed = "" if len(masks) > 1 else method.results[0].run.seed
+    seed = "" if len(method.results) > 1 else method.results[0].run.seed
     named = experiment, method.name, "mask", "dice"
-    return mean_rows(*named, mean, patients[mean.index], n_resamples=n_resamples, seed=seed)
+    return mean_rows(*named, mean, _patients(table, mean.index), n_resamples=n_resamples, seed=seed)
+
+
+def _dice(method, real=None):
+    """Return the Dice of each case, mean over seeds, or None where no masks are learned."""
+    masks = [masks for result in method.results if (masks := result.masks(real)) is not None]
+    return pd.concat(masks).groupby("case_id", sort=False)["dice"].mean() if masks else None
+
+
+def _patients(table, cases):
+    """Return whose case is whose."""
+    return table.drop_duplicates("case_id").set_index("case_id")["patient_id"][cases]
 
 
 def chance_of(row):
