@@ -60,8 +60,7 @@ def label_free_table(estimator, cohort):
         except (TypeError, ValueError) as err:  # no mask in a mirrored box, say
             rows.append({"task": task, "why": f"{type(err).__name__}: {err}"})
     columns = ["method", "task", "metric", "k", "value", "ci_low", "ci_high", "n_patients", "why"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    return table.fillna({"method": "", "why": ""})
+    return pd.DataFrame([{"method": "", "why": ""} | row for row in rows]).reindex(columns=columns)
 
 
 def control_table(cohort):

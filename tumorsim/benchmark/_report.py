@@ -185,7 +185,7 @@ def _label_free(rows, about):
             lines.append({"method": label} | cells)
     text = [*_markdown(lines), ""]
     for method, tests in about.get("left_out", {}).items():
-        text += [f"- {method}, no {test}: {why}" for test, why in tests.items()]
+        text += [f"- {method}, no {test}: {' '.join(why.split())}" for test, why in tests.items()]
     return [*text, ""]
 
 

@@ -125,7 +125,9 @@ class Result:
     def label_free(self, name):
         """Return what the tests without labels said on the scans called `name`, or None."""
         path = self.folder / _label_free_name(name)
-        return pd.read_csv(path).fillna({"method": "", "why": ""}) if path.exists() else None
+        if not path.exists():
+            return None
+        return pd.read_csv(path, dtype={"method": str, "why": str}).fillna({"method": "", "why": ""})
 
     def masks(self, name=None):
         """Return case ids and Dice of masks proposed for test patients, or for real scans; or None."""
