@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import warnings
+import weakref
 
 import numpy as np
 
@@ -16,6 +17,7 @@ RADIOMICS_MARGIN_MM = 8.0
 RADIOMICS_BINS = 32
 RADIOMICS_FAMILIES = ("morph", "stat", "ih", "ivh", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm")
 RADIOMICS_COLUMNS = "^(morph|stat|ih|ivh|cm|rlm|szm|dzm|ngt|ngl)_"  # the others describe scan and settings
+_MEASURED = weakref.WeakKeyDictionary()  # Tumor → its figures, which take seconds and are asked for again
 
 
 def radiomics_features(tumors, *, library="mirp"):
@@ -63,8 +65,8 @@ def radiomics_features(tumors, *, library="mirp"):
         from mirp import extract_features_generator
     except ImportError as err:
         raise ImportError("Radiomics need mirp. Run 'pip install tumorsim[radiomics]'.") from err
-    rows = [None] * len(tumors)
-    for row, image, inside, spacing in lesions(tumors, margin_mm=RADIOMICS_MARGIN_MM):
+    new = [tumor for tumor in dict.fromkeys(tumors) if tumor not in _MEASURED]
+    for row, image, inside, spacing in lesions(new, margin_mm=RADIOMICS_MARGIN_MM):
         image, inside = _on_radiomics_grid(image, inside, spacing)
         with _quiet():
             (table,) = extract_features_generator(  # axes (z, y, x), voxels of length 1
@@ -74,8 +76,8 @@ def radiomics_features(tumors, *, library="mirp"):
                 base_discretisation_n_bins=RADIOMICS_BINS,
                 base_feature_families=list(RADIOMICS_FAMILIES),
             )
-        rows[row] = _figures(table)
-    features = np.array(rows, dtype=np.float64)
+        _MEASURED[new[row]] = _figures(table)
+    features = np.array([_MEASURED[tumor] for tumor in tumors], dtype=np.float64)
     return np.where(np.isfinite(features), features, 0.0)
 
 
