@@ -195,7 +195,11 @@ def test_an_interrupted_benchmark_goes_on(smoke, tmp_path):
     """Finished runs are kept; one whose embeddings are lost makes the same ones from its model."""
     out = tmp_path / "out"
     shutil.copytree(smoke, out)
-    folders = sorted(path for path in (out / "runs").iterdir() if (path / "model.safetensors").exists())
+    models = sorted((out / "runs").glob("*/model.safetensors"))
+    configs = {
+        m.parent: json.loads((m.parent / "record.json").read_text(encoding="utf-8"))["config"] for m in models
+    }
+    folders = [path for path, config in configs.items() if "weights" not in config]  # not of finetune
     lost, kept = folders[0], {path: (path / "record.json").read_bytes() for path in folders[1:]}
     before = dict(np.load(lost / "embeddings.npz"))
     for name in ("record.json", "embeddings.npz"):
