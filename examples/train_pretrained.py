@@ -16,7 +16,7 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
    more for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
-About two hours on two cores with bfloat16 convolutions, and half an hour for the folds.
+About two hours on two cores with bfloat16 convolutions, and an hour for the folds.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=1600)
     parser.add_argument("--max-epochs", type=int, default=75, help="of 100 batches, on simulated patients")
-    parser.add_argument("--real-epochs", type=int, default=5, help="of 100 batches, half of them real")
+    parser.add_argument("--real-epochs", type=int, default=15, help="of 100 batches, half of them real")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
     parser.add_argument(

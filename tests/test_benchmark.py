@@ -102,7 +102,7 @@ def test_fine_tuned_and_from_scratch_differ_by_their_start_only():
     }
     assert different == {"lr", "initial_weights"}
     assert tuned["weights"]["sha256"] == load_registry().get("t1c-v3-simulated").sha256
-    other = replace(PRESETS["small"], weights="t1c-v3")
+    other = replace(PRESETS["small"], weights="t1c-v4")
     keys = {run.key for run in plan_runs(other, data, experiments=["finetune"])}
     assert not keys & {run.key for run in runs.values()}
 
