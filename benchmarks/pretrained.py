@@ -41,6 +41,7 @@ N_UNTRAINED = 8
 N_FEWEST_PAIRS = 15
 N_RESAMPLES = 2_000
 PERTURBED = ("axes", "1mm", "2mm", "thick", "noise", "box_larger", "box_smaller", "box_shifted")
+FIGURES = "5 intensity figures + volume + place"
 PLACE = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
 
 
@@ -141,9 +142,7 @@ def stacks(args):
     figures, place = intensity_features(cohort), volume_place_features(cohort)[:, :3]  # z: where it was cut
     rows = [
         score("volume + place in the slice", [place] * N_FOLDS, types, held_out),
-        score(
-            "5 intensity figures + volume + place", [np.hstack([figures, place])] * N_FOLDS, types, held_out
-        ),
+        score(FIGURES, [np.hstack([figures, place])] * N_FOLDS, types, held_out),
     ]
     radiomics = radiomics_or_none(cohort, args.out / "radiomics.npy")
     if radiomics is not None:
@@ -177,12 +176,16 @@ def stacks(args):
     rows.append(row | {"dice": quartiles(overlap)})
     rows.append(score("the same, asked by type", asked, types, held_out, embedded=True))
     rows.append(score_of("the same, its own head, no neighbors", types, named))
+    predicted = {row["method"]: row.pop("predicted") for row in rows}
     table = pd.DataFrame(rows)
     table.to_csv(args.out / "stacks.csv", index=False)
     per_stack = pd.DataFrame({"case_id": cohort.table["case_id"], "type": types, "dice": overlap})
     per_stack.to_csv(args.out / "stacks_masks.csv", index=False)
     print(f"\n2. real stacks, {N_FOLDS} folds of contiguous case numbers: {cohort!r}")
     print(table.round(2).to_string(index=False))
+    for method in list(predicted)[-3:]:
+        value, low, high = difference(types, predicted[method], predicted[FIGURES])
+        print(f"{method}, less {FIGURES}: {value:+.2f} ({low:+.2f} to {high:+.2f})")
     print(
         per_stack.groupby("type")["dice"].describe()[["count", "25%", "50%", "75%"]].round(2).to_string(),
         flush=True,
@@ -217,7 +220,17 @@ def score_of(method, types, predicted):
     correct = pd.Series(predicted == types).groupby(types).mean().round(2).to_dict()
     low, high = interval(types, predicted, np.arange(len(types)))
     value = pd.Series(predicted == types).groupby(types).mean().mean()  # it may name types that are not there
-    return {"method": method, "balanced_accuracy": value, "low": low, "high": high} | correct
+    scores = {"method": method, "balanced_accuracy": value, "low": low, "high": high}
+    return scores | correct | {"predicted": predicted}
+
+
+def difference(types, first, other):
+    """Return how much balanced accuracy `first` has more than `other`, with its interval over tumors."""
+    rng = np.random.default_rng(0)
+    gain = pd.DataFrame({"type": types, "gain": (first == types) * 1.0 - (other == types)})
+    drawn = [gain.iloc[rng.integers(len(gain), size=len(gain))] for _ in range(N_RESAMPLES)]
+    values = [part.groupby("type")["gain"].mean().mean() for part in drawn]
+    return gain.groupby("type")["gain"].mean().mean(), *np.percentile(values, (2.5, 97.5))
 
 
 def interval(truth, predicted, patients):
