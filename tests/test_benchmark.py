@@ -323,7 +323,8 @@ def test_tests_without_labels_stand_beside_their_controls(smoke, dates, tmp_path
     assert len(seeds) == 3 and seeds[seeds.index.isna()].iloc[0] == pytest.approx(seeds[[0, 1]].mean())
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "| *centroid only* | 1.00 |" in report and "A rank by itself shows nothing" in report
-    assert "- random, no other date: TypeError" in report
+    assert "- random, not other date, other date: mirrored box, transplant" in report
+    assert str(tmp_path) not in report
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("label-free-*.csv")}
     assert len(kept) == 1 + len({r["key"] for r in json.loads((out / "results.json").read_text())["runs"]})
     again = run_benchmark(out, "smoke", dates=tmp_path / "dates.csv", train=False, **options)

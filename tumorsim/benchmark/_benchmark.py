@@ -19,6 +19,8 @@ from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]
 
+_PATH = r" in '[^']*[/\\\\][^']*'"
+
 
 def run_benchmark(
     output_dir,
@@ -220,5 +222,6 @@ def _left_out(results, name):
         table = runs[0].label_free(name) if experiment in ASKED else None
         if table is not None and (table["why"] != "").any():
             part = table[table["why"] != ""]
-            found[method] = dict(zip(part["task"], part["why"], strict=True))
+            why = part["why"].str.replace(_PATH, "", regex=True)  # reports are shared
+            found[method] = dict(zip(part["task"], why, strict=True))
     return found

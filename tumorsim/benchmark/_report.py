@@ -185,7 +185,9 @@ def _label_free(rows, about):
             lines.append({"method": label} | cells)
     text = [*_markdown(lines), ""]
     for method, tests in about.get("left_out", {}).items():
-        text += [f"- {method}, no {test}: {' '.join(why.split())}" for test, why in tests.items()]
+        for why in dict.fromkeys(tests.values()):
+            missing = ", ".join(test for test, reason in tests.items() if reason == why)
+            text.append(f"- {method}, not {missing}: {' '.join(why.split())}")
     return [*text, ""]
 
 
