@@ -62,5 +62,5 @@ def benchmark(
         raise ValueError(f"'{out}' is a file. Give a folder.")
     run_benchmark(
         out, preset, anatomies=anatomies, manifest=manifest, stacks=stacks, dates=dates,
-        only=split_names(only),        train=not no_training, n_jobs=n_jobs, verbose=1, echo=typer.echo,
+        only=split_names(only), train=not no_training, n_jobs=n_jobs, verbose=1, echo=typer.echo,
     )  # fmt: skip
