@@ -3,9 +3,9 @@
     python benchmarks/label_free.py --data DIR --model model.safetensors --out DIR
 
 DIR holds ``real/scans.csv``, a table of scans with masks as ``tumorsim manifest`` reads it; scans of one
-patient are dates. ``--model default`` takes the shipped weights. Whole heads and stripped brains, known by
-``BraTS`` in the column ``dataset``, are scored apart where that makes a difference. Tables go to ``--out`` as
-CSV too. What each shows, and what it does not: docs/label_free_tests.md.
+patient are dates. ``--model default`` takes the shipped weights. Whole heads and stripped brains, known by a
+column ``stripped``, or else by ``BraTS`` in the column ``dataset``, are scored apart where that makes a
+difference. Tables go to ``--out`` as CSV too. What each shows, and what not: docs/label_free_tests.md.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim import TumorEmbedder
+from tumorsim.benchmark._label_free import LESIONS, is_stripped, transplant_hosts
 from tumorsim.evaluation import (
     evaluate_mirror,
     evaluate_other_date,
@@ -26,8 +27,6 @@ from tumorsim.evaluation import (
 )
 from tumorsim.manifest import build_manifest
 from tumorsim.metrics import dice
-
-LESIONS = {"min_volume_mm3": 100.0, "merge_distance_mm": 10.0}  # ragged post-operative rims are one lesion
 
 MIN_PATIENTS = 5  # of a part: fewer have no neighbors to speak of
 
@@ -74,12 +73,6 @@ def show(name, table, out):
     )
 
 
-def is_stripped(cohort):
-    """Tell which tumors lie in scans without skull, bool (n,)."""
-    dataset = cohort.table.get("dataset", pd.Series("", index=range(len(cohort))))
-    return dataset.astype(str).str.contains("BraTS").to_numpy()
-
-
 def masks(embedder, cohort):
     """Return the Dice overlap of proposed and given masks, a scan a line, then the medians."""
     rows = []
@@ -95,15 +88,6 @@ def masks(embedder, cohort):
             median = part[["dice", "proposed_ml", "truth_ml"]].median().to_dict()
             rows.append({"case": f"median of {len(part)} {name}", "stripped": name == "stripped", **median})
     return pd.DataFrame(rows)
-
-
-def transplant_hosts(cohort, n_hosts):
-    """Return the whole heads of patients with one date that have the least tumor of their own."""
-    table = cohort.table
-    single = table.groupby("patient_id")["case_id"].transform("nunique") == 1
-    volume = table[single].groupby("case_id")["volume_mm3"].sum().sort_values()
-    cases = {case.case_id: case for case in cohort.cases}
-    return [cases[name] for name in volume.index[:n_hosts]]
 
 
 def apart(evaluate, embedder, parts):

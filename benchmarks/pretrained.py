@@ -217,11 +217,10 @@ def score(method, features, types, held_out, *, embedded=False):
 
 def score_of(method, types, predicted):
     """Return balanced accuracy of predicted types, with its interval, and the share right of each type."""
-    correct = pd.Series(predicted == types).groupby(types).mean().round(2).to_dict()
+    right = pd.Series(predicted == types).groupby(types).mean()  # of types that are there
     low, high = interval(types, predicted, np.arange(len(types)))
-    value = pd.Series(predicted == types).groupby(types).mean().mean()  # it may name types that are not there
-    scores = {"method": method, "balanced_accuracy": value, "low": low, "high": high}
-    return scores | correct | {"predicted": predicted}
+    scores = {"method": method, "balanced_accuracy": right.mean(), "low": low, "high": high}
+    return scores | right.round(2).to_dict() | {"predicted": predicted}
 
 
 def difference(types, first, other):

@@ -11,7 +11,7 @@ from tumorsim.evaluation import (
     evaluate_transplant,
 )
 
-__all__ = ["CONTROLS", "LESIONS", "control_table", "label_free_table"]
+__all__ = ["CONTROLS", "LESIONS", "control_table", "is_stripped", "label_free_table", "transplant_hosts"]
 
 CONTROLS = ("untrained", "centroid only", "head correlation", "box sides", "chance")  # in this order below
 LESIONS = {"min_volume_mm3": 100.0, "merge_distance_mm": 10.0}  # ragged post-operative rims are one lesion
@@ -44,7 +44,7 @@ def label_free_table(estimator, cohort):
         ``ci_low``, ``ci_high``, ``n_patients``, and ``why``: a test that this method cannot take has no value
         but a reason.
     """
-    stripped = _stripped(cohort)
+    stripped = is_stripped(cohort)
     whole, bare = cohort[~stripped], cohort[stripped]
     parts = [(whole, "")]
     if len(set(bare.patient_ids)) >= MIN_STRIPPED:
@@ -89,7 +89,7 @@ def _mirrored_box(estimator, cohort):
 
 def _transplant(estimator, whole):
     """Return ranks in one head, mean over hosts, by equal and by own boxes, and across heads."""
-    table = evaluate_transplant(estimator, whole, _hosts(whole), n_untrained=0)
+    table = evaluate_transplant(estimator, whole, transplant_hosts(whole), n_untrained=0)
     n = _n_dated(whole[np.array([tumor.case.has_mask for tumor in whole])])
     same = table["query_host"] == table["gallery_host"]
     rows = []
@@ -149,7 +149,7 @@ def _n_dated(cohort):
     return int((cohort.table.groupby("patient_id")["case_id"].nunique() > 1).sum())
 
 
-def _stripped(cohort):
+def is_stripped(cohort):
     """Tell which tumors lie in scans without skull, bool (n,), by column ``stripped`` or data set."""
     table = cohort.table
     if "stripped" in table:
@@ -157,13 +157,13 @@ def _stripped(cohort):
     return table.get("dataset", pd.Series("", table.index)).astype(str).str.contains("BraTS").to_numpy()
 
 
-def _hosts(cohort):
+def transplant_hosts(cohort, n_hosts=N_HOSTS):
     """Return the heads of patients with one date that have the least tumor of their own."""
     table = cohort.table
     single = table.groupby("patient_id")["case_id"].transform("nunique") == 1
     volume = table[single].groupby("case_id")["volume_mm3"].sum().sort_values(kind="stable")
     cases = {case.case_id: case for case in cohort.cases}
-    return [cases[name] for name in volume.index[:N_HOSTS]]
+    return [cases[name] for name in volume.index[:n_hosts]]
 
 
 def _comparable(estimator):
