@@ -1,5 +1,7 @@
 """Patches: what is drawn holds its tumor, and labels follow what is done to it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +194,28 @@ def test_mirror_swaps_sides_and_nothing_else(two_sides):
             assert volume[int(np.argmax(size == LARGE))] > 2 * volume[int(np.argmax(size == SMALL))]
             combinations.add((int(side[size == LARGE][0]), LARGE))
     assert combinations == {(LEFT, LARGE), (RIGHT, LARGE)}  # both mirrored and plain patches were seen
+
+
+@pytest.mark.parametrize("n_datasets", [1, 2, 3])
+def test_data_sets_take_turns(n_datasets):
+    """A data set has its share of the patches, however many patients it has; else patients have theirs."""
+    cases = [
+        replace(case_with([((13, 20, 15), (4, 4, 4))], [(LEFT, SMALL)], case_id=f"{d}-{i}"), dataset=str(d))
+        for d in range(n_datasets)
+        for i in range(1 if d else 9)
+    ]
+    for balance in (False, True):
+        drawn = PatchSampler(
+            cases, CLASSES, patch_shape=(16,) * 3, batch_size=4, augment=False, box_jitter=0.0,
+            random_state=0, balance_datasets=balance,
+        )  # fmt: skip
+        ids = [i for number in range(15) for i in drawn.batch(number).case_ids]
+        counts = [sum(i.startswith(f"{d}-") for i in ids) for d in range(n_datasets)]
+        if balance:
+            assert counts == [60 / n_datasets] * n_datasets
+        else:
+            assert counts[0] >= 60 * 0.7 and sum(counts) == 60
+        assert len({i for i in ids if i.startswith("0-")}) > 5
 
 
 def test_mirror_leaves_missing_labels_missing():

@@ -3,10 +3,12 @@
 import _thread
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +134,11 @@ def _epochs_in(directory):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_interrupted_run_goes_on_bit_for_bit(tumors, tmp_path, optimizer):
+def test_interrupted_run_goes_on_bit_for_bit(tumors, tmp_path, request, optimizer):
     """Ctrl-C within the third epoch costs that epoch only, with either optimizer."""
+    # a background job of a shell begins without the handler that makes an interrupt an exception
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = {"optimizer": optimizer, "lr": 0.01, "max_epochs": 4, "batches_per_epoch": 25}
     checkpoint = tmp_path / CHECKPOINT
 

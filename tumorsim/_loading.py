@@ -91,7 +91,8 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
             continue
         case = tumors[rows[0]].case
         boxes = volume.boxes([tumors[row].bbox for row in rows])
-        cases.append(TrainingCase(volume, boxes, codes[rows], case.case_id, case.patient_id))
+        dataset = dataset_of(tumors[rows[0]])
+        cases.append(TrainingCase(volume, boxes, codes[rows], case.case_id, case.patient_id, dataset))
     if problems:
         raise CohortError("\n  ".join([f"{len(problems)} of {len(groups)} scans cannot be used:", *problems]))
     return cases
@@ -103,10 +104,15 @@ def describe_data(tumors):
         "n_tumors": len(tumors),
         "n_scans": len(group_by_case(tumors)),
         "n_patients": len({t.patient_id for t in tumors}),
-        "data": sorted({str(t.metadata.get("dataset", "unnamed")) for t in tumors}),
+        "data": sorted({dataset_of(t) for t in tumors}),
         "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
         "tumorsim": tumorsim.__version__,
     }
+
+
+def dataset_of(tumor):
+    """Return the name of a tumor's data set, ``"unnamed"`` where it has none."""
+    return str(tumor.metadata.get("dataset", "unnamed"))
 
 
 def _tumor_voxels(tumors, mask):

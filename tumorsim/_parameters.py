@@ -47,7 +47,7 @@ def check_parameters(values):
     check_choice(values["optimizer"], "optimizer", ("adamw", "sgd"))
     check_choice(values["lr_schedule"], "lr_schedule", ("cosine", "milestones"))
     check_choice(values["precision"], "precision", ("float32", "bfloat16"))
-    for name in ("augment", "balance_classes", "freeze_backbone"):
+    for name in ("augment", "balance_classes", "balance_datasets", "freeze_backbone"):
         values[name] = bool(check_choice(values[name], name, (True, False)))
     for name in ("lr", "gradient_clip"):
         values[name] = check_real(values[name], name, minimum=0, exclusive=True)

@@ -91,6 +91,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         Boxes are stretched in training by up to this share of their sides, and shifted by up to half of it.
     balance_classes : bool, default=True
         Weigh classes by the inverse square root of their frequency.
+    balance_datasets : bool, default=False
+        Give every data set (column ``dataset`` of a manifest) the same share of the patches, however many
+        patients it has: for few scans of your own beside many others.
     initial_weights : str or Path, optional
         Model file, or name of shipped weights (``tumorsim weights list``), that training starts from: the
         backbone and the mask's head are taken over, and of other heads the classes that both know. Its
@@ -164,6 +167,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         augment=True,
         box_jitter=0.15,
         balance_classes=True,
+        balance_datasets=False,
         initial_weights=None,
         freeze_backbone=False,
         precision="float32",
@@ -196,6 +200,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.augment = augment
         self.box_jitter = box_jitter
         self.balance_classes = balance_classes
+        self.balance_datasets = balance_datasets
         self.initial_weights = initial_weights
         self.freeze_backbone = freeze_backbone
         self.precision = precision
@@ -273,7 +278,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         cases = load_training_cases(
             tumors, codes, preprocessing, cache=self._cache(), n_jobs=self.n_jobs, verbose=self.verbose
         )
-        sampling = {name: values[name] for name in ("patch_shape", "batch_size", "augment", "box_jitter")}
+        names = ("patch_shape", "batch_size", "augment", "box_jitter", "balance_datasets")
+        sampling = {name: values[name] for name in names}
         sampler = PatchSampler(cases, classes, random_state=seed, **sampling)
         shape = {name: values[name] for name in ("architecture", "n_channels", "n_blocks")}
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone

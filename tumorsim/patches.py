@@ -34,7 +34,7 @@ class TrainingCase:
         In voxels of the volume.
     labels : ndarray of shape (n, n_tasks), dtype=int64
         Class numbers, -1 where missing.
-    case_id, patient_id : str
+    case_id, patient_id, dataset : str
     """
 
     volume: object
@@ -42,6 +42,7 @@ class TrainingCase:
     labels: np.ndarray
     case_id: str
     patient_id: str
+    dataset: str = "unnamed"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ class PatchSampler:
     """Draw batches that depend on the seed and their number only, so a resumed run draws the same ones.
 
     A patient is drawn first, then one of the patient's tumors, so that someone with twenty metastases
-    weighs no more than someone with one. The patch lies at random on the condition that it holds the
-    whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors that are whole in
-    the patch count too.
+    weighs no more than someone with one. With `balance_datasets`, data sets take turns, patch by patch, so
+    that each has the same share however many patients it has. The patch lies at random on the condition
+    that it holds the whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors
+    that are whole in the patch count too.
 
     Parameters
     ----------
@@ -98,9 +100,13 @@ class PatchSampler:
     box_jitter : float
         Each side of a box is stretched by up to this share, and the box shifted by up to half of it.
     random_state : int
+    balance_datasets : bool, default=False
     """
 
-    def __init__(self, cases, classes, *, patch_shape, batch_size, augment, box_jitter, random_state):
+    def __init__(
+        self, cases, classes, *, patch_shape, batch_size, augment, box_jitter, random_state,
+        balance_datasets=False,
+    ):  # fmt: skip
         self.cases = list(cases)
         self.patch_shape = np.array(patch_shape, dtype=np.int64)
         self.batch_size = batch_size
@@ -108,19 +114,20 @@ class PatchSampler:
         self.box_jitter = box_jitter
         self.random_state = random_state
         self._mirrors = [_mirror_table(names) for names in classes.values()]
-        self._by_patient = {}
+        pools = {}  # data set → patient → numbers of case and tumor
         for number, case in enumerate(self.cases):
+            pool = pools.setdefault(case.dataset if balance_datasets else "", {})
             for tumor in range(len(case.boxes)):
-                self._by_patient.setdefault(case.patient_id, []).append((number, tumor))
-        self._patients = sorted(self._by_patient)
+                pool.setdefault(case.patient_id, []).append((number, tumor))
+        self._pools = [[pools[name][patient] for patient in sorted(pools[name])] for name in sorted(pools)]
 
     def batch(self, number):
         """Return batch `number` of the run as a `Batch`."""
         rng = np.random.default_rng((self.random_state, number))
         images, masks, known, boxes, index, labels, ids = [], [], [], [], [], [], []
         for element in range(self.batch_size):
-            patient = self._patients[rng.integers(len(self._patients))]
-            choices = self._by_patient[patient]
+            pool = self._pools[(number * self.batch_size + element) % len(self._pools)]
+            choices = pool[rng.integers(len(pool))]
             case_number, tumor = choices[rng.integers(len(choices))]
             case = self.cases[case_number]
             image, mask, case_boxes, case_labels = self._patch(case, tumor, rng)
