@@ -34,6 +34,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim import EmbeddingSpace
+
 BASELINES = ("faiss:flat", "faiss:hnsw")
 ENGINES = ("exact", "faiss", "faiss-compact", "pynndescent", "milvus")
 LARGEST = {"pynndescent": 100_000, "milvus": 10_000}  # beyond, they take too long on two cores
@@ -59,7 +61,7 @@ def main():
     rows = []
     for size in map(int, args.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), held["X"], held["scale"], size)
+            prepare(Path(folder), held["X"], str(held["space"]), size)
             for engine in args.engines.split(","):
                 if size > LARGEST.get(engine, size):
                     continue
@@ -72,14 +74,14 @@ def main():
 
 
 def embed(path, n_patients):
-    """Write embeddings of simulated patients by the shipped weights, and their space's scale."""
+    """Write embeddings of simulated patients by the shipped weights, and their space."""
     from tumorsim import TumorEmbedder, make_cohort
 
     embedder = TumorEmbedder.from_pretrained()
     with tempfile.TemporaryDirectory() as folder:
         cohort = make_cohort(n_patients, random_state=9, spacing=3.0, output_dir=folder, n_jobs=2)
         X = embedder.transform(cohort)
-    np.savez(path, X=X, scale=embedder.space_.scale)
+    np.savez(path, X=X, space=json.dumps(embedder.space_.to_dict()))
     print(f"Wrote {path}: {X.shape[0]} embeddings of {X.shape[1]} numbers.")
 
 
@@ -101,13 +103,13 @@ def resample(real, n, rng):
     return vectors
 
 
-def prepare(folder, real, scale, n):
-    """Write vectors, queries, scale and metadata for the processes that measure."""
+def prepare(folder, real, space, n):
+    """Write vectors, queries, space and metadata for the processes that measure."""
     rng = np.random.default_rng(0)
     both = resample(real, n + N_QUERIES, rng)
     np.save(folder / "X.npy", both[:n])
     np.save(folder / "queries.npy", both[n:])
-    np.save(folder / "scale.npy", scale)
+    (folder / "space.json").write_text(space)
     patients = rng.integers(max(1, n // 3), size=n)
     pd.DataFrame(
         {
@@ -135,11 +137,11 @@ def measure(engine, folder, clock):
         clock = time.perf_counter
     folder = Path(folder)
     X, queries = np.load(folder / "X.npy", mmap_mode="r"), np.load(folder / "queries.npy")
-    scale = np.load(folder / "scale.npy")
+    space = EmbeddingSpace.from_dict(json.loads((folder / "space.json").read_text()))
     if engine.startswith("faiss:"):
-        ask, row = faiss_directly(engine.split(":")[1], X, scale, clock)
+        ask, row = faiss_directly(engine.split(":")[1], X, space, clock)
     else:
-        ask, row = by_tumorsim(engine, X, queries, scale, folder, clock)
+        ask, row = by_tumorsim(engine, X, queries, space, folder, clock)
     times = []
     for i in range(50):
         start = clock()
@@ -154,31 +156,34 @@ def measure(engine, folder, clock):
     row["batch_s"] = min(times)
     truth = folder / "truth.npy"
     if not truth.exists():
-        np.save(truth, exact_rows(X, queries, scale))
+        np.save(truth, exact_rows(X, queries, space))
     row["recall"] = share_of(found, np.load(truth))
     return row
 
 
-def faiss_directly(kind, X, scale, clock):
+def faiss_directly(kind, X, space, clock):
     """Return a function that asks faiss for rows, and the columns of building it."""
     import faiss
 
     before, start = resident_mb(), clock()
-    points = np.asarray(X, dtype=np.float32) * scale.astype(np.float32)
-    index = faiss.IndexFlatL2(X.shape[1]) if kind == "flat" else faiss.IndexHNSWFlat(X.shape[1], 32)
+    points = np.vstack(
+        [space.coordinates(X[i : i + 20_000]).astype(np.float32) for i in range(0, len(X), 20_000)]
+    )
+    width = points.shape[1]
+    index = faiss.IndexFlatL2(width) if kind == "flat" else faiss.IndexHNSWFlat(width, 32)
     if kind == "hnsw":
         index.hnsw.efConstruction, index.hnsw.efSearch = 80, 100
     index.add(points)
     index.search(points[:1], K)
     row = {"build_s": clock() - start, "mb": resident_mb() - before}
-    return lambda Q: index.search(Q * scale.astype(np.float32), K)[1], row
+    return lambda Q: index.search(space.coordinates(Q).astype(np.float32), K)[1], row
 
 
-def by_tumorsim(engine, X, queries, scale, folder, clock):
+def by_tumorsim(engine, X, queries, space, folder, clock):
     """Return a function that asks an index for rows, and the columns that are tumorsim's own."""
-    from tumorsim import EmbeddingSpace, TumorIndex
+    from tumorsim import TumorIndex
 
-    table, space = pd.read_pickle(folder / "table.pkl"), EmbeddingSpace("benchmark", scale=scale)
+    table = pd.read_pickle(folder / "table.pkl")
     where = {"uri": str(folder / "archive.db"), "collection": "b"} if engine == "milvus" else {}
     before, start = resident_mb(), clock()
     index = TumorIndex(engine=engine, **where).fit(X, metadata=table, space=space)
@@ -202,14 +207,14 @@ def by_tumorsim(engine, X, queries, scale, folder, clock):
     return lambda Q: index.kneighbors(Q, K, return_distance=False), row
 
 
-def exact_rows(X, queries, scale):
+def exact_rows(X, queries, space):
     """Return the nearest rows by float64 products, block by block."""
-    center = X[:10_000].mean(axis=0) * scale
-    wanted = queries * scale - center
+    center = space.coordinates(X[:10_000]).mean(axis=0)
+    wanted = space.coordinates(queries) - center
     nearest = np.full((len(queries), K), np.inf)
     rows = np.zeros((len(queries), K), dtype=np.int64)
     for start in range(0, len(X), 20_000):
-        points = X[start : start + 20_000] * scale - center
+        points = space.coordinates(X[start : start + 20_000]) - center
         square = (points**2).sum(axis=1) - 2 * wanted @ points.T
         some = np.argpartition(square, K, axis=1)[:, :K]
         both = np.hstack([nearest, np.take_along_axis(square, some, axis=1)])

@@ -167,7 +167,7 @@ def stacks(args):
     for fold, rows_out in enumerate(held_out):
         embedder = load(args, f"fold-{fold}.safetensors")
         X = embedder.transform(cohort)
-        spaces.append(X * embedder.space_.scale)
+        spaces.append(embedder.space_.coordinates(X))
         asked.append(of_type(embedder, X))
         named[rows_out] = embedder.predict(cohort[rows_out])["type"]
         by_case = masks(embedder, cohort[rows_out].cases).set_index("case_id")["dice"]
@@ -193,13 +193,13 @@ def stacks(args):
 
 
 def scaled(embedder, tumors):
-    """Return embeddings in the units that an index would use."""
-    return embedder.transform(tumors) * embedder.space_.scale
+    """Return embeddings where an index measures distances."""
+    return embedder.space_.coordinates(embedder.transform(tumors))
 
 
 def of_type(embedder, X):
-    """Return embeddings (n, n_channels) in the subspace that the head of the type reads (n, k)."""
-    return X @ embedder.space_.aspects["type"].T
+    """Return where the index measures the aspect of the type (n, k), from embeddings (n, n_channels)."""
+    return embedder.space_.aspect_coordinates("type", X)
 
 
 def score(method, features, types, held_out, *, embedded=False):
@@ -303,7 +303,7 @@ def compare(name, embedder, cohort, asked):
     rows = []
     X = embedder.transform(cohort)
     spaces = {
-        "embedding": X * embedder.space_.scale,
+        "embedding": embedder.space_.coordinates(X),
         "embedding, asked by type": of_type(embedder, X),
         "place + volume": StandardScaler().fit_transform(known),
     }

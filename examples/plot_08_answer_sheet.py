@@ -56,7 +56,7 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # -----------------
 rows = [archive.tumor_ids.tolist().index(tumor_id) for tumor_id in neighbors["tumor_id"]]
 _, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
-plot_map(X * embedder.space_.scale, archive.labels["type"], highlight=rows, ax=ax)
+plot_map(embedder.space_.coordinates(X), archive.labels["type"], highlight=rows, ax=ax)
 plt.show()
 
 # %%

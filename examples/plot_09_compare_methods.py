@@ -30,8 +30,9 @@ methods = {
 }
 scores = {}
 for name, method in methods.items():
-    scale = method.space_.scale if hasattr(method, "space_") else 1.0  # as an index weighs features
-    X, query_X = method.transform(archive) * scale, method.transform(queries) * scale
+    X, query_X = method.transform(archive), method.transform(queries)
+    if hasattr(method, "space_"):  # to where an index measures distances
+        X, query_X = method.space_.coordinates(X), method.space_.coordinates(query_X)
     scores[name] = evaluate_retrieval(
         X, archive.table, query_X=query_X, query_table=queries.table, n_neighbors=5, cutoffs=5
     )

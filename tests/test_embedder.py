@@ -20,6 +20,7 @@ from tumorsim import Case, Cohort, Tumor, TumorEmbedder
 from tumorsim.exceptions import CohortError, GeometryError
 from tumorsim.inference import mask_probability
 from tumorsim.preprocessing import Preprocessing
+from tumorsim.weights import save_model
 
 QUICK = TINY | {"max_epochs": 1, "batches_per_epoch": 2}
 
@@ -168,6 +169,25 @@ def test_space_describes_the_heads(fitted):
     assert_allclose(difference, weight[0] - weight[1], rtol=1e-5)
     assert_allclose(space.aspects["type"].sum(axis=0), 0, atol=1e-7)
     assert (space.scale > 0).all() and len(space.fingerprint) == 64
+
+
+def test_space_says_what_the_heads_say(fitted, tumors):
+    """Probabilities are those of `predict_proba`; a head counts in the plain distance as in the loss."""
+    X = fitted.transform(tumors)
+    said = fitted.space_.aspect_coordinates("type", X) ** 2
+    assert_allclose(said, fitted.predict_proba(tumors)["type"], rtol=1e-4)
+    assert fitted.space_.weights == {"type": 1 / 3, "hemisphere": 1 / 3}  # two classes each
+    looks = (X * fitted.space_.scale).var(axis=0).sum()
+    assert 0.05 < looks < 1  # 0.3 of the weights' sum on training patches
+
+
+def test_model_files_without_weights_measure_scaled_features(fitted, tumors, tmp_path):
+    """Files that are older than heads in the plain distance keep their neighbors."""
+    save_model(tmp_path / "old", fitted.network_, {k: v for k, v in fitted._config.items() if k != "weights"})
+    X = fitted.transform(tumors)
+    assert_allclose(TumorEmbedder.load(tmp_path / "old").space_.coordinates(X), X * fitted.space_.scale)
+    fitted.save(tmp_path / "new")
+    assert TumorEmbedder.load(tmp_path / "new").space_ == fitted.space_
 
 
 # -- scikit-learn's contract

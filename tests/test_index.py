@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 from sklearn.base import clone
+from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics.pairwise import cosine_distances
 from sklearn.neighbors import NearestNeighbors
@@ -549,3 +551,29 @@ def test_the_index_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "whitened"])
+def test_search_measures_what_heads_say(metric):
+    """By any metric, plain distances are of the space's coordinates, an aspect's of what its head says."""
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(40, 4)).astype(np.float32)
+    aspects = {"type": rng.normal(size=(3, 4)), "side": np.zeros((2, 4))}
+    offsets = {"type": rng.normal(size=3), "side": np.zeros(2)}
+    space = EmbeddingSpace("f", aspects, [1.0, 2.0, 0.5, 3.0], offsets, {"type": 2.0})
+    index = TumorIndex(metric=metric).fit(X, metadata={"patient_id": list(map(str, range(40)))}, space=space)
+    assert index.aspects_ == ("type",)  # the other head says the same of all tumors
+
+    points = space.coordinates(X)
+    options = {"euclidean": {}, "cosine": {"metric": "cosine"}}
+    options["whitened"] = {"metric": "mahalanobis", "VI": LedoitWolf().fit(points).precision_}
+    expected = cdist(points[:3], points, **options[metric])
+    distances, rows = index.kneighbors(X[:3], 6)
+    np.testing.assert_allclose(distances, np.sort(expected, axis=1)[:, :6], atol=1e-7)
+    np.testing.assert_array_equal(rows, np.argsort(expected, axis=1, kind="stable")[:, :6])
+
+    said = space.aspect_coordinates("type", X)
+    apart = cdist(said, said)
+    answer = index.search(X[:3], 6, aspects={"type": 1})
+    expected = np.sort(apart[:3], axis=1)[:, :6] / np.median(apart[np.triu_indices(40, 1)])
+    np.testing.assert_allclose(answer["distance"].to_numpy().reshape(3, 6), expected, atol=1e-7)

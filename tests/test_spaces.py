@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.special import softmax
 
 from tumorsim import EmbeddingSpace
 from tumorsim.spaces import feature_scale
@@ -77,6 +78,10 @@ def test_number_of_features_is_told_by_scale_or_aspects():
         (("a", {"type": "x"}), ValueError, "array of numbers"),
         (("a", {}, [1, 0]), ValueError, "'scale' must be greater than 0"),
         (("a", {"type": [[1, 2]]}, [1]), ValueError, "aspect 'type': 2, scale: 1"),
+        (("a", {"type": [[1, 2]]}, None, {"type": [1, 2]}), ValueError, "a number for each row"),
+        (("a", {"type": [[1]], "side": [[1]]}, None, {"type": [1]}), ValueError, "of each aspect"),
+        (("a", {"type": [[1]]}, None, {}, {"type": 1}), ValueError, "'weights' must name aspects with"),
+        (("a", {"type": [[1]]}, None, {"type": [1]}, {"type": -1}), ValueError, "weights of 'type'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, match):
@@ -97,10 +102,53 @@ def test_features_count_as_much_as_heads_read_of_them():
     pooled = rng.normal(0, [1.0, 50.0, 7.0], (4000, 3)).astype(np.float32)
     aspects = {"type": np.array([[3.0, 0, 0], [-3, 0, 0]]), "side": np.array([[0, 0.2, 0], [0, -0.2, 0]])}
     spread = pooled * feature_scale(pooled, aspects)
-    np.testing.assert_allclose(spread.std(axis=0)[:2], [1, 1], rtol=1e-6)  # its own spread is the unit
-    scale = feature_scale(pooled, aspects, {"type": 4.0})
-    assert (pooled * scale).std(axis=0)[0] == pytest.approx(2, rel=1e-6)
-    assert (pooled * scale).std(axis=0)[2] == pytest.approx(0.1 * 1.5, rel=1e-6)  # of the median of 1 and 2
+    assert spread.std(axis=0)[0] == pytest.approx(spread.std(axis=0)[1], rel=1e-6)
+    assert spread.var(axis=0).sum() == pytest.approx(0.3 * 2, rel=1e-6)  # of two heads of weight 1
+    spread = pooled * feature_scale(pooled, aspects, {"type": 4.0})
+    type_, side, unread = spread.std(axis=0)
+    assert type_ / side == pytest.approx(2, rel=1e-6)
+    assert unread / side == pytest.approx(0.1 * 1.5, rel=1e-6)  # of the median of 1 and 2
+    assert spread.var(axis=0).sum() == pytest.approx(0.3 * 5, rel=1e-6)
+
+
+@pytest.fixture
+def heads():
+    """Return a space of two heads, of two and three classes, on four features."""
+    rng = np.random.default_rng(1)
+    aspects = {"side": rng.normal(size=(2, 4)), "type": rng.normal(size=(3, 4))}
+    offsets = {"side": rng.normal(size=2), "type": rng.normal(size=3)}
+    return EmbeddingSpace("f", aspects, [1.0, 2.0, 0.5, 3.0], offsets, {"side": 0.5, "type": 2.0})
+
+
+def test_plain_distance_is_that_of_what_heads_say_and_of_looks(heads):
+    """Squared: weighted Hellinger distances between the heads' probabilities, and scaled features."""
+    X = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+    expected = (((X[:, None] - X[None]).astype(float) * heads.scale) ** 2).sum(axis=2)
+    for name, weight in heads.weights.items():
+        p = softmax(X.astype(float) @ heads.aspects[name].T + heads.offsets[name], axis=1)
+        affinity = np.sqrt(p[:, None] * p[None]).sum(axis=2)
+        expected += weight * 2 * (1 - affinity)  # Bhattacharyya's coefficient
+    points = heads.coordinates(X)
+    np.testing.assert_allclose(((points[:, None] - points[None]) ** 2).sum(axis=2), expected, atol=1e-12)
+
+
+def test_coordinates_of_a_row_do_not_depend_on_its_company(heads):
+    """Bit for bit, which an index relies on; logits of any size leave them finite."""
+    X = np.random.default_rng(3).normal(size=(50, 4)) * np.logspace(-3, 6, 50)[:, None]
+    points = heads.coordinates(X)
+    assert np.isfinite(points).all()
+    for i in range(50):
+        np.testing.assert_array_equal(heads.coordinates(X[i : i + 1])[0], points[i])
+
+
+def test_heads_survive_json_and_older_descriptions_have_none(heads):
+    """A description without offsets and weights is a space of scaled features alone."""
+    content = json.loads(json.dumps(heads.to_dict()))
+    assert EmbeddingSpace.from_dict(content) == heads != EmbeddingSpace("f", heads.aspects, heads.scale)
+    older = EmbeddingSpace.from_dict({k: content[k] for k in ("fingerprint", "aspects", "scale")})
+    np.testing.assert_array_equal(older.coordinates([[1, 1, 1, 1]]), [heads.scale])
+    nothing = EmbeddingSpace("f", heads.aspects, heads.scale, heads.offsets, {"type": 0.0})
+    np.testing.assert_array_equal(nothing.coordinates([[1, 1, 1, 1]]), [heads.scale])
 
 
 def test_without_heads_features_are_divided_by_their_spread():

@@ -83,7 +83,7 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     axes = {
         "cohort": plotting.plot_cohort(cohort),
         "knn": plotting.plot_knn_curve(result),
-        "map": plotting.plot_map(X * embedder.space_.scale, archive.labels["type"]),
+        "map": plotting.plot_map(embedder.space_.coordinates(X), archive.labels["type"]),
         "neighbors": plotting.plot_neighbors(chosen[0], found, neighbors["distance"].to_numpy()),
     }
     for name, drawn in axes.items():

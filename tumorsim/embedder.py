@@ -123,7 +123,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     classes_ : dict of list of str
         Task → class names in the order of the head's outputs.
     space_ : EmbeddingSpace
-        What an index must know: fingerprint, each task's aspect, feature scaling.
+        What an index must know: fingerprint, each task's aspect, the plain distance.
     history_ : list of dict
         An entry an epoch: epoch, lr, loss, ``loss_<head>``, seconds.
     n_features_out_ : int
@@ -307,7 +307,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         )  # fmt: skip
         self.history_ = history
         scale = feature_scale(pooled, head_aspects(network), values["task_weights"])
-        self._set_fitted(network, preprocessing, classes, scale, describe_data(tumors) | start)
+        counts = {task: values["task_weights"][task] for task in classes}
+        self._set_fitted(network, preprocessing, classes, scale, describe_data(tumors) | start, counts)
         return self
 
     def transform(self, tumors):
@@ -421,7 +422,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             embedder = cls(**parameters, device=device)
             embedder.history_ = config["history"]
             scale = np.asarray(config["scale"], dtype=np.float64)
-            return embedder._set_fitted(network, preprocessing, config["classes"], scale, config["training"])
+            weights = config.get("weights", {})  # older files measure by scaled features alone
+            return embedder._set_fitted(
+                network, preprocessing, config["classes"], scale, config["training"], weights
+            )
         except (KeyError, TypeError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {err}.") from err
 
@@ -460,13 +464,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_fitted(self, "network_")
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _set_fitted(self, network, preprocessing, classes, scale, training):
+    def _set_fitted(self, network, preprocessing, classes, scale, training, weights):
         self.network_ = network.eval()
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
         self.n_features_out_ = network.heads[0].in_features if classes else len(scale)
-        self.space_ = embedding_space(network, preprocessing, scale)
+        self.space_ = embedding_space(network, preprocessing, scale, weights)
         self.fingerprint_ = self.space_.fingerprint
         self.training_ = training
         return self
@@ -484,6 +488,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "classes": self.classes_,
             "aspects": dict(self.space_.aspects),
             "scale": self.space_.scale,
+            "weights": dict(self.space_.weights),
             "fingerprint": self.fingerprint_,
             "history": self.history_,
             "training": self.training_,

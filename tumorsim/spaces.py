@@ -5,14 +5,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tumorsim._validation import check_text
+from tumorsim._validation import check_real, check_text
 
 __all__ = ["EmbeddingSpace", "feature_scale"]
+
+LOOKS = 0.3  # variance of the scaled features, in units of the heads' weights
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingSpace:
-    """Fingerprint, aspects and feature scaling of an embedder, in NumPy only.
+    """Fingerprint, aspects and plain distance of an embedder, in NumPy only.
+
+    With `offsets`, an aspect is what a head says: the distance of two tumors is that of Hellinger between
+    their class probabilities, up to a constant. The squared plain distance is then the sum of the squared
+    ones of the aspects, as `weights` count them, and of the scaled features. Without `offsets`, an aspect is
+    the subspace that the head reads, and the plain distance that of the scaled features alone.
 
     Parameters
     ----------
@@ -22,6 +29,10 @@ class EmbeddingSpace:
         Name → rows that span the subspace which the head of that name reads, in unscaled features.
     scale : array-like of shape (n_features,), optional
         Positive factors that features are multiplied by before distances.
+    offsets : mapping of str to array-like of shape (k,), optional
+        The head's bias for each of its rows; of all aspects or of none.
+    weights : mapping of str to float, optional
+        How much an aspect counts in the plain distance; default 0. Needs `offsets`.
 
     Attributes
     ----------
@@ -38,11 +49,15 @@ class EmbeddingSpace:
     >>> space = EmbeddingSpace("3fa1", {"type": [[1.0, -1.0, 0.0]]}, scale=[1.0, 2.0, 0.5])
     >>> space.n_features, EmbeddingSpace.from_dict(space.to_dict()) == space
     (3, True)
+    >>> space.coordinates([[1, 1, 1]]).tolist()
+    [[1.0, 2.0, 0.5]]
     """
 
     fingerprint: str
     aspects: Mapping[str, np.ndarray] = field(default_factory=dict)
     scale: np.ndarray | None = None
+    offsets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         check_text(self.fingerprint, "fingerprint")
@@ -59,8 +74,17 @@ class EmbeddingSpace:
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name}: {n}" for name, n in sizes.items())
             raise ValueError(f"Aspects and scale must agree on the number of features. Got {listed}.")
+        offsets = {k: _frozen(v, f"offsets of '{k}'", 1) for k, v in self.offsets.items()}
+        sizes = {name: len(v) for name, v in offsets.items()}
+        if offsets and sizes != {name: len(rows) for name, rows in aspects.items()}:
+            raise ValueError(f"'offsets' must have a number for each row of each aspect. Got {sizes}.")
+        weights = {k: check_real(v, f"weights of '{k}'", minimum=0) for k, v in self.weights.items()}
+        if not set(weights) <= set(offsets):
+            raise ValueError(f"'weights' must name aspects with offsets. Got {sorted(weights)}.")
         object.__setattr__(self, "aspects", aspects)
         object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "weights", weights)
 
     @property
     def n_features(self):
@@ -69,6 +93,20 @@ class EmbeddingSpace:
             if array is not None:
                 return array.shape[-1]
         return None
+
+    def coordinates(self, X):
+        """Return where plain distances are Euclidean, (n, n_coordinates), from embeddings (n, n_features)."""
+        X = np.asarray(X, dtype=np.float64)
+        points = [X if self.scale is None else X * self.scale]
+        points += [np.sqrt(w) * self.aspect_coordinates(name, X) for name, w in self.weights.items() if w > 0]
+        return points[0] if len(points) == 1 else np.hstack(points)
+
+    def aspect_coordinates(self, name, X):
+        """Return square roots of class probabilities (n, k) by the head of an aspect with offsets."""
+        logits = np.einsum("ij,kj->ik", np.asarray(X, dtype=np.float64), self.aspects[name])
+        logits += self.offsets[name]
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.sqrt(shares / shares.sum(axis=1, keepdims=True))
 
     def __eq__(self, other):
         """Tell whether two spaces have the same content."""
@@ -85,6 +123,8 @@ class EmbeddingSpace:
             "fingerprint": self.fingerprint,
             "aspects": {name: rows.tolist() for name, rows in self.aspects.items()},
             "scale": None if self.scale is None else self.scale.tolist(),
+            "offsets": {name: offsets.tolist() for name, offsets in self.offsets.items()},
+            "weights": dict(self.weights),
         }
 
     @classmethod
@@ -97,7 +137,8 @@ class EmbeddingSpace:
             If `content` lacks a key or is malformed.
         """
         try:
-            return cls(content["fingerprint"], content["aspects"], content["scale"])
+            optional = {name: content.get(name, {}) for name in ("offsets", "weights")}  # not in older files
+            return cls(content["fingerprint"], content["aspects"], content["scale"], **optional)
         except (KeyError, TypeError) as err:
             raise ValueError(
                 f"An embedding space needs fingerprint, aspects and scale. Got {content!r}."
@@ -123,7 +164,9 @@ def feature_scale(pooled, aspects=None, weights=None):
 
     A feature counts by how much the heads read of it: the distance is about that between the heads' outputs,
     each head's in units of its own spread. Divided by its spread alone, as where there are no heads, every
-    feature would count alike, and what few of them carry, such as the side, would drown.
+    feature would count alike, and what few of them carry, such as the side, would drown. Where heads count,
+    the whole has a variance of 0.3 times the sum of their weights: tumors of which the heads say the same
+    are told apart by it.
 
     Parameters
     ----------
@@ -147,8 +190,11 @@ def feature_scale(pooled, aspects=None, weights=None):
         if total > 0:
             power += (weights or {}).get(task, 1.0) * (rows**2).sum(axis=0) / total
     read = np.sqrt(power) * spread
-    read = _at_least_a_tenth(read) if power.any() else np.ones_like(spread)
-    return read / _at_least_a_tenth(spread)
+    if not power.any():
+        return 1 / _at_least_a_tenth(spread)
+    scale = _at_least_a_tenth(read) / _at_least_a_tenth(spread)
+    total = sum((weights or {}).get(task, 1.0) for task in aspects)
+    return scale * np.sqrt(LOOKS * total / (pooled * scale).var(axis=0).sum())
 
 
 def _at_least_a_tenth(values):

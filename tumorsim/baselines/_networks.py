@@ -28,8 +28,8 @@ class UntrainedEmbedder(Baseline):
 
     Notes
     -----
-    Features are multiplied by ``embedder_.space_.scale``, as `TumorIndex` does for a trained network, so that
-    rows can be compared as they are.
+    Features are brought to ``embedder_.space_.coordinates``, as `TumorIndex` does for a trained network, so
+    that rows can be compared as they are.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class UntrainedEmbedder(Baseline):
         self.n_features_out_ = self.embedder_.n_features_out_
 
     def _transform(self, tumors):
-        return self.embedder_.transform(tumors) * self.embedder_.space_.scale
+        return self.embedder_.space_.coordinates(self.embedder_.transform(tumors))
 
 
 def single_task(task, **overrides):

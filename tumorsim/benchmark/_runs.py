@@ -15,6 +15,7 @@ from tumorsim.benchmark._label_free import label_free_table
 from tumorsim.benchmark._methods import make_baseline
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
+from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["Result", "finish_run", "load_result", "training_rows", "versions"]
 
@@ -59,9 +60,8 @@ def finish_run(run, data, out, *, real=None, dates=None, boxes=None, baselines=N
         masks = run.config["parameters"].get("task_weights", {}).get("mask", 1) > 0
     trained = time.perf_counter()
     if fresh:
-        space = getattr(estimator, "space_", None)
-        scale = np.ones(1) if space is None else space.scale
-        _write_arrays(folder / "embeddings.npz", X=_embed(estimator, data.cohort), scale=scale)
+        space = json.dumps(getattr(estimator, "space_", EmbeddingSpace("none")).to_dict())
+        _write_arrays(folder / "embeddings.npz", X=_embed(estimator, data.cohort), space=np.array(space))
         if masks:
             _write_masks(folder / "masks.csv", estimator, data.cohort[data.rows("test")].cases)
         seconds = {"fit": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)}
@@ -93,7 +93,7 @@ class Result:
     run : Run
     record : dict
     X : ndarray of shape (n_tumors, n_features)
-        Of all tumors of the data, in their order, times the scale of an index.
+        Of all tumors of the data, in their order, where an index measures distances.
     """
 
     def __init__(self, run, folder):
@@ -101,8 +101,8 @@ class Result:
         self.folder = Path(folder)
         self.record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         arrays = self._read("embeddings.npz")
-        self.scale = arrays["scale"].astype(np.float32)
-        self.X = arrays["X"] * self.scale
+        self._space = EmbeddingSpace.from_dict(json.loads(str(arrays["space"])))
+        self.X = self._space.coordinates(arrays["X"])
 
     @property
     def metric(self):
@@ -115,12 +115,13 @@ class Result:
         if arrays is None:
             return None
         strengths = [tuple(pair) for pair in arrays["strengths"].tolist()]
-        return {pair: (arrays["X"][i] * self.scale, arrays["iou"][i]) for i, pair in enumerate(strengths)}
+        points = [self._space.coordinates(X) for X in arrays["X"]]
+        return {pair: (points[i], arrays["iou"][i]) for i, pair in enumerate(strengths)}
 
     def real(self, name):
         """Return embeddings of the real scans called `name`, or None."""
         arrays = self._read(f"real-{name}.npz")
-        return None if arrays is None else arrays["X"] * self.scale
+        return None if arrays is None else self._space.coordinates(arrays["X"])
 
     def label_free(self, name):
         """Return what the tests without labels said on the scans called `name`, or None."""

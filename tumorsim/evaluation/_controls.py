@@ -159,7 +159,8 @@ def _untrained(embedder, preprocessing, classes, shape, cases, seed):
     pooled = settle_batch_norms(network, sampler, 0, SETTLING_BATCHES, device)
     copy = TumorEmbedder(**embedder.get_params(deep=False) | {"random_state": seed})
     copy.history_ = []
-    return copy._set_fitted(network, preprocessing, classes, feature_scale(pooled), {"untrained": seed})
+    scale = feature_scale(pooled)
+    return copy._set_fitted(network, preprocessing, classes, scale, {"untrained": seed}, weights={})
 
 
 class HeadEdges:

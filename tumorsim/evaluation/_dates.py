@@ -21,7 +21,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     Parameters
     ----------
     embedder : object with ``transform(tumors)``
-        Its ``space_.scale`` multiplies features, if it has one.
+        Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
         Dates are the ``case_id`` of a patient; patients of one date are what else could be found.
     controls : bool or sequence of str, default=True

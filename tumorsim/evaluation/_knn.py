@@ -50,7 +50,7 @@ def evaluate_knn(
     metric : {"euclidean", "cosine"}, default="euclidean"
         As in `TumorIndex`.
     space : EmbeddingSpace, optional
-        As in `TumorIndex.fit`: its scale multiplies features.
+        As in `TumorIndex.fit`: distances are its plain ones.
 
     Returns
     -------

@@ -60,7 +60,7 @@ def evaluate_pattern(embedder, cohort, *, n_permutations=999, n_untrained=8, ran
     Parameters
     ----------
     embedder : object with ``transform(tumors)``
-        Its ``space_.scale`` multiplies features, if it has one.
+        Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
         Tumors without a mask are left out. Metadata ``dataset``, where it is there, is held fixed.
     n_permutations : int, default=999

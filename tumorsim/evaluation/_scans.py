@@ -165,10 +165,10 @@ def brain_level(image, spacing):
 
 
 def embed(embedder, tumors):
-    """Return embeddings (n, n_features), float64, in the units that an index measures distances in."""
+    """Return embeddings (n, n_features), float64, where an index measures distances."""
     X = np.asarray(embedder.transform(tumors), dtype=np.float64)
-    scale = getattr(getattr(embedder, "space_", None), "scale", None)
-    return X if scale is None else X * scale
+    space = getattr(embedder, "space_", None)
+    return X if space is None else space.coordinates(X)
 
 
 def embed_by_case(embedders, cohort, *changes):

@@ -27,7 +27,7 @@ def evaluate_stability(
     Parameters
     ----------
     embedder : object with ``transform(tumors)``
-        Its ``space_.scale`` multiplies features, if it has one.
+        Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
         Labels are not looked at. One perturbed scan at a time is in memory.
     kinds : sequence of str, optional

@@ -139,7 +139,7 @@ def evaluate_transplant(
     Parameters
     ----------
     embedder : object with ``transform(tumors)``
-        Its ``space_.scale`` multiplies features, if it has one.
+        Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
         The largest lesion of every scan is transplanted; scans without a mask are left out.
     hosts : sequence of Case

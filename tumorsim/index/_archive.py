@@ -138,9 +138,9 @@ class Archive:
 
     def _coordinates(self):
         """Return the `Coordinates` of plain distances."""
-        scale, unit_length = self._geometry()
-        basis = whitening_basis(self.embeddings_, scale) if self.metric == "whitened" else None
-        return Coordinates(scale, unit_length, basis)
+        features = None if self.space_ is None else self.space_.coordinates
+        basis = whitening_basis(self.embeddings_, features) if self.metric == "whitened" else None
+        return Coordinates(features, self.metric == "cosine", basis)
 
     def _weighted_engine(self, weights):
         """Return the exact engine of weighted aspects, its points, and which rows have all measures."""
@@ -153,16 +153,13 @@ class Archive:
 
         return self._last("weighted", tuple(weights.items()), make)
 
-    def _geometry(self):
-        """Return feature scale, and whether features are brought to unit length."""
-        return (None if self.space_ is None else self.space_.scale), self.metric == "cosine"
-
     def _aspects(self):
         """Return name → `Aspect` of the archive."""
 
         def make():
             codes = self._patients()[0]
-            return make_aspects(self.embeddings_, self.metadata_, self.space_, self._geometry(), codes)
+            unit_length = self.metric == "cosine"
+            return make_aspects(self.embeddings_, self.metadata_, self.space_, unit_length, codes)
 
         return self._cached("aspects", make)
 

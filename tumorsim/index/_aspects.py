@@ -1,7 +1,8 @@
-"""Aspects of similarity: what one head reads of the features, or a measured size, each on its own scale."""
+"""Aspects of similarity: what one head says of a tumor, or a measured size, each on its own scale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ class Aspect:
         return np.where(np.isnan(distances), np.nan, share)
 
 
-def make_aspects(embeddings, table, space, geometry, codes):
+def make_aspects(embeddings, table, space, unit_length, codes):
     """Return name → `Aspect` of an archive.
 
     They are those of the space that read anything of the features; ``place``, the sum of those tasks of
@@ -75,15 +76,15 @@ def make_aspects(embeddings, table, space, geometry, codes):
     table : DataFrame
         The archive's metadata.
     space : EmbeddingSpace or None
-    geometry : tuple
-        Feature scale or None, and whether features are brought to unit length.
+    unit_length : bool
+        Whether features are brought to unit length.
     codes : ndarray of shape (n_rows,)
         Patients.
     """
     pairs = random_pairs(codes)
     aspects = {}
-    for name, rows in ({} if space is None else space.aspects).items():
-        coordinates = _subspace(rows, *geometry)
+    for name in () if space is None else space.aspects:
+        coordinates = _coordinates(space, name, unit_length)
         if coordinates is not None:
             aspects[name] = _scaled([coordinates], embeddings, pairs)
     place = [part for name in PLACE if name in aspects for part in aspects[name].parts]
@@ -152,17 +153,21 @@ def random_pairs(codes):
     return first[apart], second[apart]
 
 
-def _subspace(rows, scale, unit_length):
-    """Return `Coordinates` of what `rows` (k, n_features) read, None if that is nothing.
+def _coordinates(space, name, unit_length):
+    """Return `Coordinates` of what a head says, or reads where it has no offsets; None if that is nothing.
 
     Rows act on unscaled features, so on scaled ones they are rows / scale.
     """
-    rows = rows if scale is None else rows / scale
+    rows = space.aspects[name]
+    if space.offsets:
+        says = partial(space.aspect_coordinates, name)
+        return Coordinates(says, basis=np.eye(len(rows))) if rows.any() else None
+    rows = rows if space.scale is None else rows / space.scale
     _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
     if not sizes[0] > 0:
         return None
     basis = directions[sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]]
-    return Coordinates(scale, unit_length, basis)
+    return Coordinates(space.coordinates, unit_length, basis)
 
 
 def _scaled(parts, embeddings, pairs):
@@ -171,7 +176,7 @@ def _scaled(parts, embeddings, pairs):
     difference = _mapped(parts, embeddings[first]) - _mapped(parts, embeddings[second])
     apart = np.sort(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
     spread = (float(np.median(apart)) if len(apart) else 0.0) or 1.0
-    parts = tuple(Coordinates(c.scale, c.unit_length, c.basis / spread) for c in parts)
+    parts = tuple(Coordinates(c.features, c.unit_length, c.basis / spread) for c in parts)
     return Aspect(parts, apart / spread)
 
 

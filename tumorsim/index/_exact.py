@@ -1,5 +1,6 @@
 """Exact search: float32 products choose candidates within a rounding bound, float64 distances decide."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,25 +16,25 @@ TINY = 1e-30  # products below float32's range
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Map features (n, n_features) to where distances are Euclidean: scale, unit length, projection."""
+    """Map embeddings (n, n_features) to where distances are Euclidean: features, unit length, projection."""
 
-    scale: np.ndarray | None = None
+    features: Callable | None = None  # of float64 embeddings; None: themselves
     unit_length: bool = False
-    basis: np.ndarray | None = None  # (n_coordinates, n_features)
+    basis: np.ndarray | None = None  # (n_coordinates, number of features)
 
     def __call__(self, X):
         """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on its company."""
-        points = self._scaled(X)
+        points = self._features(X)
         return points if self.basis is None else np.einsum("ij,kj->ik", points, self.basis)
 
     def in_bulk(self, X):
         """Return the same to float64 rounding, by BLAS, which rounds differently from block to block."""
-        points = self._scaled(X)
+        points = self._features(X)
         return points if self.basis is None else points @ self.basis.T
 
-    def _scaled(self, X):
+    def _features(self, X):
         points = np.asarray(X, dtype=np.float64)
-        points = points if self.scale is None else points * self.scale
+        points = points if self.features is None else self.features(points)
         if self.unit_length:
             points = points / np.abs(points).max(axis=1, keepdims=True)  # squares must not underflow
             points = points / np.sqrt(np.einsum("ij,ij->i", points, points))[:, None]

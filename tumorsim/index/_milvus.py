@@ -216,7 +216,7 @@ class MilvusEngine(CandidateEngine):
         basis = None if about["basis"] is None else np.array(about["basis"])
         own = self.coordinates
         frame = Frame(
-            Coordinates(own.scale, own.unit_length, basis), np.array(about["center"]), about["unit"]
+            Coordinates(own.features, own.unit_length, basis), np.array(about["center"]), about["unit"]
         )
         return collection, frame, self._tumor_ids()
 

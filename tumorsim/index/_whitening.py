@@ -7,8 +7,10 @@ __all__ = ["whitening_basis"]
 MOST_ROWS = 50_000  # that the covariance is estimated on
 
 
-def whitening_basis(embeddings, scale):
-    """Return a basis (n_features, n_features) in which scaled features have the unit covariance.
+def whitening_basis(embeddings, features):
+    """Return a basis (n_coordinates, n_coordinates) in which an archive has the unit covariance.
+
+    `features` maps embeddings to the coordinates of plain distances; None: they are them.
 
     The covariance is that of Ledoit and Wolf (2004), which shrinks that of the archive towards a multiple of
     the unit matrix, by as much as its number of rows demands. It is of at most 50,000 rows, drawn with a
@@ -21,11 +23,13 @@ def whitening_basis(embeddings, scale):
     """
     from sklearn.covariance import ledoit_wolf
 
-    n, width = embeddings.shape
+    n = len(embeddings)
     rows = slice(None)
     if n > MOST_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(n, MOST_ROWS, replace=False))
-    X = np.asarray(embeddings[rows], dtype=np.float64) * (1.0 if scale is None else scale)
+    X = np.asarray(embeddings[rows], dtype=np.float64)
+    X = X if features is None else features(X)
+    width = X.shape[1]
     spread = X.std() if n > 1 else 0.0
     if not spread > 0:
         return np.eye(width)

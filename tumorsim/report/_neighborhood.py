@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tumorsim.spaces import EmbeddingSpace
+
 __all__ = ["Neighborhood"]
 
 _N_SHOWN = 2000  # tumors of the archive on a map
@@ -29,21 +31,20 @@ class Neighborhood:
                 f"Got shape {query_X.shape}."
             )
         self.table = index.metadata_
-        self._X, self._scale = index.embeddings_, 1.0
-        if index.space_ is not None and index.space_.scale is not None:
-            self._scale = index.space_.scale
+        self._X = index.embeddings_
+        self._space = EmbeddingSpace("none") if index.space_ is None else index.space_
         rows = np.arange(len(self.table))
         if len(rows) > _N_SHOWN:
             rows = np.sort(np.random.default_rng(0).choice(rows, _N_SHOWN, replace=False))
         self._rows = rows
-        X = np.asarray(self._X[rows], dtype=np.float64) * self._scale
+        X = self._space.coordinates(self._X[rows])
         self._mean = X.mean(axis=0)
         _, spread, axes = np.linalg.svd(X - self._mean, full_matrices=False)
         self._axes = axes[:2]
         total = float((spread**2).sum())
         self._shares = [float(s**2) / total if total else 0.0 for s in spread[:2]]
         self._points = (X - self._mean) @ self._axes.T
-        self._queries = (query_X * self._scale - self._mean) @ self._axes.T
+        self._queries = (self._space.coordinates(query_X) - self._mean) @ self._axes.T
         self._row_of = None
 
     def map(self, query, neighbors, task):
@@ -56,7 +57,7 @@ class Neighborhood:
         ranks = [
             (row, int(rank)) for row, rank in zip(rows, neighbors["rank"], strict=True) if row is not None
         ]
-        found = np.asarray(self._X[[row for row, _ in ranks]], dtype=np.float64) * self._scale
+        found = self._space.coordinates(self._X[[row for row, _ in ranks]])
         found = (found - self._mean) @ self._axes.T
         everything = np.concatenate([self._points, self._queries[[query]], found])
         low, high = everything.min(axis=0), everything.max(axis=0)

@@ -40,8 +40,8 @@ def head_aspects(network):
     return aspects
 
 
-def embedding_space(network, preprocessing, scale):
-    """Return what an index must know of a network's embeddings: fingerprint, tasks' aspects, scaling.
+def embedding_space(network, preprocessing, scale, weights):
+    """Return what an index must know of a network's embeddings: fingerprint, tasks' aspects, plain distance.
 
     Parameters
     ----------
@@ -49,13 +49,19 @@ def embedding_space(network, preprocessing, scale):
     preprocessing : Preprocessing
     scale : array-like of shape (n_channels,)
         See `spaces.feature_scale`.
+    weights : mapping of str to float
+        How much each task's head counts in the plain distance; none do in an untrained network.
 
     Returns
     -------
     EmbeddingSpace
     """
     state = fingerprint(network.state_dict(), preprocessing.to_dict())
-    return EmbeddingSpace(state, head_aspects(network), scale)
+    offsets = {}
+    for task, head in zip(network.tasks, network.heads, strict=True):
+        bias = head.bias.detach().cpu().double().numpy()
+        offsets[task] = bias - bias.mean()
+    return EmbeddingSpace(state, head_aspects(network), scale, offsets, weights)
 
 
 def save_model(path, network, config, dtype=None):
