@@ -16,7 +16,7 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
    more for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
-About two hours on two cores with bfloat16 convolutions, and an hour for the folds.
+About two hours on two cores with bfloat16 convolutions, and an hour and a half for the folds.
 """
 
 import argparse
