@@ -23,7 +23,7 @@ from tumorsim.anatomy import (
 from tumorsim.anatomy import _places as places_module
 from tumorsim.anatomy._picture import picture_file
 from tumorsim.exceptions import GeometryError, ManifestError
-from tumorsim.geometry import bbox_from_mask
+from tumorsim.geometry import bbox_from_mask, ras_affine, to_ras
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 
@@ -101,6 +101,19 @@ def test_registration_finds_the_places_of_simulated_tumors(simulated, bare):
         assert sum(shares) == pytest.approx(1, abs=0.03) and shares == sorted(shares, reverse=True)
     right = [a.labels["region"] == b.labels["region"] for a, b in zip(found, simulated, strict=True)]
     assert np.mean(right) >= 0.5
+
+
+def test_air_beside_the_head_moves_nothing(simulated):
+    """A field of view that reaches 200 mm further on one side leaves the head where it lay, within 3 mm."""
+    case = simulated[0].case
+    image, affine = case.load_image(), case.affine
+    ras, ras_to_mm = to_ras(image, affine), ras_affine(image.shape, affine)[1]
+    wider = np.pad(ras, ((0, 50), (0, 0), (0, 0)))  # voxels of 4 mm
+    wanted, found = register_to_mni(image, affine), register_to_mni(wider, ras_to_mm)
+    assert found.method == "registration"
+    points = np.array([[-60, 0, 0, 1], [60, 0, 0, 1], [0, -90, 0, 1], [0, 60, 0, 1], [0, 0, 70, 1.0]]).T
+    moved = (wanted.to_mni @ np.linalg.inv(found.to_mni) @ points - points)[:3]
+    assert np.linalg.norm(moved, axis=0).max() < 3
 
 
 def test_registration_does_not_depend_on_the_storage_order(simulated):

@@ -17,7 +17,7 @@ from tumorsim.records import Cohort, Tumor, group_by_case
 __all__ = ["MIN_QUALITY", "add_places", "places_to_file", "tumor_voxels"]
 
 MIN_QUALITY = 0.5
-_VERSION = 2  # raise it when results change: what a killed run has kept is then done anew
+_VERSION = 3  # raise it when results change: what a killed run has kept is then done anew
 
 
 def add_places(

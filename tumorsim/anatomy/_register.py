@@ -96,8 +96,8 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
     2011.
     """
     check_choice(method, "method", ("registration", "header"))
-    levels = _prepare(image, affine, ignore)
-    starts = _rank_starts(levels[0])
+    levels, middle = _prepare(image, affine, ignore)
+    starts = _rank_starts(levels[0], middle)
     if method == "registration":
         best, second = _refine(starts, levels)
         quality = quality_of(best, levels[-1], _STEPS[-1])
@@ -135,7 +135,7 @@ class _Level:
 
 
 def _prepare(image, affine, ignore):
-    """Return a scan on `_SPACINGS`, intensities normalized; list of `_Level`."""
+    """Return a scan on `_SPACINGS`, a list of `_Level` of cut intensities, and its `_guess_middle`."""
     from scipy.ndimage import distance_transform_edt
 
     if image.min() == image.max():
@@ -143,20 +143,21 @@ def _prepare(image, affine, ignore):
     ras = ras_affine(image.shape, affine)[1]
     fine, fine_affine = coarsen(to_ras(image, affine), ras, _SPACINGS[-1])
     spacing = spacing_from_affine(fine_affine)
-    fine = np.clip(normalize_intensity(fine, spacing), _DARKEST, _BRIGHTEST)
+    fine = normalize_intensity(fine, spacing)
+    middle = _guess_middle(*coarsen(fine, fine_affine, _SPACINGS[0]))  # cut, air is as bright as the head
+    fine = np.clip(fine, _DARKEST, _BRIGHTEST)
     valid = None
     if ignore is not None and ignore.any():
         share = coarsen(to_ras(ignore.astype(np.float32), affine), ras, _SPACINGS[-1])[0]
         valid = distance_transform_edt(share < 0.05, sampling=spacing) > _MARGIN_MM
     level = _Level(fine, fine_affine, valid)
-    return [*(level.at(spacing) for spacing in _SPACINGS[:-1]), level]
+    return [*(level.at(spacing) for spacing in _SPACINGS[:-1]), level], middle
 
 
-def _rank_starts(level):
+def _rank_starts(level, middle):
     """Return maps from MNI mm to those of the scan (4, 4), rigid but for an average size, best first."""
     from scipy.spatial.transform import Rotation
 
-    middle = _guess_middle(level)
     turns = [(p, r, y) for p in (-36, -24, -12, 0, 12, 24, 36) for r in (-12, 0, 12) for y in (-12, 0, 12)]
     shifts = [(0, y, z) for y in (-15, 0, 15) for z in (-45, -30, -15, 0, 15, 30)]
     ranked = []
@@ -177,15 +178,15 @@ def _rank_starts(level):
     return chosen
 
 
-def _guess_middle(level):
+def _guess_middle(image, affine):
     """Return where the middle of the brain is likely to be, from the outline of the upper head; (3,) mm."""
     from scipy.ndimage import label
 
-    head = level.image > min(0.3, level.image.max() / 2)  # of the brain's median
+    head = image > min(0.3, image.max() / 2)  # of the brain's median
     pieces, n = label(head)
     if n > 1:
         head = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-    points = np.argwhere(head) @ level.affine[:3, :3].T + level.affine[:3, 3]
+    points = np.argwhere(head) @ affine[:3, :3].T + affine[:3, 3]
     top = np.percentile(points[:, 2], 99.5)
     upper = points[points[:, 2] > top - 150]
     return np.append(np.percentile(upper[:, :2], (2, 98), axis=0).mean(axis=0), top - 75)
