@@ -1,5 +1,6 @@
 """Model files, and where the shipped ones come from: registry, cache, mirrors; no pickle anywhere."""
 
+from tumorsim.weights._average import average_models
 from tumorsim.weights._fetch import (
     fetch_weights,
     find_weights,
@@ -20,6 +21,7 @@ from tumorsim.weights._start import start_from_weights
 __all__ = [
     "Registry",
     "Weights",
+    "average_models",
     "embedding_space",
     "fetch_weights",
     "find_weights",

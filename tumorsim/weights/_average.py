@@ -1,0 +1,115 @@
+"""One model from several that were fine-tuned from the same weights."""
+
+import numpy as np
+
+from tumorsim.exceptions import WeightsError
+from tumorsim.weights._fetch import find_weights
+from tumorsim.weights._model import fingerprint, head_aspects, load_model, save_model
+
+__all__ = ["average_models"]
+
+
+def average_models(models, path):
+    """Write the mean of models that were fine-tuned from the same weights.
+
+    Networks that start from one network stay near enough to each other for the mean of their weights to be a
+    network too, one that errs less than each of them, at the cost of one [1]_. The tasks' class names may
+    differ: a row of a head is the mean over the models that know its class.
+
+    Parameters
+    ----------
+    models : sequence of str or Path
+        Two or more, as `find_weights` takes them, with the same ``initial_weights`` in their training record
+        and the same architecture, preprocessing and tasks. Other settings are those of the first.
+    path : str or Path
+        Where the model file is written, atomically.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two models.
+    WeightsError
+        If one cannot be read, or they do not belong together.
+
+    References
+    ----------
+    .. [1] Wortsman M, et al. "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+           without increasing inference time". ICML 2022. arXiv:2203.05482.
+    """
+    from tumorsim.nn import Network
+
+    if len(models) < 2:
+        raise ValueError(f"Parameter 'models' must hold two or more models. Got {len(models)}.")
+    networks, configs = zip(*(load_model(find_weights(model)) for model in models), strict=True)
+    _check_kin(models, configs)
+    tasks = networks[0].tasks
+    classes = {task: sorted(set().union(*(c["classes"][task] for c in configs))) for task in tasks}
+    network = Network({task: len(names) for task, names in classes.items()}, **networks[0].config)
+    states = [network.state_dict() for network in networks]
+    mean = {
+        name: _mean([state[name] for state in states])
+        for name in states[0]
+        if not name.startswith("heads.")  # whose rows belong to classes
+    }
+    for number, task in enumerate(tasks):
+        known = [config["classes"][task] for config in configs]
+        for part in ("weight", "bias"):
+            name = f"heads.{number}.{part}"
+            mean[name] = _mean_rows([state[name] for state in states], known, classes[task])
+    network.load_state_dict(mean)
+    save_model(path, network.eval(), _mean_config(network, configs, classes))
+
+
+def _check_kin(models, configs):
+    """Raise unless all models share start, architecture, preprocessing and tasks."""
+    for what, value in {
+        "initial_weights": lambda config: config["training"].get("initial_weights"),
+        "architecture": lambda config: config["architecture"],
+        "preprocessing": lambda config: config["preprocessing"],
+        "tasks": lambda config: list(config["classes"]),
+    }.items():
+        first = value(configs[0])
+        for model, config in zip(models, configs, strict=True):
+            if value(config) != first or first is None:
+                raise WeightsError(
+                    f"Models to average must be fine-tuned from the same weights. '{model}' has {what} "
+                    f"{value(config)!r}, '{models[0]}' has {first!r}."
+                )
+
+
+def _mean(tensors):
+    """Return the mean in double precision; what counts (batches seen) is taken from the first."""
+    if not tensors[0].is_floating_point():
+        return tensors[0]
+    return (sum(tensor.double() for tensor in tensors) / len(tensors)).to(tensors[0].dtype)
+
+
+def _mean_rows(tensors, known, names):
+    """Return the mean of a head's rows by class name, less what softmax drops: each model's own mean."""
+    shared = set(names).intersection(*known)
+    rows = {name: [] for name in names}
+    for tensor, its_own in zip(tensors, known, strict=True):
+        which = [its_own.index(name) for name in its_own if name in shared] or list(range(len(its_own)))
+        centered = tensor.double() - tensor.double()[which].mean(dim=0)
+        for name, row in zip(its_own, centered, strict=True):
+            rows[name].append(row)
+    means = [np.mean([row.numpy() for row in rows[name]], axis=0) for name in names]
+    return tensors[0].new_tensor(np.stack(means))
+
+
+def _mean_config(network, configs, classes):
+    """Return the configuration of the mean: the first one's, with means of what was estimated."""
+    first = configs[0]
+    records = [config["training"] for config in configs]
+    record = dict(max(records, key=lambda record: record["n_tumors"]))  # the run that saw most
+    for key in ("data", "licenses"):
+        record[key] = sorted(set().union(*(record.get(key, []) for record in records)))
+    weights = [config["weights"] for config in configs if config.get("weights")]
+    return first | {
+        "classes": classes,
+        "aspects": head_aspects(network),
+        "scale": np.mean([config["scale"] for config in configs], axis=0),
+        "weights": weights[0] if weights else {},
+        "fingerprint": fingerprint(network.state_dict(), first["preprocessing"]),
+        "training": record | {"averaged": [config["fingerprint"] for config in configs]},
+    }
