@@ -12,11 +12,13 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
 1. simulate patients in the other heads and in the MNI152 template,
 2. train on them alone: ``simulated.safetensors``; where the truth is known to the millimetre, more tasks
    teach finer place (bands of MNI coordinates) and whether the tumor is a ring,
-3. drop those tasks and go on with real stacks in half of each batch: ``pretrained.safetensors``, and once
-   more for each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
+3. drop those tasks and go on with real stacks in half of each batch, three times: beside all simulated
+   patients; beside all, but with the types of 400 only, since simulated types overlap; beside as many as
+   there are stacks. The weights of the three are averaged: ``pretrained.safetensors``, and once more for
+   each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
-About two hours on two cores with bfloat16 convolutions, and an hour and a half for the folds.
+About two hours and a half on two cores with bfloat16 convolutions, and two more for the folds.
 """
 
 import argparse
@@ -27,13 +29,18 @@ import numpy as np
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, load_cohort, make_cohort
 from tumorsim.evaluation import block_folds
 from tumorsim.manifest import build_manifest
-from tumorsim.weights import register
+from tumorsim.weights import average_models, register
 
 N_FOLDS = 5
 N_TEST_HEADS = 4
 CHUNK = 100  # patients; a killed simulation goes on with the next
 TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
 WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows least
+LAST_STAGES = {  # name → simulated patients, how many of them with their types, recipe
+    "all": (1600, 1600, {"max_epochs": 18, "balance_datasets": True}),
+    "types-of-400": (1600, 400, {"max_epochs": 12, "balance_datasets": True}),
+    "few": (93, 93, {"max_epochs": 15}),
+}
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
 ABOUT_SIMULATED = {
     "license": "Apache-2.0",
@@ -55,7 +62,6 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=1600)
     parser.add_argument("--max-epochs", type=int, default=75, help="of 100 batches, on simulated patients")
-    parser.add_argument("--real-epochs", type=int, default=18, help="of 100 batches, half of them real")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
     parser.add_argument(
@@ -159,21 +165,43 @@ def folds(stacks):
 
 
 def go_on(args, base, stacks, simulated, path):
-    """Train on, from `base`, on real stacks in half of each batch; returns the model file.
+    """Train on, from `base`, on real stacks in half of each batch; returns the file of the runs' mean."""
+    if not path.exists():
+        runs = [last_stage(args, base, stacks, simulated, path, name) for name in LAST_STAGES]
+        average_models(runs, path)
+    return path
 
-    All simulated patients go along, lest small tumors and rare places be forgotten. Tumor voxels are no
-    longer weighed up: that finds tumors, and this learns how large they are.
+
+def last_stage(args, base, stacks, simulated, path, name):
+    """Train one of the runs that are averaged; returns its file.
+
+    Tumor voxels are no longer weighed up: that finds tumors, and this learns how large they are.
     """
+    n_patients, n_typed, recipe = LAST_STAGES[name]
+    path = path.with_name(f"{path.stem}-{name}.safetensors")
     if path.exists():
         return path
+    patients = np.random.default_rng(args.random_state).permutation(np.unique(simulated.patient_ids))
+    some = simulated[np.flatnonzero(np.isin(simulated.patient_ids, patients[:n_patients]))]
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, task_weights=WEIGHTS, max_epochs=args.real_epochs, lr=0.001, mask_balance=0.0,
-        mask_dice=1.0, balance_datasets=True, precision=args.precision, n_jobs=2,
-        cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem, random_state=args.random_state,
-        verbose=1,
+        base, tasks=TASKS, task_weights=WEIGHTS, lr=0.001, mask_balance=0.0, mask_dice=1.0,
+        precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
+        checkpoint_dir=args.out / path.stem, random_state=args.random_state, verbose=1, **recipe,
     )  # fmt: skip
-    embedder.fit(stacks + simulated, resume=True).save(path)
+    embedder.fit(stacks + without_types(some, patients[n_typed:]), resume=True).save(path)
     return path
+
+
+def without_types(cohort, patients):
+    """Return the cohort without the types of these patients, whose places and masks still teach."""
+    patients = set(patients)
+    return Cohort(
+        Tumor(
+            t.case, t.bbox, tumor_id=t.tumor_id, mask_value=t.mask_value, metadata=t.metadata,
+            labels={k: v for k, v in t.labels.items() if k != "type" or t.patient_id not in patients},
+        )
+        for t in cohort
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

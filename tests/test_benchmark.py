@@ -101,8 +101,8 @@ def test_fine_tuned_and_from_scratch_differ_by_their_start_only():
         k for k in scratch["parameters"] if scratch["parameters"][k] != tuned["parameters"].get(k, "")
     }
     assert different == {"lr", "initial_weights"}
-    assert tuned["weights"]["sha256"] == load_registry().get("t1c-v5-simulated").sha256
-    other = replace(PRESETS["small"], weights="t1c-v5")
+    assert tuned["weights"]["sha256"] == load_registry().get("t1c-v6-simulated").sha256
+    other = replace(PRESETS["small"], weights="t1c-v6")
     keys = {run.key for run in plan_runs(other, data, experiments=["finetune"])}
     assert not keys & {run.key for run in runs.values()}
 

@@ -60,7 +60,7 @@ class Preset:
     sizes: tuple = (25, 75, 150)
     scales: tuple = (0.6, 0.8, 1.0, 1.25, 1.5)
     shifts: tuple = (0.0, 0.25, 0.5)
-    weights: str = "t1c-v5-simulated"
+    weights: str = "t1c-v6-simulated"
     tuning: dict = field(
         default_factory=lambda: {
             "batch_size": 4, "max_epochs": 10, "batches_per_epoch": 50, "precision": "bfloat16",

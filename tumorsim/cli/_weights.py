@@ -8,7 +8,7 @@ from typer import Argument, Option
 __all__ = ["register"]
 
 Name = Annotated[
-    str | None, Argument(help="Weights, such as t1c-v5. Default: the default ones.", metavar="[NAME]")
+    str | None, Argument(help="Weights, such as t1c-v6. Default: the default ones.", metavar="[NAME]")
 ]
 
 weights_app = typer.Typer(
@@ -27,17 +27,17 @@ def register(app):
     weights_app.command("list", epilog="\b\nExample:\n  tumorsim weights list")(weights_list)
     weights_app.command(
         "fetch",
-        epilog="\b\nExample:\n  tumorsim weights fetch t1c-v5\n\n"
+        epilog="\b\nExample:\n  tumorsim weights fetch t1c-v6\n\n"
         "From your own server:\n\n\b\n"
         "  TUMORSIM_WEIGHTS_URL=https://intranet/models tumorsim weights fetch",
     )(weights_fetch)
     weights_app.command(
         "verify",
-        epilog="\b\nExample:\n  tumorsim weights verify t1c-v5\n  tumorsim weights verify model.safetensors",
+        epilog="\b\nExample:\n  tumorsim weights verify t1c-v6\n  tumorsim weights verify model.safetensors",
     )(weights_verify)
     weights_app.command(
         "path",
-        epilog='\b\nExample:\n  cp t1c.safetensors "$(tumorsim weights path t1c-v5)"\n\n'
+        epilog='\b\nExample:\n  cp t1c.safetensors "$(tumorsim weights path t1c-v6)"\n\n'
         "Makes a copy from a USB stick the file that tumorsim finds; check it with 'verify' afterwards.",
     )(weights_path)
     app.add_typer(weights_app, name="weights")

@@ -25,7 +25,7 @@ class Weights:
     Attributes
     ----------
     name : str
-        Such as ``t1c-v5``.
+        Such as ``t1c-v6``.
     version : str
     file : str
         File name, the last part of its URL.
@@ -158,7 +158,7 @@ def register(path, name, version, *, license, description, card=None, default=Tr
         If `name` cannot be a file's name, or the file is too large.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"A name must match {_NAME.pattern}, such as 't1c-v5'. Got {name!r}.")
+        raise ValueError(f"A name must match {_NAME.pattern}, such as 't1c-v6'. Got {name!r}.")
     load_model(path)  # what cannot be loaded must not be shipped
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
