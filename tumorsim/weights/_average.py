@@ -13,7 +13,7 @@ def average_models(models, path):
     """Write the mean of models that were fine-tuned from the same weights.
 
     Networks that start from one network stay near enough to each other for the mean of their weights to be a
-    network too, one that errs less than each of them, at the cost of one [1]_. The tasks' class names may
+    network too, which often errs less than each of them, at the cost of one [1]_. The tasks' class names may
     differ: a row of a head is the mean over the models that know its class.
 
     Parameters
