@@ -167,7 +167,7 @@ def template():
     moved[:3, 3] += 1.5
     center = np.array([42.0, 6.0, 6.0])
     voxel = np.linalg.solve(moved, [*center, 1])[:3]
-    mask = phantoms.ball(t1.shape, voxel, (3, 3, 3)).astype(np.uint8)
+    mask = phantoms.ball(t1.shape, voxel, (4, 4, 4)).astype(np.uint8)  # enough voxels to count shares
     image = 100 * t1 / np.median(t1[t1 > 0.1 * t1.max()])
     image[mask > 0] = 250
     case = Case((image.astype(np.float32), moved), (mask, moved), case_id="mni", patient_id="p")
@@ -189,7 +189,7 @@ def test_morphometry_of_the_template_by_hand(template):
     assert_allclose(log_diameter, np.log2((6 / np.pi * len(voxels) * 64) ** (1 / 3)))
     names = region_at(voxels @ affine[:3, :3].T + affine[:3, 3])
     for area in AREAS:
-        assert_allclose(share[area], (names == area).mean(), atol=0.05)  # registration errs by 0.4 mm
+        assert_allclose(share[area], (names == area).mean(), atol=0.03)  # registration errs by 0.5 mm
     assert sum(value > 0.1 for value in share.values()) >= 2  # the ball reaches into several areas
     values = normalize_intensity(tumor.case.load_image(), (4, 4, 4))[tumor.case.load_mask() > 0]
     for area in AREAS:
