@@ -12,7 +12,7 @@ from tumorsim.geometry import select_mask
 from tumorsim.patches import TrainingCase
 from tumorsim.records import Tumor, group_by_case
 
-__all__ = ["ahead", "check_tumors", "describe_data", "load_training_cases"]
+__all__ = ["ahead", "check_tumors", "describe_cases", "describe_data", "load_training_cases"]
 
 
 def check_tumors(tumors):
@@ -96,6 +96,14 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
     if problems:
         raise CohortError("\n  ".join([f"{len(problems)} of {len(groups)} scans cannot be used:", *problems]))
     return cases
+
+
+def describe_cases(cases):
+    """Return what of `load_training_cases` a resumed run must find again; lists that JSON can hold."""
+    return [
+        [c.patient_id, c.case_id, c.volume.mask is not None, c.boxes.tolist(), c.labels.tolist()]
+        for c in cases
+    ]
 
 
 def describe_data(tumors):

@@ -1,12 +1,14 @@
 """Labels of tumors ↔ class numbers: what the heads are trained on."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.records import Cohort
 
-__all__ = ["MISSING", "class_factors", "encode_labels", "head_weights", "label_table"]
+__all__ = ["MISSING", "class_factors", "encode_labels", "find_classes", "head_weights", "label_table"]
 
 MISSING = -1
 RESERVED = ("contrastive", "embedding", "mask", "total")  # what network and history call so
@@ -51,6 +53,17 @@ def label_table(tumors, y=None, tasks=None):
     return labels.apply(
         lambda column: column.map(lambda v: None if pd.isna(v) or v == "" else str(v)).astype(object)
     )
+
+
+def find_classes(labels):
+    """Return task → sorted class names of a `label_table`; tasks of fewer than two are left out, aloud."""
+    classes = {task: sorted(set(labels[task].dropna())) for task in labels}
+    for task in [task for task, names in classes.items() if len(names) < 2]:
+        warnings.warn(
+            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=3
+        )  # of whoever calls `fit`
+        del classes[task]
+    return classes
 
 
 def encode_labels(labels, classes):

@@ -1,7 +1,6 @@
 """`TumorEmbedder`: tumors in, one vector a tumor out; a thin scikit-learn estimator over the rooms below."""
 
 import json
-import warnings
 from dataclasses import fields
 
 import numpy as np
@@ -9,9 +8,9 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from tumorsim._loading import ahead, check_tumors, describe_data, load_training_cases
+from tumorsim._loading import ahead, check_tumors, describe_cases, describe_data, load_training_cases
 from tumorsim._parameters import FINE_TUNING, PAPER, check_parameters
-from tumorsim._targets import class_factors, encode_labels, head_weights, label_table
+from tumorsim._targets import class_factors, encode_labels, find_classes, head_weights, label_table
 from tumorsim._validation import check_fitted, check_real
 from tumorsim.exceptions import WeightsError
 from tumorsim.geometry import crop_slices
@@ -261,12 +260,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         if not tumors:
             raise ValueError("'tumors' must hold at least one tumor. Got none.")
         labels = label_table(tumors, y, self.tasks)
-        classes = {task: sorted(set(labels[task].dropna())) for task in labels}
-        for task in [task for task, names in classes.items() if len(names) < 2]:
-            warnings.warn(
-                f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=2
-            )
-            del classes[task]
+        classes = find_classes(labels)
         if not classes and not any(t.case.has_mask for t in tumors):
             raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
         if values["contrastive"] and not classes:
@@ -298,9 +292,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 for i, (task, names) in enumerate(classes.items())
             }
         described = [shape, preprocessing.to_dict(), classes, sampling, self.balance_classes, seed, start]
-        for c in cases:
-            known = c.volume.mask is not None
-            described.append([c.patient_id, c.case_id, known, c.boxes.tolist(), c.labels.tolist()])
+        described += describe_cases(cases)
         history, pooled = train(
             network, sampler, recipe, device, class_weights=class_weights, identity=json.dumps(described),
             checkpoint_dir=self.checkpoint_dir, resume=resume, verbose=self.verbose,
