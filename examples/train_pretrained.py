@@ -175,33 +175,24 @@ def go_on(args, base, stacks, simulated, path):
 def last_stage(args, base, stacks, simulated, path, name):
     """Train one of the runs that are averaged; returns its file.
 
-    Tumor voxels are no longer weighed up: that finds tumors, and this learns how large they are.
+    Tumor voxels are no longer weighed up: that finds tumors, and this learns how large they are. Where types
+    are left out, places and masks still teach.
     """
     n_patients, n_typed, recipe = LAST_STAGES[name]
     path = path.with_name(f"{path.stem}-{name}.safetensors")
     if path.exists():
         return path
     patients = np.random.default_rng(args.random_state).permutation(np.unique(simulated.patient_ids))
-    some = simulated[np.flatnonzero(np.isin(simulated.patient_ids, patients[:n_patients]))]
+    mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, patients[:n_patients]))]
+    labels = mixed.labels
+    labels.loc[np.isin(mixed.patient_ids, patients[n_typed:]), "type"] = None
     embedder = TumorEmbedder.from_pretrained(
         base, tasks=TASKS, task_weights=WEIGHTS, lr=0.001, mask_balance=0.0, mask_dice=1.0,
         precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
         checkpoint_dir=args.out / path.stem, random_state=args.random_state, verbose=1, **recipe,
     )  # fmt: skip
-    embedder.fit(stacks + without_types(some, patients[n_typed:]), resume=True).save(path)
+    embedder.fit(mixed, labels, resume=True).save(path)
     return path
-
-
-def without_types(cohort, patients):
-    """Return the cohort without the types of these patients, whose places and masks still teach."""
-    patients = set(patients)
-    return Cohort(
-        Tumor(
-            t.case, t.bbox, tumor_id=t.tumor_id, mask_value=t.mask_value, metadata=t.metadata,
-            labels={k: v for k, v in t.labels.items() if k != "type" or t.patient_id not in patients},
-        )
-        for t in cohort
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -124,12 +124,10 @@ def test_average_is_the_mean_network(siblings, tumors, tmp_path):
             expected = (few.state_dict()[name] + more.state_dict()[name]) / 2
             assert_allclose(tensor, expected, rtol=1e-5, atol=1e-7, err_msg=name)
     rows = [head.weight.detach().numpy() for head in (few.heads[0], more.heads[0], mean.heads[0])]
-    assert_allclose(
-        rows[2][2] - rows[2][1], (rows[0][1] - rows[0][0] + rows[1][2] - rows[1][1]) / 2, atol=1e-6
-    )
-    assert_allclose(
-        rows[2][0], rows[1][0] - rows[1][1:].mean(axis=0), atol=1e-6
-    )  # who knows no glioma is not asked
+    apart = (rows[0][1] - rows[0][0] + rows[1][2] - rows[1][1]) / 2
+    assert_allclose(rows[2][2] - rows[2][1], apart, atol=1e-6)
+    glioma = rows[1][0] - rows[1][1:].mean(axis=0)  # who knows no glioma is not asked
+    assert_allclose(rows[2][0], glioma, atol=1e-6)
     embedder = TumorEmbedder.load(path, device="cpu")
     assert embedder.space_.weights == TumorEmbedder.load(siblings[0]).space_.weights
     assert np.isfinite(embedder.space_.coordinates(embedder.transform(tumors))).all()

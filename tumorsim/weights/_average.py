@@ -86,15 +86,16 @@ def _mean(tensors):
 
 def _mean_rows(tensors, known, names):
     """Return the mean of a head's rows by class name, less what softmax drops: each model's own mean."""
+    import torch
+
     shared = set(names).intersection(*known)
     rows = {name: [] for name in names}
     for tensor, its_own in zip(tensors, known, strict=True):
         which = [its_own.index(name) for name in its_own if name in shared] or list(range(len(its_own)))
-        centered = tensor.double() - tensor.double()[which].mean(dim=0)
-        for name, row in zip(its_own, centered, strict=True):
+        tensor = tensor.double()
+        for name, row in zip(its_own, tensor - tensor[which].mean(dim=0), strict=True):
             rows[name].append(row)
-    means = [np.mean([row.numpy() for row in rows[name]], axis=0) for name in names]
-    return tensors[0].new_tensor(np.stack(means))
+    return torch.stack([_mean(rows[name]) for name in names]).to(tensors[0].dtype)
 
 
 def _mean_config(network, configs, classes):
@@ -104,12 +105,11 @@ def _mean_config(network, configs, classes):
     record = dict(max(records, key=lambda record: record["n_tumors"]))  # the run that saw most
     for key in ("data", "licenses"):
         record[key] = sorted(set().union(*(record.get(key, []) for record in records)))
-    weights = [config["weights"] for config in configs if config.get("weights")]
     return first | {
         "classes": classes,
         "aspects": head_aspects(network),
         "scale": np.mean([config["scale"] for config in configs], axis=0),
-        "weights": weights[0] if weights else {},
+        "weights": next((c["weights"] for c in configs if c.get("weights")), {}),  # older files have none
         "fingerprint": fingerprint(network.state_dict(), first["preprocessing"]),
         "training": record | {"averaged": [config["fingerprint"] for config in configs]},
     }
