@@ -14,7 +14,7 @@ from tumorsim.io import atomic_path, content_key, partial_file, remove_partial
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 
-__all__ = ["MIN_QUALITY", "add_places", "places_to_file", "tumor_voxels"]
+__all__ = ["MIN_QUALITY", "add_places", "places_to_file", "register_case"]
 
 MIN_QUALITY = 0.5
 _VERSION = 3  # raise it when results change: what a killed run has kept is then done anew
@@ -173,12 +173,7 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
     if kept is not None and kept.is_file() and (picture is None or picture.is_file()):
         return json.loads(kept.read_text(encoding="utf-8"))
     try:
-        image, mask = case.load_image(), case.load_mask()
-        voxels = [tumor_voxels(tumor, mask) for tumor in tumors]
-        ignore = np.zeros(case.shape, bool) if mask is None else mask > 0
-        for index in voxels:
-            ignore[tuple(index.T)] = True
-        registration = register_to_mni(image, case.affine, ignore=ignore, method=method)
+        image, voxels, registration = register_case(tumors, method=method)
     except (OSError, ValueError) as err:
         return str(err)
     to_mni = registration.to_mni @ case.affine
@@ -210,7 +205,33 @@ def _in_words(labels):
     return " ".join(str(labels[task] or "midline") for task in PLACE_TASKS)
 
 
-def tumor_voxels(tumor, mask):
+def register_case(tumors, *, method):
+    """Lay the scan of some tumors on MNI152, without looking at any tumor's voxels.
+
+    Parameters
+    ----------
+    tumors : list of Tumor
+        Of one case. Without a mask, the ellipsoid in the box stands for a tumor.
+    method : {"registration", "header"}
+        See `register_to_mni`.
+
+    Returns
+    -------
+    image : ndarray of shape (x, y, z)
+    voxels : list of ndarray of shape (n, 3)
+        Each tumor's, in the image's own storage order.
+    registration : Registration
+    """
+    case = tumors[0].case
+    image, mask = case.load_image(), case.load_mask()
+    voxels = [_tumor_voxels(tumor, mask) for tumor in tumors]
+    ignore = np.zeros(case.shape, dtype=bool) if mask is None else mask > 0
+    for index in voxels:
+        ignore[tuple(index.T)] = True
+    return image, voxels, register_to_mni(image, case.affine, ignore=ignore, method=method)
+
+
+def _tumor_voxels(tumor, mask):
     """Return a tumor's voxels (n, 3): of the case's mask, or without one of the ellipsoid in its box."""
     if mask is not None:
         inside = tumor.select(mask)

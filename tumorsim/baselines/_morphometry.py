@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from tumorsim.anatomy import region_at, register_to_mni
-from tumorsim.anatomy._places import tumor_voxels
+from tumorsim.anatomy import region_at
+from tumorsim.anatomy._places import register_case
 from tumorsim.anatomy._template import load_template
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras, to_storage
 from tumorsim.preprocessing import normalize_intensity
@@ -61,12 +61,8 @@ def morphometry_features(tumors, *, method="header"):
     rows = np.zeros((len(tumors), 1 + 3 * len(AREAS)))
     for members in group_by_case(tumors):
         case = tumors[members[0]].case
-        image, mask = case.load_image(), case.load_mask()
-        voxels = [tumor_voxels(tumors[row], mask) for row in members]
-        ignore = np.zeros(case.shape, dtype=bool) if mask is None else mask > 0
-        for index in voxels:
-            ignore[tuple(index.T)] = True
-        to_mni = register_to_mni(image, case.affine, ignore=ignore, method=method).to_mni @ case.affine
+        image, voxels, registration = register_case([tumors[row] for row in members], method=method)
+        to_mni = registration.to_mni @ case.affine
         spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
         bright = normalize_intensity(to_ras(np.asarray(image, dtype=np.float32), case.affine), spacing)
         bright = to_storage(bright, case.affine)
