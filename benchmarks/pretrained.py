@@ -87,10 +87,11 @@ def simulated(args):
     """Print kNN scores and mask overlap on simulated patients."""
     cohort, embedder = test_cohort(args, "simulated", 200, SEED), load(args, args.model)
     X = embedder.transform(cohort)
-    result = evaluate_knn(X, cohort.table, space=embedder.space_)
-    by_type = evaluate_knn(of_type(embedder, X), cohort.table)
-    by_type = by_type[by_type["task"] == "type"].assign(task="type, asked by type")
-    result = pd.concat([result, by_type], ignore_index=True)
+    result = [evaluate_knn(X, cohort.table, space=embedder.space_)]
+    for task in embedder.tasks_:
+        asked = evaluate_knn(embedder.space_.aspect_coordinates(task, X), cohort.table)
+        result.append(asked[asked["task"] == task].assign(task=f"{task}, asked by it"))
+    result = pd.concat(result, ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
     print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
     table = masks(embedder, cohort.cases)
@@ -160,8 +161,13 @@ def stacks(args):
         middle | {"method": f"untrained, {N_UNTRAINED} seeds: {min(values):.2f} to {max(values):.2f}"}
     )
     on_base = masks(base, cohort.cases)["dice"]
-    row = score("simulated patients only", [scaled(base, cohort)] * N_FOLDS, types, held_out, embedded=True)
-    rows.append(row | {"dice": quartiles(on_base)})
+    X = base.transform(cohort)
+    for method, points in {
+        "simulated patients only": base.space_.coordinates(X),
+        "the same, features without heads": X * base.space_.scale,
+    }.items():
+        row = score(method, [points] * N_FOLDS, types, held_out, embedded=True)
+        rows.append(row | {"dice": quartiles(on_base)})
     spaces, asked, overlap = [], [], np.zeros(len(cohort))
     named = np.empty(len(cohort), dtype=object)
     for fold, rows_out in enumerate(held_out):

@@ -18,7 +18,7 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
    each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
 
-About two hours and a half on two cores with bfloat16 convolutions, and two more for the folds.
+About two hours and a half on two cores with bfloat16 convolutions, and four and a half more for the folds.
 """
 
 import argparse

@@ -334,6 +334,8 @@ def test_table_or_dict_replaces_labels(tumors):
     other = TumorEmbedder(**QUICK).fit(tumors, pd.DataFrame(values, index=list("uvwxyz")))
     assert one.tasks_ == ["grade", "visit"] and one.classes_["grade"] == ["1", "2"]
     assert one.fingerprint_ == other.fingerprint_
+    numbered = pd.DataFrame({0: values["grade"], 1: values["visit"]})
+    assert TumorEmbedder(**QUICK).fit(tumors, numbered).tasks_ == ["0", "1"]
     with pytest.raises(ValueError, match=r"one row a tumor \(6\)\. Got 2"):
         TumorEmbedder(**QUICK).fit(tumors, {"grade": ["1", "2"]})
 

@@ -44,6 +44,21 @@ def test_weights_embed_as_they_did(tumors, model):
     assert embedder.initial_weights == model[0] and clone(embedder).initial_weights == model[0]
 
 
+def test_recipe_is_for_fine_tuning_however_the_weights_were_trained(tumors, tmp_path):
+    """What a run happened to be trained with is no default of those who go on from it."""
+    own = {"balance_datasets": True, "mask_dice": 0.2, "mask_balance": 0.9, "contrastive": 0.5, "lr": 0.02}
+    tiny(tasks=["type"], task_weights={"type": 3}, precision="bfloat16", **own).fit(tumors).save(
+        tmp_path / "m.safetensors"
+    )
+    found = TumorEmbedder.from_pretrained(tmp_path / "m.safetensors").get_params()
+    expected = {
+        "max_epochs": 8, "lr": 0.001, "mask_dice": 1.0, "mask_balance": 0.0, "balance_datasets": False,
+        "tasks": None, "task_weights": None, "contrastive": 0.0, "precision": "float32",
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert found["spacing"] == TINY["spacing"] and found["n_channels"] == TINY["n_channels"]
+
+
 def test_frozen_backbone_keeps_embeddings_and_learns_a_new_task(tumors, model):
     """Heads of other tasks are built and trained, and embeddings stay bit for bit."""
     recipe = {"max_epochs": 8, "batches_per_epoch": 10, "lr": 0.1, "augment": False, "box_jitter": 0.0}
@@ -57,7 +72,7 @@ def test_frozen_backbone_keeps_embeddings_and_learns_a_new_task(tumors, model):
 def test_fine_tuning_starts_where_the_weights_are(tumors, model):
     """The first loss is below a fresh network's, embeddings move, and the record names the start."""
     gone_on = start(model, lr=0.001).fit(tumors)
-    fresh = tiny(lr=0.001).fit(tumors)
+    fresh = tiny(lr=0.001, mask_dice=1.0, mask_balance=0.0).fit(tumors)
     assert gone_on.history_[0]["loss"] < fresh.history_[0]["loss"]
     assert not np.allclose(gone_on.transform(tumors), model[1])
     assert gone_on.training_["initial_weights"] == TumorEmbedder.load(model[0]).fingerprint_
@@ -73,12 +88,17 @@ def test_fine_tuned_model_is_saved_without_the_place_of_its_start(tumors, model,
     assert_array_equal(loaded.transform(tumors), model[1])
 
 
-def test_what_does_not_fit_is_refused(tumors, model, tmp_path):
+def test_what_does_not_fit_is_refused(tumors, model, monkeypatch):
     """Another architecture or spacing, a frozen nothing, an unknown name."""
-    with pytest.raises(ValueError, match="must have the architecture and spacing asked for"):
+    with pytest.raises(
+        ValueError, match=r"Got n_channels 8 instead of 12\. TumorEmbedder.*leave out n_channels"
+    ):
         tiny(initial_weights=model[0], n_channels=12).fit(tumors)
-    with pytest.raises(ValueError, match="must have the architecture and spacing asked for"):
+    with pytest.raises(ValueError, match=r"Got spacing .* instead of \(3\.0, 3\.0, 3\.0\)"):
         tiny(initial_weights=model[0], spacing=3.0).fit(tumors)
+    monkeypatch.setattr("tumorsim.embedder.load_training_cases", None)  # no voxel is read for that
+    with pytest.raises(ValueError, match="architecture and spacing asked for"):
+        tiny(initial_weights=model[0], n_blocks=2).fit(tumors)
     with pytest.raises(ValueError, match="'freeze_backbone' needs 'initial_weights'"):
         tiny(freeze_backbone=True).fit(tumors)
     with pytest.raises(WeightsError, match="nowhere"):
@@ -132,6 +152,8 @@ def test_average_is_the_mean_network(siblings, tumors, tmp_path):
     assert embedder.space_.weights == TumorEmbedder.load(siblings[0]).space_.weights
     assert np.isfinite(embedder.space_.coordinates(embedder.transform(tumors))).all()
     assert len(embedder.training_["averaged"]) == 2
+    scales = [load_model(sibling)[1]["scale"] for sibling in siblings]
+    assert_allclose(config["scale"], np.mean(scales, axis=0))
     average_models([siblings[1], siblings[1]], path)
     assert_allclose(
         TumorEmbedder.load(path, device="cpu").transform(tumors),
@@ -146,10 +168,29 @@ def test_strangers_are_not_averaged(siblings, model, tumors, tmp_path):
     path = tmp_path / "mean.safetensors"
     with pytest.raises(ValueError, match="two or more"):
         average_models(siblings[:1], path)
-    with pytest.raises(WeightsError, match="initial_weights"):
+    with pytest.raises(WeightsError, match="trained from nothing"):
         average_models([siblings[0], model[0]], path)
     other = tmp_path / "other.safetensors"
+    start([siblings[0]]).fit(tumors, {"type": list(tumors.labels["type"])}).save(other)
+    with pytest.raises(WeightsError, match="same initial_weights"):
+        average_models([siblings[0], other], path)
     start(model).fit(tumors).save(other)  # side and type
-    with pytest.raises(WeightsError, match="has tasks"):
+    with pytest.raises(WeightsError, match="same tasks"):
+        average_models([siblings[0], other], path)
+    start(model, patch_size=32).fit(tumors, {"type": list(tumors.labels["type"])}).save(other)
+    with pytest.raises(WeightsError, match="same preprocessing"):
         average_models([siblings[0], other], path)
     assert not path.exists()
+
+
+def test_tasks_in_another_order_are_averaged(model, tumors, tmp_path):
+    """Heads are found by their names."""
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file, tasks in zip(files, (["hemisphere", "type"], ["type", "hemisphere"]), strict=True):
+        start(model, tasks=tasks, lr=0.01).fit(tumors).save(file)
+    average_models(files, tmp_path / "mean")
+    (a, _), (b, _), (mean, config) = (load_model(file) for file in (*files, tmp_path / "mean"))
+    assert list(config["classes"]) == ["hemisphere", "type"]
+    rows = [network.heads[i].weight.detach() for network, i in ((a, 1), (b, 0), (mean, 1))]
+    apart = [row[0] - row[1] for row in rows]
+    assert_allclose(apart[2], (apart[0] + apart[1]) / 2, atol=1e-6)

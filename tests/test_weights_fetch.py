@@ -540,6 +540,23 @@ def test_cache_that_cannot_be_written(registry, tmp_path, monkeypatch):
         fetch_weights(registry=registry)
 
 
+def test_cache_that_cannot_be_read(registry, tmp_path, monkeypatch):
+    """What the system refuses to look at is an error of ours, and is listed."""
+    monkeypatch.setenv("TUMORSIM_CACHE", str(tmp_path / ("long" * 100)))
+    with pytest.raises(WeightsError, match="cannot be read: File name too long"):
+        fetch_weights(registry=registry)
+    assert list_weights(registry=registry)[0]["where"] == "damaged"
+
+
+def test_model_file_that_cannot_be_read(tmp_path):
+    """A file that is there is not said to be missing."""
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_model(tmp_path / "link")
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_model(tmp_path / "gone")
+
+
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
 def test_proxy_is_honored(model, registry, cached, monkeypatch, variable):
     """The request goes to the proxy, with the whole URL of a host that does not exist."""
@@ -577,6 +594,21 @@ def test_own_certificates_are_honored(model, registry, cached, monkeypatch, tmp_
         assert fetch_weights(registry=registry) == cached
 
 
+def test_wrong_certificates_are_a_reason_and_not_the_end(model, registry, cached, monkeypatch):
+    """A bundle that is not there stops one mirror, and is named; so is a server that speaks no TLS."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with serving({"a": deliver(model.read_bytes())}) as server:
+        tls = server.url.replace("http:", "https:")
+        monkeypatch.setenv("TUMORSIM_WEIGHTS_URL", f"{tls}/a")
+        with pytest.raises(WeightsError, match=r"/nowhere/ca.pem; REQUESTS_CA_BUNDLE must name"):
+            fetch_weights(registry=registry)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(WeightsError, match="does not answer in TLS; is it an http:// address"):
+            fetch_weights(registry=registry)
+        monkeypatch.setenv("TUMORSIM_WEIGHTS_URL", f"http://127.0.0.1:99999/a, {server.url}/a")
+        assert fetch_weights(registry=registry) == cached
+
+
 # Commands
 
 
@@ -591,6 +623,7 @@ def test_commands_from_list_to_verify(model, registry, as_installed, cached, mon
     lines = run("list").stdout.splitlines()
     assert lines[0].split() == ["name", "version", "size", "license", "where"]
     assert lines[1].split() == ["t1c-v1", "1", "0.2", "MB", "CC0-1.0", "to", "be", "fetched", "(default)"]
+    assert lines[-1] == "t1c-v1: For tests."
     located = run("path")
     assert located.stdout.strip() == str(cached) and "no file at this path yet" in located.stderr
     assert "Run 'tumorsim weights fetch t1c-v1'" in run("verify", code=2).stderr

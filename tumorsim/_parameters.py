@@ -28,9 +28,12 @@ PAPER = {
     "balance_classes": False,
 }
 
-FINE_TUNING = {
+FINE_TUNING = {  # whatever recipe the weights themselves were trained with
     "max_epochs": 8,
     "lr": 0.001,
+    "mask_dice": 1.0,
+    "mask_balance": 0.0,
+    "balance_datasets": False,
     "tasks": None,
     "task_weights": None,
     "contrastive": 0.0,

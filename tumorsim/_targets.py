@@ -32,7 +32,7 @@ def label_table(tumors, y=None, tasks=None):
     """
     labels = Cohort(tumors).labels
     if isinstance(y, dict | pd.DataFrame):
-        labels = pd.DataFrame(y).reset_index(drop=True)
+        labels = pd.DataFrame(y).reset_index(drop=True).rename(columns=str)
     elif y is not None and labels.isna().to_numpy().all():
         labels = pd.DataFrame({"target": np.asarray(y)})
     if len(labels.columns) and len(labels) != len(tumors):

@@ -269,12 +269,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         recipe = Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
         codes = encode_labels(labels, classes)
 
-        cases = load_training_cases(
-            tumors, codes, preprocessing, cache=self._cache(), n_jobs=self.n_jobs, verbose=self.verbose
-        )
-        names = ("patch_shape", "batch_size", "augment", "box_jitter", "balance_datasets")
-        sampling = {name: values[name] for name in names}
-        sampler = PatchSampler(cases, classes, random_state=seed, **sampling)
         shape = {name: values[name] for name in ("architecture", "n_channels", "n_blocks")}
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
             torch.manual_seed(seed)
@@ -285,6 +279,12 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 network, self.initial_weights, classes, preprocessing, freeze=values["freeze_backbone"]
             )
         network = to_device(network, device)
+        cases = load_training_cases(
+            tumors, codes, preprocessing, cache=self._cache(), n_jobs=self.n_jobs, verbose=self.verbose
+        )
+        names = ("patch_shape", "batch_size", "augment", "box_jitter", "balance_datasets")
+        sampling = {name: values[name] for name in names}
+        sampler = PatchSampler(cases, classes, random_state=seed, **sampling)
         class_weights = None
         if self.balance_classes:
             class_weights = {
@@ -425,7 +425,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     def from_pretrained(cls, name=None, *, device="auto", **parameters):
         """Return a fitted embedder with shipped weights, ready for `transform`, `segment` and fine-tuning.
 
-        `fit` starts from these weights, with a recipe for fine-tuning: `lr` 0.001 for 8 epochs.
+        `fit` starts from these weights, with a recipe for fine-tuning, however they were trained themselves:
+        `lr` 0.001 for 8 epochs, and the extent of tumors rather than finding them (`mask_dice` 1,
+        `mask_balance` 0). Only tasks that are labelled in your cohort keep a head.
 
         Parameters
         ----------

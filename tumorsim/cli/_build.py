@@ -194,7 +194,7 @@ def fit(
         str | None, Option(help="Begin with a model file, or with shipped weights: 'default', or a name.")
     ] = None,
     freeze_backbone: Annotated[
-        bool, Option("--freeze-backbone", help="Train heads only; embeddings stay. For small archives.")
+        bool, Option("--freeze-backbone", help="Train heads only, for small archives; embeddings stay.")
     ] = False,
     device: Device = "auto",
     n_jobs: Jobs = 2,

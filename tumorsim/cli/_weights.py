@@ -37,8 +37,8 @@ def register(app):
     )(weights_verify)
     weights_app.command(
         "path",
-        epilog='\b\nExample:\n  cp t1c.safetensors "$(tumorsim weights path t1c-v6)"\n\n'
-        "Makes a copy from a USB stick the file that tumorsim finds; check it with 'verify' afterwards.",
+        epilog="\b\nExample:\n  tumorsim weights path t1c-v6\n\n"
+        "What 'list' calls 'to be fetched' can be put there by hand; check it with 'verify' afterwards.",
     )(weights_path)
     app.add_typer(weights_app, name="weights")
 
@@ -67,6 +67,9 @@ def weights_list():
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         typer.echo("  ".join(cells).rstrip())
+    typer.echo("")
+    for row in rows:
+        typer.echo(f"{row['name']}: {row['description']}")
 
 
 def weights_fetch(

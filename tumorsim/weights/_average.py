@@ -20,7 +20,8 @@ def average_models(models, path):
     ----------
     models : sequence of str or Path
         Two or more, as `find_weights` takes them, with the same ``initial_weights`` in their training record
-        and the same architecture, preprocessing and tasks. Other settings are those of the first.
+        and the same architecture, preprocessing and tasks. Parameters and history are those of the first, the
+        training record is that of the run with most tumors.
     path : str or Path
         Where the model file is written, atomically.
 
@@ -53,27 +54,34 @@ def average_models(models, path):
     }
     for number, task in enumerate(tasks):
         known = [config["classes"][task] for config in configs]
+        heads = [other.heads[other.tasks.index(task)].state_dict() for other in networks]
         for part in ("weight", "bias"):
-            name = f"heads.{number}.{part}"
-            mean[name] = _mean_rows([state[name] for state in states], known, classes[task])
+            rows = _mean_rows([head[part] for head in heads], known, classes[task])
+            mean[f"heads.{number}.{part}"] = rows
     network.load_state_dict(mean)
     save_model(path, network.eval(), _mean_config(network, configs, classes))
 
 
 def _check_kin(models, configs):
     """Raise unless all models share start, architecture, preprocessing and tasks."""
+    for model, config in zip(models, configs, strict=True):
+        if config["training"].get("initial_weights") is None:
+            raise WeightsError(
+                "Models to average must be fine-tuned from the same weights. "
+                f"'{model}' was trained from nothing."
+            )
     for what, value in {
-        "initial_weights": lambda config: config["training"].get("initial_weights"),
+        "initial_weights": lambda config: config["training"]["initial_weights"],
         "architecture": lambda config: config["architecture"],
         "preprocessing": lambda config: config["preprocessing"],
-        "tasks": lambda config: list(config["classes"]),
+        "tasks": lambda config: sorted(config["classes"]),
     }.items():
         first = value(configs[0])
         for model, config in zip(models, configs, strict=True):
-            if value(config) != first or first is None:
+            if value(config) != first:
                 raise WeightsError(
-                    f"Models to average must be fine-tuned from the same weights. '{model}' has {what} "
-                    f"{value(config)!r}, '{models[0]}' has {first!r}."
+                    f"Models to average must have the same {what}. '{model}' has {value(config)!r}, "
+                    f"'{models[0]}' has {first!r}."
                 )
 
 

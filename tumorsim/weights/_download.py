@@ -91,6 +91,10 @@ def _attempt(url, path, weights, progress):
         return f"sent more than the {weights.size} bytes that were expected", False
     except (requests.RequestException, ValueError) as err:  # ValueError: an address that cannot be one
         return _reason(err)
+    except OSError as err:
+        if err.errno is not None:  # the disk's; requests says without a number that it has no certificates
+            raise
+        return f"{err}; REQUESTS_CA_BUNDLE must name a file of CA certificates", False
     finally:
         if bar is not None:
             bar.close()
@@ -110,6 +114,8 @@ def _reason(err):
     if isinstance(err, exceptions.HTTPError):
         return f"HTTP {err.response.status_code} {err.response.reason}", err.response.status_code in _BUSY
     if isinstance(err, exceptions.SSLError):
+        if "CERTIFICATE_VERIFY" not in str(err):
+            return "it does not answer in TLS; is it an http:// address?", False
         return "its certificate is not trusted; REQUESTS_CA_BUNDLE can name a file of CA certificates", False
     if isinstance(err, exceptions.ProxyError):
         return "the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used", False
@@ -121,6 +127,8 @@ def _reason(err):
         return "the connection broke off midway", True
     if isinstance(err, exceptions.ConnectionError):
         return "no connection", True
+    if isinstance(err, ValueError):  # requests' InvalidURL is one, too
+        return "not an address that can be asked", False
     return type(err).__name__, False
 
 

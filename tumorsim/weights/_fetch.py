@@ -102,7 +102,7 @@ def find_weights(source=None, *, progress=False, registry=None):
     if source is None or str(source) in registry.weights:
         return fetch_weights(source, progress=progress, registry=registry)
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, it takes a folder that may not be entered for none
         names = ", ".join(registry.weights) or "this build ships none"
         raise WeightsError(
             f"A model must be the path of a file or a name of shipped weights ({names}). "
@@ -260,10 +260,13 @@ def _find(weights, registry):
     packaged, cached = _places(weights, registry)
     wrong = {}
     for path in (packaged, cached):
-        if path.is_file():
-            wrong[path] = _mismatch(path, weights)
-            if wrong[path] is None:
-                return path
+        try:
+            if path.is_file():
+                wrong[path] = _mismatch(path, weights)
+                if wrong[path] is None:
+                    return path
+        except OSError as err:
+            raise WeightsError(f"'{path}' cannot be read: {err.strerror or err}. May you read it?") from err
     for path, reason in reversed(wrong.items()):  # the one in the cache is the one to mend
         mend = "Delete it" if path == cached else "Reinstall tumorsim"
         raise WeightsError(

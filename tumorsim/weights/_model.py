@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 
@@ -141,7 +142,9 @@ def load_model(path):
             )
     except WeightsError:
         raise
-    except FileNotFoundError as err:
+    except FileNotFoundError as err:  # safetensors says so of a file that may not be read, too
+        if os.path.lexists(path):
+            raise WeightsError(f"Model file '{path}' cannot be read. May you read it?") from err
         raise WeightsError(f"Model file '{path}' does not exist. Make one with 'tumorsim fit'.") from err
     except (SafetensorError, KeyError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as err:
         raise WeightsError(f"'{path}' is damaged or not a model file: {err}") from err

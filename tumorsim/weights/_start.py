@@ -38,11 +38,14 @@ def start_from_weights(network, source, classes, preprocessing, *, freeze=False)
     """
     other, config = load_model(find_weights(source, progress=True))
     its_own = Preprocessing.from_dict(config["preprocessing"])
-    wanted, found = (network.config, preprocessing.spacing), (other.config, its_own.spacing)
-    if found != wanted:
+    wanted = network.config | {"spacing": preprocessing.spacing}
+    found = other.config | {"spacing": its_own.spacing}
+    unlike = [name for name in wanted if wanted[name] != found[name]]
+    if unlike:
+        differences = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in unlike)
         raise ValueError(
-            f"'initial_weights' must have the architecture and spacing asked for, {wanted}. Got {found}. "
-            "Begin with TumorEmbedder.from_pretrained(), whose parameters fit."
+            f"'initial_weights' must have the architecture and spacing asked for. Got {differences}. "
+            f"TumorEmbedder.from_pretrained() takes those of the weights: leave out {', '.join(unlike)}."
         )
     network.start_from(other, classes, config["classes"])
     if freeze:
