@@ -7,7 +7,8 @@
 fifth of the real stacks. Prints, and writes as CSV into ``OUT``:
 
 1. simulated: 200 patients in the last four heads and the template, none of which the network has seen (the
-   template itself it has); each tumor asks all other patients,
+   template itself it has); each tumor asks all other patients; beside it, what the heads say without
+   neighbors, neighbors by exact place, and a forest that is told what the simulator knows,
 2. stacks: type by 5 nearest neighbors and masks on real stacks, over five folds of contiguous case numbers,
    beside volume and place, intensity figures, radiomics, untrained networks and simulated patients only,
 3. hard: type within the cerebellopontine angle, and ring metastases against gliomas, beside a classifier
@@ -94,6 +95,7 @@ def simulated(args):
     result = pd.concat(result, ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
     print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
+    reach(args, embedder, cohort)
     table = masks(embedder, cohort.cases)
     first = cohort.table.drop_duplicates("case_id").set_index("case_id")
     table["type"] = first.loc[table["case_id"], "label_type"].to_numpy()
@@ -110,6 +112,36 @@ def simulated(args):
         .round(2)
         .to_string()
     )
+
+
+def reach(args, embedder, cohort):
+    """Print what the heads say without neighbors, and what exact place and looks would tell."""
+    table = cohort.table
+    labels = {task: table[f"label_{task}"].to_numpy(dtype=object) for task in embedder.tasks_}
+    known = {task: pd.notna(values) for task, values in labels.items()}
+    named = embedder.predict(cohort)
+    own = {task: balanced_accuracy_score(labels[task][k], named[task][k]) for task, k in known.items()}
+    near = evaluate_knn(table[PLACE].to_numpy(float), table, n_neighbors=5)
+    near = near[near["metric"] == "balanced_accuracy"].set_index("task")["value"]
+    print(pd.DataFrame({"own head": own, "5 nearest by exact place": near}).dropna().round(3).to_string())
+    trained = sorted((args.run / "simulated").glob("*/manifest.csv"))  # where the run was made here
+    if trained:
+        seen = pd.concat([load_cohort(path).table for path in trained])
+        forest = RandomForestClassifier(500, class_weight="balanced", random_state=0)
+        forest.fit(told(seen), seen["label_type"])
+        right = balanced_accuracy_score(labels["type"], forest.predict(told(table)))
+        print(f"type by a forest on exact place, volume, ring and shape of {len(seen)} tumors: {right:.3f}")
+
+
+def told(table):
+    """Return what the simulator knows of each tumor (n, 7): place, volume, shape, ring."""
+    numbers = table[[*PLACE, "volume_mm3", "sphericity", "elongation"]].to_numpy(float)
+    return np.column_stack([numbers, is_ring(table)])
+
+
+def is_ring(table):
+    """Return which tumors enhance at their rim only, bool (n,)."""
+    return table["ring"].astype(str).str.lower().isin(("true", "1", "1.0")).to_numpy()
 
 
 def masks(embedder, cases):
@@ -275,7 +307,7 @@ def hard(args):
     inside = (angle.labels["region"] == "cerebellopontine_angle").to_numpy()
     rows += compare("cerebellopontine angle", embedder, angle, inside)
     single = ~rings.table["case_id"].duplicated(keep=False).to_numpy()
-    ring = rings.table["ring"].astype(str).str.lower().isin(("true", "1", "1.0")).to_numpy()
+    ring = is_ring(rings.table)
     rows += compare("solitary ring, metastasis or glioma", embedder, rings, single & ring)
     matched = matched_in_volume(rings.table, single & ring)
     print(f"\n{matched.sum() // 2} pairs of rings of either type have about equal volumes")

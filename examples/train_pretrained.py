@@ -81,7 +81,7 @@ def main():
     if args.register:
         card = (Path(__file__).parents[1] / "docs/model_card.md").read_text(encoding="utf-8")
         version = args.register.rpartition("-v")[2]
-        register(base, f"{args.register}-simulated", version, **ABOUT_SIMULATED, default=False)
+        register(base, f"{args.register}-simulated", version, **ABOUT_SIMULATED, card=card, default=False)
         register(result, args.register, version, **ABOUT, card=card)
     if args.until == "ship":
         return

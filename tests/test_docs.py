@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 import tumorsim
+from tumorsim.weights import load_registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -56,6 +58,15 @@ def _public():
             }
             found |= {f"{name}.{n}": method for n, method in methods.items()}
     return found
+
+
+def test_shipped_weights_carry_the_card_of_the_docs():
+    """The card that travels in a file of weights is the page; `weights.register` brings it there."""
+    page = (ROOT / "docs" / "model_card.md").read_text(encoding="utf-8")
+    registry = load_registry()
+    for weights in registry.weights.values():
+        with safe_open(registry.path.parent / weights.file, framework="np") as file:
+            assert file.metadata()["model_card"] == page, f"register {weights.name} again with the new card"
 
 
 def test_every_public_name_is_documented():
