@@ -362,6 +362,13 @@ def test_every_command_teaches():
             assert name == ("index",) or f"tumorsim {' '.join(name)}" in text.split("Example", 1)[1]
 
 
+@pytest.mark.parametrize("group", ["", "index", "weights"])
+def test_lists_of_commands_say_whole_sentences(group):
+    """No command's summary is cut off."""
+    listed = run(group, "--help").output.partition("Commands:")[2]
+    assert len(listed.splitlines()) > 4 and "..." not in listed
+
+
 def test_help_and_version_are_quick_and_light():
     """They import neither torch nor pandas nor Matplotlib."""
     code = (

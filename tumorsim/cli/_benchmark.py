@@ -51,7 +51,7 @@ def benchmark(
     ] = False,
     n_jobs: Annotated[int, Option(min=1, help="Processes that simulate, threads that prepare.")] = 2,
 ):
-    """Repeat the paper's tables and figures, with baselines, intervals and what is missing.
+    """Repeat the paper's tables and figures, beside baselines.
 
     Networks are trained with all tasks, with tasks removed, with fewer channels, labels and patients;
     held-out patients then ask the training patients. Leaves report.md, figures and a table of all scores.

@@ -108,7 +108,7 @@ def manifest(
         Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
     ] = False,
 ):
-    """Find the tumors in a table of scans, a folder of DICOM or a public data set; write a row a tumor.
+    """Find the tumors in scans, DICOM or a public set: a row a tumor.
 
     Cases of a public data set that cannot be used are left out and listed in <output>.errors.txt.
     """
@@ -149,10 +149,10 @@ def check(
     min_volume: MinVolume = 14.0,
     max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
 ):
-    """Look through an archive for what spoils training: one table, with severity and remedy.
+    """Look through an archive for what spoils training.
 
-    Unreadable files, grids that differ, the same voxels twice, lost headers, sides that contradict the
-    affine, constant images, tiny and huge lesions, label spellings.
+    One table, with severity and remedy: unreadable files, grids that differ, the same voxels twice, lost
+    headers, sides that contradict the affine, constant images, tiny and huge lesions, label spellings.
     """
     from tumorsim.checks import check_archive, exit_code
     from tumorsim.manifest import write_table

@@ -92,7 +92,7 @@ def index_add(
 def index_update(
     index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
 ):
-    """Replace tumors of an index by those of the same ids, embeddings and columns."""
+    """Replace embeddings and columns of tumors by those of equal ids."""
     _change(index_dir, source, model, device, n_jobs, "update")
 
 
@@ -151,7 +151,7 @@ def index_info(index_dir: IndexDir):
 
 
 def index_verify(index_dir: IndexDir):
-    """Check an index's files against their checksums, and say what is damaged."""
+    """Check an index's files by checksum, and say what is damaged."""
     from tumorsim.index import TumorIndex
 
     manifest = TumorIndex.verify(index_dir)

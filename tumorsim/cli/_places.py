@@ -32,9 +32,10 @@ def places(
     n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
     skip_bad: Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")] = False,
 ):
-    """Fill in side, front or rear, upper or lower, and area of tumors that lack them.
+    """Fill in where in the brain tumors lie: side, halves and area.
 
-    Scans are registered to the MNI152 template. Labels that are there stay.
+    Side, front or rear, upper or lower, and area, of tumors that lack them. Scans are registered to the
+    MNI152 template. Labels that are there stay.
     """
     if (areas is None) != (area_names is None):
         raise ValueError("--areas and --area-names belong together. Give both, or neither.")

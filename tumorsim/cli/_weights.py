@@ -78,7 +78,7 @@ def weights_fetch(
         bool, Option("--force", help="Download anew into the cache, and replace what is there.")
     ] = False,
 ):
-    """Make sure that a file of weights is on this machine; download it if not."""
+    """Make sure that a file of weights is here; download it if not."""
     from tumorsim.weights import fetch_weights
 
     typer.echo(fetch_weights(name, force=force, progress=True))
@@ -92,7 +92,7 @@ def weights_verify(
         ),
     ] = None,
 ):
-    """Check a file: its SHA-256, its fingerprint, and that a network can be built of it."""
+    """Check a file: SHA-256, fingerprint, and the network in it."""
     from tumorsim.weights import verify_weights
 
     facts = verify_weights(name)
@@ -103,7 +103,10 @@ def weights_verify(
 
 
 def weights_path(name: Name = None):
-    """Print where a file of weights lies, or where to put it; nothing is downloaded."""
+    """Print where a file of weights lies, or where to put it.
+
+    Nothing is downloaded.
+    """
     from tumorsim.weights import weights_path
 
     path = weights_path(name)
