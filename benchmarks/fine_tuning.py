@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from pretrained import folds, real_stacks
+from pretrained import N_FOLDS, folds, real_stacks
 
 from tumorsim import TumorEmbedder
 from tumorsim.weights import find_weights
@@ -28,7 +28,7 @@ def main():
     )
     parser.add_argument("--stacks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(N_FOLDS)))
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     args = parser.parse_args()
     stacks = real_stacks(args)

@@ -90,8 +90,9 @@ def simulated(args):
     X = embedder.transform(cohort)
     result = [evaluate_knn(X, cohort.table, space=embedder.space_)]
     for task in embedder.tasks_:
-        asked = evaluate_knn(embedder.space_.aspect_coordinates(task, X), cohort.table)
-        result.append(asked[asked["task"] == task].assign(task=f"{task}, asked by it"))
+        points = embedder.space_.aspect_coordinates(task, X)
+        asked = evaluate_knn(points, cohort.table[["patient_id", f"label_{task}"]])
+        result.append(asked.assign(task=f"{task}, asked by it"))
     result = pd.concat(result, ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
     print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
@@ -121,8 +122,8 @@ def reach(args, embedder, cohort):
     known = {task: pd.notna(values) for task, values in labels.items()}
     named = embedder.predict(cohort)
     own = {task: balanced_accuracy_score(labels[task][k], named[task][k]) for task, k in known.items()}
-    near = evaluate_knn(table[PLACE].to_numpy(float), table, n_neighbors=5)
-    near = near[near["metric"] == "balanced_accuracy"].set_index("task")["value"]
+    near = evaluate_knn(table[PLACE].to_numpy(float), table, n_neighbors=5, targets=())
+    near = near.set_index("task")["value"]
     print(pd.DataFrame({"own head": own, "5 nearest by exact place": near}).dropna().round(3).to_string())
     trained = sorted((args.run / "simulated").glob("*/manifest.csv"))  # where the run was made here
     if trained:
@@ -186,7 +187,8 @@ def stacks(args):
     fresh = []
     for seed in range(N_UNTRAINED):
         network = untrained_copy(base, cohort, random_state=seed)
-        fresh.append(score("untrained", [scaled(network, cohort)] * N_FOLDS, types, held_out, embedded=True))
+        points = network.space_.coordinates(network.transform(cohort))
+        fresh.append(score("untrained", [points] * N_FOLDS, types, held_out, embedded=True))
     values = [row["balanced_accuracy"] for row in fresh]
     middle = fresh[int(np.argsort(values)[N_UNTRAINED // 2])]
     rows.append(
@@ -206,7 +208,7 @@ def stacks(args):
         embedder = load(args, f"fold-{fold}.safetensors")
         X = embedder.transform(cohort)
         spaces.append(embedder.space_.coordinates(X))
-        asked.append(of_type(embedder, X))
+        asked.append(embedder.space_.aspect_coordinates("type", X))
         named[rows_out] = embedder.predict(cohort[rows_out])["type"]
         by_case = masks(embedder, cohort[rows_out].cases).set_index("case_id")["dice"]
         overlap[rows_out] = by_case[[tumor.case.case_id for tumor in cohort[rows_out]]]
@@ -228,16 +230,6 @@ def stacks(args):
         per_stack.groupby("type")["dice"].describe()[["count", "25%", "50%", "75%"]].round(2).to_string(),
         flush=True,
     )
-
-
-def scaled(embedder, tumors):
-    """Return embeddings where an index measures distances."""
-    return embedder.space_.coordinates(embedder.transform(tumors))
-
-
-def of_type(embedder, X):
-    """Return where the index measures the aspect of the type (n, k), from embeddings (n, n_channels)."""
-    return embedder.space_.aspect_coordinates("type", X)
 
 
 def score(method, features, types, held_out, *, embedded=False):
@@ -342,7 +334,7 @@ def compare(name, embedder, cohort, asked):
     X = embedder.transform(cohort)
     spaces = {
         "embedding": embedder.space_.coordinates(X),
-        "embedding, asked by type": of_type(embedder, X),
+        "embedding, asked by type": embedder.space_.aspect_coordinates("type", X),
         "place + volume": StandardScaler().fit_transform(known),
     }
     for space, X in spaces.items():
