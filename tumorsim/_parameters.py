@@ -28,7 +28,7 @@ PAPER = {
     "balance_classes": False,
 }
 
-FINE_TUNING = {  # whatever recipe the weights themselves were trained with
+FINE_TUNING = {  # not as the weights were trained; what is not here is
     "max_epochs": 8,
     "lr": 0.001,
     "mask_dice": 1.0,

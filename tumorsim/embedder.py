@@ -425,9 +425,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     def from_pretrained(cls, name=None, *, device="auto", **parameters):
         """Return a fitted embedder with shipped weights, ready for `transform`, `segment` and fine-tuning.
 
-        `fit` starts from these weights, with a recipe for fine-tuning, however they were trained themselves:
-        `lr` 0.001 for 8 epochs, and the extent of tumors rather than finding them (`mask_dice` 1,
-        `mask_balance` 0). Only tasks that are labelled in your cohort keep a head.
+        `fit` starts from these weights, with a recipe for fine-tuning: `lr` 0.001 for 8 epochs, the extent of
+        tumors rather than finding them (`mask_dice` 1, `mask_balance` 0), data sets not balanced. What it
+        leaves open is as the weights were trained. Only tasks that are labelled in your cohort keep a head.
 
         Parameters
         ----------
