@@ -79,9 +79,9 @@ _TOP = {
     "Embeddings, index, answers": ("TumorEmbedder", "TumorIndex", "find_similar", "evaluate_knn"),
 }
 _ROOMS = (
-    "answers", "report", "plotting", "manifest", "datasets", "anatomy", "checks", "preprocessing",
-    "evaluation", "baselines", "metrics", "benchmark", "weights", "index", "retrieval", "records",
-    "spaces", "geometry", "rendering", "io", "nn", "exceptions",
+    "answers", "report", "plotting", "manifest", "public_sets", "simulation", "anatomy", "checks",
+    "preprocessing", "evaluation", "baselines", "metrics", "benchmark", "weights", "index", "retrieval",
+    "records", "spaces", "geometry", "rendering", "io", "nn", "exceptions",
 )  # fmt: skip
 
 

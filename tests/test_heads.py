@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tumorsim import make_cohort
-from tumorsim.datasets._anatomy import template_tissue
-from tumorsim.datasets._heads import load_label_head
 from tumorsim.evaluation import head_center
 from tumorsim.exceptions import GeometryError
 from tumorsim.io import save_nifti
+from tumorsim.simulation._anatomy import template_tissue
+from tumorsim.simulation._heads import load_label_head
 
 # The map below is the template itself, smaller, turned and moved: map's mm → MNI mm.
 TURN = np.array([[1.08, 0.06, 0.0], [-0.07, 1.12, 0.08], [0.02, -0.07, 1.05]])

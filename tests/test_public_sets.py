@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from tumorsim import load_cohort, load_dataset
 from tumorsim.cli import app
-from tumorsim.datasets import list_scans
-from tumorsim.datasets._layouts import LAYOUTS
-from tumorsim.datasets._slices import _shrink
 from tumorsim.exceptions import ManifestError
 from tumorsim.geometry import to_ras
+from tumorsim.public_sets import list_scans
+from tumorsim.public_sets._layouts import LAYOUTS
+from tumorsim.public_sets._slices import _shrink
 
 
 def read(name, root, **options):

@@ -7,11 +7,11 @@ import pytest
 
 from tumorsim import make_cohort
 from tumorsim.anatomy import region_at
-from tumorsim.datasets import _tumors
-from tumorsim.datasets._anatomy import load_head
-from tumorsim.datasets._appearance import _brightness
-from tumorsim.datasets._simulate import _find
-from tumorsim.datasets._tumors import TYPES, draw_lesion
+from tumorsim.simulation import _tumors
+from tumorsim.simulation._anatomy import load_head
+from tumorsim.simulation._appearance import _brightness
+from tumorsim.simulation._simulate import _find
+from tumorsim.simulation._tumors import TYPES, draw_lesion
 
 N_DRAWN = 120
 

@@ -147,8 +147,8 @@ def _heads(anatomies):
 
 def _simulated(folder, preset, heads, options):
     """Return simulated patients from `folder`; those that are not there are made, chunk by chunk."""
-    from tumorsim.datasets import make_cohort
     from tumorsim.manifest import load_cohort, save_manifest
+    from tumorsim.simulation import make_cohort
 
     path = folder / "manifest.csv"
     if not path.exists():

@@ -124,7 +124,7 @@ def manifest(
         import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
         return
     if layout is not None:
-        from tumorsim.datasets import load_dataset
+        from tumorsim.public_sets import load_dataset
 
         if by_value:
             raise ValueError(

@@ -102,8 +102,8 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
 
 def untrained_copies(embedder, tumors, seeds):
     """Yield an `untrained_copy` a seed; the scans are prepared once."""
-    from tumorsim.datasets import make_cohort
     from tumorsim.embedder import TumorEmbedder
+    from tumorsim.simulation import make_cohort
 
     seeds = [check_integer(seed, "random_state", minimum=0) for seed in seeds]
     if not seeds:

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 from tumorsim._validation import check_choice
-from tumorsim.datasets import _readers
-from tumorsim.datasets._found import Found, Match
-from tumorsim.datasets._layouts import LAYOUTS
-from tumorsim.datasets._overlaps import resolve_overlaps
 from tumorsim.manifest import cohort_from_scans, save_manifest
+from tumorsim.public_sets import _readers
+from tumorsim.public_sets._found import Found, Match
+from tumorsim.public_sets._layouts import LAYOUTS
+from tumorsim.public_sets._overlaps import resolve_overlaps
 
 __all__ = ["list_scans", "load_dataset"]
 
@@ -61,7 +61,7 @@ def load_dataset(
 
     See Also
     --------
-    tumorsim.datasets.list_scans : The cases alone, without reading a voxel.
+    tumorsim.public_sets.list_scans : The cases alone, without reading a voxel.
 
     Notes
     -----

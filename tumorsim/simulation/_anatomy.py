@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from tumorsim.anatomy import region_at
-from tumorsim.datasets._face import face_channels
+from tumorsim.simulation._face import face_channels
 
 __all__ = [
     "HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "head_grid", "head_maps",

@@ -2,8 +2,8 @@
 
 import re
 
-from tumorsim.datasets._layouts import LAYOUTS
-from tumorsim.datasets._metadata import find_tables, read_sheets
+from tumorsim.public_sets._layouts import LAYOUTS
+from tumorsim.public_sets._metadata import find_tables, read_sheets
 
 __all__ = ["resolve_overlaps"]
 

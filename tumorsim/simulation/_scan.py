@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import Head, smooth_field
+from tumorsim.simulation._anatomy import Head, smooth_field
 
 __all__ = ["Scan", "draw_scan"]
 

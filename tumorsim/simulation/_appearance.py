@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorsim.datasets._anatomy import noise, smooth_field
-from tumorsim.datasets._face import CHANNELS
+from tumorsim.simulation._anatomy import noise, smooth_field
+from tumorsim.simulation._face import CHANNELS
 
 __all__ = ["displace", "draw_intensities", "to_scanner"]
 

@@ -7,14 +7,14 @@ import numpy as np
 
 from tumorsim._validation import check_choice, check_integer, check_real
 from tumorsim.anatomy import place_labels
-from tumorsim.datasets._anatomy import load_head
-from tumorsim.datasets._appearance import draw_intensities, to_scanner
-from tumorsim.datasets._heads import load_label_head
-from tumorsim.datasets._scan import draw_scan
-from tumorsim.datasets._tumors import TYPES, draw_lesion
 from tumorsim.geometry import bbox_from_mask, crop_slices
 from tumorsim.io import atomic_path, save_nifti
 from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.simulation._anatomy import load_head
+from tumorsim.simulation._appearance import draw_intensities, to_scanner
+from tumorsim.simulation._heads import load_label_head
+from tumorsim.simulation._scan import draw_scan
+from tumorsim.simulation._tumors import TYPES, draw_lesion
 
 __all__ = ["make_cohort"]
 

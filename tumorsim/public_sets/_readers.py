@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 
-from tumorsim.datasets._found import NoPlaceError
-from tumorsim.datasets._grids import mask_on_grid
-from tumorsim.datasets._metadata import find_tables, read_sheets
-from tumorsim.datasets._slices import read_slices
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.io import load_image, read_geometry, save_nifti
 from tumorsim.io.dicom import mask_of_contours, read_series
+from tumorsim.public_sets._found import NoPlaceError
+from tumorsim.public_sets._grids import mask_on_grid
+from tumorsim.public_sets._metadata import find_tables, read_sheets
+from tumorsim.public_sets._slices import read_slices
 
 __all__ = [
     "read_decathlon",

@@ -7,7 +7,10 @@ import numpy as np
 import torch
 
 from tumorsim.anatomy import register_to_mni
-from tumorsim.datasets._anatomy import (
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import ras_affine, to_ras
+from tumorsim.io import load_image
+from tumorsim.simulation._anatomy import (
     HEAD_ORIGIN,
     HEAD_SHAPE,
     HEAD_SPACING,
@@ -19,10 +22,7 @@ from tumorsim.datasets._anatomy import (
     signed_distance,
     starting_points,
 )
-from tumorsim.datasets._face import CHANNELS, face_channels
-from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import ras_affine, to_ras
-from tumorsim.io import load_image
+from tumorsim.simulation._face import CHANNELS, face_channels
 
 __all__ = ["load_label_head"]
 

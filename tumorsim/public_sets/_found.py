@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tumorsim.datasets._layouts import Layout
-from tumorsim.datasets._metadata import join_tables
+from tumorsim.public_sets._layouts import Layout
+from tumorsim.public_sets._metadata import join_tables
 
 __all__ = ["Found", "Match", "NoPlaceError"]
 

@@ -7,11 +7,11 @@ import pytest
 
 from tumorsim import Case, make_cohort
 from tumorsim.anatomy import place_labels, region_at
-from tumorsim.datasets._anatomy import load_head
-from tumorsim.datasets._scan import draw_scan
-from tumorsim.datasets._simulate import TEMPLATE, _place_tumors, _type_of
-from tumorsim.datasets._tumors import TYPES, draw_lesion
 from tumorsim.geometry import bbox_from_mask, crop_slices, to_ras
+from tumorsim.simulation._anatomy import load_head
+from tumorsim.simulation._scan import draw_scan
+from tumorsim.simulation._simulate import TEMPLATE, _place_tumors, _type_of
+from tumorsim.simulation._tumors import TYPES, draw_lesion
 
 SPACING = 4.0  # mm; coarse, for speed
 

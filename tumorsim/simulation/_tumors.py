@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tumorsim.anatomy import region_at
-from tumorsim.datasets._anatomy import noise
+from tumorsim.simulation._anatomy import noise
 
 __all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
 
