@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tumorsim import TumorEmbedder
 from tumorsim.baselines import UntrainedEmbedder, siamese, single_task
 from tumorsim.evaluation import untrained_copy
-from tumorsim.training import _step
+from tumorsim.training._loop import _step
 
 SMALL = {name: value for name, value in phantoms.TINY.items() if name != "batch_size"}
 
@@ -47,7 +47,7 @@ def test_head_of_weight_0_gets_no_gradient(monkeypatch):
         seen.append({name: float(p.grad.abs().max()) for name, p in network.named_parameters()})
         return values
 
-    monkeypatch.setattr("tumorsim.training._step", step)
+    monkeypatch.setattr("tumorsim.training._loop._step", step)
     siamese(**SMALL | {"max_epochs": 1, "batches_per_epoch": 1}).fit(cohort)
     (gradients,) = seen
     for name, largest in gradients.items():

@@ -7,8 +7,7 @@ from numpy.testing import assert_allclose
 
 from tumorsim import roi_pool
 from tumorsim.inference import TILE, embed_boxes, mask_probability
-from tumorsim.nn import ARCHITECTURES, Network
-from tumorsim.nn._network import FACTOR, pad_to_cells
+from tumorsim.nn import ARCHITECTURES, FACTOR, Network, pad_to_cells
 
 BOXES = np.array(
     [

@@ -18,11 +18,12 @@ from tumorsim.nn import (
     choose_device,
     dice_loss,
     multitask_loss,
+    pad_to_cells,
     roi_pool_upsampled,
     supervised_contrastive,
 )
 from tumorsim.nn._losses import balanced_cross_entropy
-from tumorsim.nn._network import fold, pad_to_cells, unfold, upsample
+from tumorsim.nn._network import fold, unfold, upsample
 
 
 @st.composite

@@ -12,9 +12,9 @@ from phantoms import SHAPE, ball, head
 from scipy import ndimage
 
 from tumorsim.geometry import bbox_from_mask
-from tumorsim.patches import (
-    PatchSampler,
-    TrainingCase,
+from tumorsim.preprocessing import Preprocessing
+from tumorsim.training import PatchSampler, TrainingCase
+from tumorsim.training._patches import (
     _cut,
     _mirror_table,
     _place,
@@ -22,7 +22,6 @@ from tumorsim.patches import (
     _thick_slices,
     _turned,
 )
-from tumorsim.preprocessing import Preprocessing
 
 CLASSES = {"side": ["left", "right"], "size": ["large", "small"]}
 LEFT, RIGHT, LARGE, SMALL = 0, 1, 0, 1

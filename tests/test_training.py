@@ -19,7 +19,8 @@ from phantoms import cohort, scan, tiny
 
 from tumorsim import Cohort
 from tumorsim.exceptions import TrainingError
-from tumorsim.training import CHECKPOINT, Recipe, _fixed, _learning_rate, saved_seed
+from tumorsim.training import CHECKPOINT, Recipe, saved_seed
+from tumorsim.training._loop import _fixed, _learning_rate
 
 
 @pytest.fixture(scope="module")

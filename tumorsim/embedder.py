@@ -8,20 +8,32 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from tumorsim._loading import ahead, check_tumors, describe_cases, describe_data, load_training_cases
-from tumorsim._parameters import FINE_TUNING, PAPER, check_parameters
-from tumorsim._targets import class_factors, encode_labels, find_classes, head_weights, label_table
 from tumorsim._validation import check_fitted, check_real
 from tumorsim.exceptions import WeightsError
 from tumorsim.geometry import crop_slices
 from tumorsim.inference import embed_boxes, mask_probability
-from tumorsim.nn import Network, choose_device
-from tumorsim.nn._device import to_device
-from tumorsim.patches import PatchSampler
+from tumorsim.nn import Network, choose_device, to_device
 from tumorsim.preprocessing import Preprocessing, VoxelCache
-from tumorsim.records import Case, Cohort, group_by_case
+from tumorsim.records import Case, Cohort, check_tumors, group_by_case
 from tumorsim.spaces import feature_scale
-from tumorsim.training import Recipe, run_seed, train
+from tumorsim.training import (
+    FINE_TUNING,
+    PAPER,
+    PatchSampler,
+    Recipe,
+    ahead,
+    check_parameters,
+    class_factors,
+    describe_cases,
+    describe_data,
+    encode_labels,
+    find_classes,
+    head_weights,
+    label_table,
+    load_training_cases,
+    run_seed,
+    train,
+)  # fmt: skip
 from tumorsim.weights import (
     embedding_space,
     find_weights,

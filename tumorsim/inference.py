@@ -6,9 +6,7 @@ import numpy as np
 import torch
 
 from tumorsim.geometry import crop_slices
-from tumorsim.nn import roi_pool_upsampled
-from tumorsim.nn._device import to_device
-from tumorsim.nn._network import FACTOR, pad_to_cells
+from tumorsim.nn import FACTOR, pad_to_cells, roi_pool_upsampled, to_device
 
 __all__ = ["embed_boxes", "mask_probability"]
 

@@ -7,9 +7,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from tumorsim._loading import check_tumors
 from tumorsim._validation import check_choice, check_fitted, check_integer
-from tumorsim.records import Cohort
+from tumorsim.records import Cohort, check_tumors
 
 __all__ = ["Baseline", "RandomVectors", "TumorFeatures"]
 

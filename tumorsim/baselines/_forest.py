@@ -4,10 +4,10 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesClassifier
 
-from tumorsim._targets import label_table
 from tumorsim._validation import check_integer
 from tumorsim.baselines._features import Baseline, TumorFeatures
 from tumorsim.baselines._measures import intensity_features, volume_place_features
+from tumorsim.training import label_table
 
 __all__ = ["ForestCodes"]
 

@@ -122,8 +122,8 @@ def pairs_of(methods):
 
 def _tuned(preset, tasks):
     """Yield pretrained weights, trained further on some patients, and as much training without them."""
-    from tumorsim._parameters import FINE_TUNING
     from tumorsim.embedder import TumorEmbedder
+    from tumorsim.training import FINE_TUNING
     from tumorsim.weights import find_weights
 
     weights = {"name": preset.weights, "sha256": content_key(find_weights(preset.weights))}

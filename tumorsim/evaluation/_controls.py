@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from tumorsim._loading import load_training_cases
 from tumorsim._validation import check_integer
 from tumorsim.evaluation._scans import check_cohort, read_scan
 from tumorsim.geometry import crop_slices
 from tumorsim.preprocessing import Preprocessing, normalize_intensity, resample
 from tumorsim.records import Tumor, group_by_case
+from tumorsim.training import load_training_cases
 
 __all__ = ["HeadEdges", "head_center", "mirrored_box", "untrained_copies", "untrained_copy"]
 
@@ -126,7 +126,7 @@ def untrained_copies(embedder, tumors, seeds):
 
 def _plan(embedder):
     """Return preprocessing, classes a task and the network's shape, of an embedder that is fitted or not."""
-    from tumorsim._parameters import check_parameters
+    from tumorsim.training import check_parameters
 
     if hasattr(embedder, "network_"):
         return embedder.preprocessing_, embedder.classes_, embedder.network_.config
@@ -140,11 +140,9 @@ def _untrained(embedder, preprocessing, classes, shape, cases, seed):
     import torch
 
     from tumorsim.embedder import TumorEmbedder
-    from tumorsim.nn import Network, choose_device
-    from tumorsim.nn._device import to_device
-    from tumorsim.patches import PatchSampler
+    from tumorsim.nn import Network, choose_device, to_device
     from tumorsim.spaces import feature_scale
-    from tumorsim.training import settle_batch_norms
+    from tumorsim.training import PatchSampler, settle_batch_norms
 
     sides = SETTLING_PATCH_MM / np.array(preprocessing.spacing) / 4
     patch = tuple(int(side) * 4 for side in np.maximum(np.round(sides), 2))

@@ -7,7 +7,7 @@ from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
 
-__all__ = ["MEASURES", "Tumor"]
+__all__ = ["MEASURES", "Tumor", "check_tumors"]
 
 MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
 
@@ -126,3 +126,21 @@ def _check_label(value, task):
     ):
         return None
     return check_text(str(value), f"label of task '{task}'")
+
+
+def check_tumors(tumors):
+    """Return a list of Tumor, or raise ``TypeError``."""
+    if isinstance(tumors, Tumor):
+        raise TypeError("'tumors' must be a Cohort or a sequence of Tumor. Got one Tumor; wrap it in a list.")
+    try:
+        tumors = list(tumors)
+    except TypeError as err:
+        raise TypeError(
+            f"'tumors' must be a Cohort or a sequence of Tumor. Got {type(tumors).__name__}."
+        ) from err
+    for tumor in tumors:
+        if not isinstance(tumor, Tumor):
+            raise TypeError(
+                f"'tumors' must be a Cohort or a sequence of Tumor. Got an element {type(tumor).__name__}."
+            )
+    return tumors

@@ -9,28 +9,10 @@ import tumorsim
 from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import CohortError
 from tumorsim.geometry import select_mask
-from tumorsim.patches import TrainingCase
-from tumorsim.records import Tumor, group_by_case
+from tumorsim.records import group_by_case
+from tumorsim.training._patches import TrainingCase
 
-__all__ = ["ahead", "check_tumors", "describe_cases", "describe_data", "load_training_cases"]
-
-
-def check_tumors(tumors):
-    """Return a list of Tumor, or raise ``TypeError``."""
-    if isinstance(tumors, Tumor):
-        raise TypeError("'tumors' must be a Cohort or a sequence of Tumor. Got one Tumor; wrap it in a list.")
-    try:
-        tumors = list(tumors)
-    except TypeError as err:
-        raise TypeError(
-            f"'tumors' must be a Cohort or a sequence of Tumor. Got {type(tumors).__name__}."
-        ) from err
-    for tumor in tumors:
-        if not isinstance(tumor, Tumor):
-            raise TypeError(
-                f"'tumors' must be a Cohort or a sequence of Tumor. Got an element {type(tumor).__name__}."
-            )
-    return tumors
+__all__ = ["ahead", "describe_cases", "describe_data", "load_training_cases"]
 
 
 def ahead(make, items, *, n_jobs, description, verbose):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tumorsim._targets import MISSING
 from tumorsim.preprocessing import resample
+from tumorsim.training._targets import MISSING
 
 __all__ = ["Batch", "PatchSampler", "TrainingCase"]
 
