@@ -29,9 +29,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.label_free import evaluate_stability, untrained_copy
 from tumorsim import TumorEmbedder, evaluate_knn, load_cohort, make_cohort
 from tumorsim.baselines import intensity_features, radiomics_features, volume_place_features
-from tumorsim.evaluation import evaluate_stability, format_knn_table, untrained_copy
+from tumorsim.evaluation import format_knn_table
 from tumorsim.metrics import dice
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -12,8 +12,8 @@ five nearest tumors stay?
 # Every tumor of at least 10 mm asks the undisturbed tumors of all other patients.
 import matplotlib.pyplot as plt
 
+from benchmarks.label_free import evaluate_stability
 from tumorsim import TumorEmbedder, make_cohort
-from tumorsim.evaluation import evaluate_stability
 from tumorsim.plotting import plot_box_robustness
 
 archive = make_cohort(14, random_state=4, spacing=3.0)

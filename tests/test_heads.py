@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.label_free import head_center
 from tumorsim import make_cohort
-from tumorsim.evaluation import head_center
 from tumorsim.exceptions import GeometryError
 from tumorsim.io import save_nifti
 from tumorsim.simulation._anatomy import template_tissue

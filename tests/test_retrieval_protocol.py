@@ -8,14 +8,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
+from benchmarks.label_free import evaluate_across_datasets, evaluate_site_probe, mirrored_content
 from tumorsim import Case, Cohort, Tumor
 from tumorsim.evaluation import (
     block_folds,
     check_apart,
-    evaluate_across_datasets,
     evaluate_retrieval,
-    evaluate_site_probe,
-    mirrored_content,
     paired_differences,
     pool_scores,
     rank_gallery,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tumorsim.evaluation import head_center
+from benchmarks.label_free import head_center
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import (
     bbox_from_mask,

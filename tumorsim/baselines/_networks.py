@@ -2,10 +2,10 @@
 
 from sklearn.base import clone
 
+from benchmarks.label_free import untrained_copy
 from tumorsim._validation import check_integer, check_text
 from tumorsim.baselines._features import Baseline
 from tumorsim.embedder import TumorEmbedder
-from tumorsim.evaluation import untrained_copy
 
 __all__ = ["UntrainedEmbedder", "siamese", "single_task"]
 

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from tumorsim.evaluation._scans import copied
+from benchmarks.label_free._scans import copied
 from tumorsim.geometry import rounded_box
 from tumorsim.records import Cohort
 

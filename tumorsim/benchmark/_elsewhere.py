@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks.label_free import evaluate_across_datasets, evaluate_site_probe
 from tumorsim.benchmark._plan import ALL, pairs_of
 from tumorsim.benchmark._scores import (
     Method,
@@ -13,12 +14,7 @@ from tumorsim.benchmark._scores import (
     score_rows,
     tidy_row,
 )
-from tumorsim.evaluation import (
-    block_folds,
-    evaluate_across_datasets,
-    evaluate_retrieval,
-    evaluate_site_probe,
-)
+from tumorsim.evaluation import block_folds, evaluate_retrieval
 
 __all__ = ["ASKED", "label_free_rows", "real_folds", "real_rows", "site_rows"]
 

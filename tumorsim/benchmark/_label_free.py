@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation import (
+from benchmarks.label_free import (
     evaluate_mirror,
     evaluate_other_date,
     evaluate_pattern,

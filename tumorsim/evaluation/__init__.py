@@ -1,34 +1,18 @@
-"""Protocols that turn embeddings into tables: against labels, and, where there are none, against controls."""
+"""Protocols that turn embeddings and labels into tables of scores with intervals by patient."""
 
 from importlib import import_module
 
 _HOMES = {
     "evaluate_knn": "_knn",
     "format_knn_table": "_knn",
-    "split_patients": "_knn",
-    "PERTURBATIONS": "_perturb",
-    "perturb": "_perturb",
-    "evaluate_rescan": "_stability",
-    "evaluate_stability": "_stability",
-    "head_center": "_controls",
-    "mirrored_box": "_controls",
-    "untrained_copy": "_controls",
-    "evaluate_other_date": "_dates",
-    "evaluate_transplant": "_transplant",
-    "transplant": "_transplant",
-    "evaluate_mirror": "_mirror",
-    "mirrored_content": "_mirror",
-    "enhancement_pattern": "_pattern",
-    "evaluate_pattern": "_pattern",
+    "block_folds": "_splits",
+    "split_patients": "_splits",
     "RetrievalScores": "_retrieval",
     "evaluate_retrieval": "_retrieval",
     "rank_gallery": "_questions",
     "check_apart": "_leaks",
     "paired_differences": "_paired",
     "pool_scores": "_paired",
-    "block_folds": "_sites",
-    "evaluate_across_datasets": "_sites",
-    "evaluate_site_probe": "_sites",
 }
 
 __all__ = sorted(_HOMES)

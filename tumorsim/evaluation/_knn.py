@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_integer, check_real
+from tumorsim._validation import check_integer
 from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.index import TumorIndex
 
-__all__ = ["evaluate_knn", "format_knn_table", "split_patients"]
+__all__ = ["evaluate_knn", "format_knn_table"]
 
 SHAPE_TARGETS = ("log_volume", "sphericity", "elongation")
 _COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
@@ -96,44 +96,6 @@ def evaluate_knn(
             f"tumors of two patients. Columns are {', '.join(table.columns)}."
         )
     return pd.DataFrame(rows)[_COLUMNS]
-
-
-def split_patients(patient_ids, *, test_share=0.2, random_state=0):
-    """Split rows in two so that no patient is on both sides.
-
-    Parameters
-    ----------
-    patient_ids : array-like of shape (n_tumors,)
-    test_share : float, default=0.2
-        Share of the patients, greater than 0 and less than 1, that are held out.
-    random_state : int, default=0
-
-    Returns
-    -------
-    train_rows, test_rows : ndarray of int64
-        In ascending order.
-
-    Raises
-    ------
-    ValueError
-        If a side would be empty.
-
-    Examples
-    --------
-    >>> train, test = split_patients(["a", "a", "b", "c"], test_share=0.3)
-    >>> len(train) + len(test)
-    4
-    """
-    patient_ids = np.asarray(patient_ids, dtype=str)
-    patients = np.unique(patient_ids)
-    n_test = round(check_real(test_share, "test_share", minimum=0, maximum=1) * len(patients))
-    if not 0 < n_test < len(patients):
-        raise ValueError(
-            f"Parameter 'test_share' must leave patients on both sides. Got {test_share} of {len(patients)}."
-        )
-    held_out = np.random.default_rng(random_state).permutation(patients)[:n_test]
-    is_test = np.isin(patient_ids, held_out)
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def format_knn_table(result):

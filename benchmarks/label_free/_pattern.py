@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from benchmarks.label_free._controls import head_center, mirrored_box, untrained_copies
+from benchmarks.label_free._scans import check_cohort, embed, read_scan
 from tumorsim._validation import check_integer, check_mask_value
-from tumorsim.evaluation._controls import head_center, mirrored_box, untrained_copies
-from tumorsim.evaluation._scans import check_cohort, embed, read_scan
 from tumorsim.geometry import crop_slices, depth_inside, lesion_shape, select_mask
 from tumorsim.metrics import partial_mantel
 from tumorsim.preprocessing import normalize_intensity

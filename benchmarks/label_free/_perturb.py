@@ -6,9 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import affine_transform, distance_transform_edt
 
-from tumorsim._validation import check_choice, check_mask_value
-from tumorsim.anatomy import register_to_mni
-from tumorsim.evaluation._scans import (
+from benchmarks.label_free._scans import (
     brain_level,
     check_cohort,
     copied,
@@ -17,6 +15,8 @@ from tumorsim.evaluation._scans import (
     regrid,
     tumors_of,
 )
+from tumorsim._validation import check_choice, check_mask_value
+from tumorsim.anatomy import register_to_mni
 from tumorsim.geometry import crop_slices, rounded_box, select_mask
 from tumorsim.records import Case, Cohort, group_by_case
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks.label_free._controls import HeadEdges, head_center, mirrored_box, untrained_copies
+from benchmarks.label_free._scans import check_cohort, embed_by_case, largest_lesions
 from tumorsim._validation import check_choice, check_integer
-from tumorsim.evaluation._controls import HeadEdges, head_center, mirrored_box, untrained_copies
-from tumorsim.evaluation._scans import check_cohort, embed_by_case, largest_lesions
 
 __all__ = ["date_queries", "evaluate_other_date", "method_row", "own_ranks", "pooled_row"]
 

@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tumorsim import TumorEmbedder
-from tumorsim.benchmark._label_free import LESIONS, is_stripped, transplant_hosts
-from tumorsim.evaluation import (
+from benchmarks.label_free import (
     evaluate_mirror,
     evaluate_other_date,
     evaluate_pattern,
@@ -25,6 +23,8 @@ from tumorsim.evaluation import (
     evaluate_stability,
     evaluate_transplant,
 )
+from tumorsim import TumorEmbedder
+from tumorsim.benchmark._label_free import LESIONS, is_stripped, transplant_hosts
 from tumorsim.manifest import build_manifest
 from tumorsim.metrics import dice
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks.label_free._controls import head_center, untrained_copies
+from benchmarks.label_free._dates import date_queries, method_row, pooled_row
+from benchmarks.label_free._scans import brain_level, check_cohort, embed, largest_lesions, read_scan
 from tumorsim._validation import check_integer, check_mask_value, check_real, check_text
-from tumorsim.evaluation._controls import head_center, untrained_copies
-from tumorsim.evaluation._dates import date_queries, method_row, pooled_row
-from tumorsim.evaluation._scans import brain_level, check_cohort, embed, largest_lesions, read_scan
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask, crop_slices, depth_inside, rounded_box, select_mask
 from tumorsim.records import Case, Tumor

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks.label_free._perturb import PERTURBATIONS, perturb
+from benchmarks.label_free._scans import check_cohort, distances_to_others, embed, embed_by_case
 from tumorsim._validation import check_choice, check_integer, check_real
 from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.evaluation._knn import _neighbors
-from tumorsim.evaluation._perturb import PERTURBATIONS, perturb
-from tumorsim.evaluation._scans import check_cohort, distances_to_others, embed, embed_by_case
 from tumorsim.index import TumorIndex
 from tumorsim.metrics import neighbor_overlap_at_k
 from tumorsim.records import Cohort

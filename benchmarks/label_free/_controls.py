@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from benchmarks.label_free._scans import check_cohort, read_scan
 from tumorsim._validation import check_integer
-from tumorsim.evaluation._scans import check_cohort, read_scan
 from tumorsim.geometry import crop_slices
 from tumorsim.preprocessing import Preprocessing, normalize_intensity, resample
 from tumorsim.records import Tumor, group_by_case

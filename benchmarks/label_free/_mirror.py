@@ -5,10 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_integer
-from tumorsim.evaluation._bootstrap import interval, patient_weights
-from tumorsim.evaluation._knn import _neighbors
-from tumorsim.evaluation._scans import (
+from benchmarks.label_free._scans import (
     check_cohort,
     distances_to_others,
     embed,
@@ -16,6 +13,9 @@ from tumorsim.evaluation._scans import (
     read_scan,
     tumors_of,
 )
+from tumorsim._validation import check_integer
+from tumorsim.evaluation._bootstrap import interval, patient_weights
+from tumorsim.evaluation._knn import _neighbors
 from tumorsim.index import TumorIndex
 from tumorsim.records import Cohort, Tumor, group_by_case
 

@@ -6,8 +6,7 @@ import phantoms
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tumorsim import Case, Cohort, Tumor, make_cohort
-from tumorsim.evaluation import (
+from benchmarks.label_free import (
     PERTURBATIONS,
     enhancement_pattern,
     evaluate_mirror,
@@ -23,9 +22,10 @@ from tumorsim.evaluation import (
     transplant,
     untrained_copy,
 )
-from tumorsim.evaluation._controls import HeadEdges
-from tumorsim.evaluation._dates import _chance, own_ranks
-from tumorsim.evaluation._stability import _weighted_median
+from benchmarks.label_free._controls import HeadEdges
+from benchmarks.label_free._dates import _chance, own_ranks
+from benchmarks.label_free._stability import _weighted_median
+from tumorsim import Case, Cohort, Tumor, make_cohort
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask, crop_slices, to_ras
 from tumorsim.metrics import neighbor_overlap_at_k

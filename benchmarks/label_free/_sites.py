@@ -3,43 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_integer
 from tumorsim.evaluation._bootstrap import N_RESAMPLES, interval, patient_weights
 from tumorsim.evaluation._knn import _balanced_accuracy, _check_pair
 from tumorsim.evaluation._retrieval import evaluate_retrieval
 
-__all__ = ["block_folds", "evaluate_across_datasets", "evaluate_site_probe"]
-
-
-def block_folds(labels, n_folds=5):
-    """Return the fold of each row: contiguous blocks within each label.
-
-    Where case numbers run by label, a block of all rows would leave a label out; and since neighbors in
-    number could be one patient, rows are not drawn at random.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n_tumors,)
-        In the order of case numbers.
-    n_folds : int, default=5
-
-    Returns
-    -------
-    ndarray of shape (n_tumors,), dtype=int64
-        From 0.
-
-    Examples
-    --------
-    >>> block_folds(["a", "a", "b", "b"], 2)
-    array([0, 1, 0, 1])
-    """
-    n_folds = check_integer(n_folds, "n_folds", minimum=2)
-    labels = np.asarray(labels).astype(str)
-    folds = np.zeros(len(labels), dtype=np.int64)
-    for name in np.unique(labels):
-        for fold, rows in enumerate(np.array_split(np.flatnonzero(labels == name), n_folds)):
-            folds[rows] = fold
-    return folds
+__all__ = ["evaluate_across_datasets", "evaluate_site_probe"]
 
 
 def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_RESAMPLES, random_state=0):
