@@ -1,6 +1,6 @@
 """Whether answers can be trusted: aspects, p-values, votes and hubs, on an archive with labels.
 
-    python benchmarks/answers.py --manifest ARCHIVE.csv [--model MODEL] [--out DIR]
+    python -m benchmarks.answers --manifest ARCHIVE.csv [--model MODEL] [--out DIR]
 
 Prints, and writes as CSV into ``--out``:
 

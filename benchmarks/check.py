@@ -1,6 +1,6 @@
 """False alarms of `tumorsim check`: on simulated archives without a fault, and on real scans.
 
-    python benchmarks/check.py --n-patients 60 --data DATA
+    python -m benchmarks.check --n-patients 60 --data DATA
 
 DATA holds `real/scans.csv` and `stacks/scans.csv`, tables of scans with masks; it may be left out.
 """

@@ -1,6 +1,6 @@
 """Simulated scans beside real ones, for the eye.
 
-    python benchmarks/contact_sheet.py --heads HEADS --real SCANS.csv STACKS.csv --out sheet.png
+    python -m benchmarks.contact_sheet --heads HEADS --real SCANS.csv STACKS.csv --out sheet.png
 
 Each scan is shown through its largest tumor, in axial view, at one intensity scale; tumor masks are outlined.
 Left: simulated patients in turn from every head and the template. Right: as many scans of the tables, evenly

@@ -1,4 +1,4 @@
-"""Peak memory and time of importing DICOM, one scan against many: python benchmarks/dicom_import.py."""
+"""Peak memory and time of importing DICOM, one scan against many: python -m benchmarks.dicom_import."""
 
 import argparse
 import subprocess

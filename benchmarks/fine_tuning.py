@@ -1,7 +1,7 @@
 """What the recipe for fine-tuning makes of some 75 real scans, without any simulated patient beside them.
 
-    python benchmarks/fine_tuning.py --stacks STACKS/scans.csv --out RUN
-    python benchmarks/pretrained.py --run RUN --heads HEADS --stacks STACKS/scans.csv --out OUT --parts stacks
+    python -m benchmarks.fine_tuning --stacks STACKS/scans.csv --out RUN
+    python -m benchmarks.pretrained --run RUN --heads HEADS --stacks STACKS/scans.csv --out OUT --parts stacks
 
 The first command fits `from_pretrained("t1c-v6-simulated")`, as a user would with scans of their own, once
 for each of the five folds of real stacks, without that fold (10 to 15 minutes a fold and core); it goes on
@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from pretrained import N_FOLDS, folds, real_stacks
 
+from examples.train_pretrained import N_FOLDS, folds, real_stacks
 from tumorsim import TumorEmbedder
 from tumorsim.weights import find_weights
 

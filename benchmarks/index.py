@@ -1,6 +1,6 @@
 """Engines of `TumorIndex` side by side with faiss used directly: time, recall, memory and bytes.
 
-    OMP_NUM_THREADS=1 python benchmarks/index.py --sizes 10000,100000,1000000 --out index.csv
+    OMP_NUM_THREADS=1 python -m benchmarks.index --sizes 10000,100000,1000000 --out index.csv
 
 Vectors are resampled from embeddings of simulated patients by the shipped weights (made at the first run, and
 kept in ``--embeddings``): each is a random mixture of one embedding and three of its ten nearest, plus noise

@@ -1,6 +1,6 @@
 """How often are side, front or rear, upper or lower and area right? Simulated patients tell.
 
-    python benchmarks/places.py --heads DIR/head_13.nii.gz DIR/head_14.nii.gz --n-patients 100 --seed 7
+    python -m benchmarks.places --heads DIR/head_13.nii.gz DIR/head_14.nii.gz --n-patients 100 --seed 7
 
 Poses, fields of view, slices and contrasts are those of `make_cohort`. Areas count where the ball of 5 mm
 round the true centroid lies in one of them. Beside the registration: header and outline only, and the scan's

@@ -1,6 +1,6 @@
 """What the shipped weights know: simulated patients in unseen heads, real stacks by folds, hard cases.
 
-    python benchmarks/pretrained.py --run RUN --heads HEADS --stacks STACKS/scans.csv --out OUT
+    python -m benchmarks.pretrained --run RUN --heads HEADS --stacks STACKS/scans.csv --out OUT
 
 ``RUN`` is what `examples/train_pretrained.py` left: ``pretrained.safetensors``, ``simulated.safetensors``
 (simulated patients only), and ``fold-0.safetensors`` … ``fold-4.safetensors``, each gone on with without a
@@ -17,7 +17,6 @@ fifth of the real stacks. Prints, and writes as CSV into ``OUT``:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,12 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.baselines import intensity_features, radiomics_features, volume_place_features
 from benchmarks.label_free import evaluate_stability, untrained_copy
+from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
 from tumorsim import TumorEmbedder, evaluate_knn, load_cohort, make_cohort
-from tumorsim.baselines import intensity_features, radiomics_features, volume_place_features
 from tumorsim.evaluation import format_knn_table
 from tumorsim.metrics import dice
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
 
 SEED = 770_000
 N_UNTRAINED = 8

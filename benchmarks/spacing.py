@@ -1,6 +1,6 @@
 """Which voxel spacing learns most in the same computing? The measurement behind the default of `spacing`.
 
-    python benchmarks/spacing.py --data DIR --steps 300
+    python -m benchmarks.spacing --data DIR --steps 300
 
 Each spacing sees patches of one extent in mm and as many steps as cost the same number of convolved voxels
 (`--steps` at 2 mm). Trained on simulated patients and, where ``DIR/stacks/scans.csv`` is there, on real

@@ -80,7 +80,7 @@ _TOP = {
 }
 _ROOMS = (
     "answers", "report", "plotting", "manifest", "public_sets", "simulation", "anatomy", "checks",
-    "preprocessing", "evaluation", "baselines", "metrics", "benchmark", "weights", "index", "retrieval",
+    "preprocessing", "evaluation", "metrics", "weights", "index", "retrieval",
     "records", "spaces", "geometry", "rendering", "io", "nn", "exceptions",
 )  # fmt: skip
 

@@ -10,10 +10,10 @@ are scored on the same resamples of patients, so that their difference has an in
 # An archive, and patients who ask
 # --------------------------------
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from tumorsim import TumorEmbedder, make_cohort
-from tumorsim.baselines import BASELINES
 from tumorsim.evaluation import evaluate_retrieval, paired_differences, split_patients
 from tumorsim.plotting import plot_methods
 
@@ -24,15 +24,23 @@ archive, queries = (cohort[rows] for rows in split_patients(cohort.patient_ids, 
 # One protocol for every method
 # -----------------------------
 # A patient on both sides, or a mirrored copy of a scan under another name, would be an error.
-methods = {
-    "pretrained": TumorEmbedder.from_pretrained(),
-    "size and place": BASELINES["volume_place"](random_state=0).fit(archive),
-}
+embedder = TumorEmbedder.from_pretrained()
+
+
+def network(tumors):
+    """Return embeddings in the coordinates in which an index measures distances."""
+    return embedder.space_.coordinates(embedder.transform(tumors))
+
+
+def size_and_place(tumors):
+    """Return log2 of the diameter, and the centroid in units of 20 mm."""
+    place = tumors.table[["x_mm", "y_mm", "z_mm"]].to_numpy() / 20
+    return np.column_stack([np.log2(tumors.table["diameter_mm"]), place])
+
+
 scores = {}
-for name, method in methods.items():
-    X, query_X = method.transform(archive), method.transform(queries)
-    if hasattr(method, "space_"):  # to where an index measures distances
-        X, query_X = method.space_.coordinates(X), method.space_.coordinates(query_X)
+for name, method in {"pretrained": network, "size and place": size_and_place}.items():
+    X, query_X = method(archive), method(queries)
     scores[name] = evaluate_retrieval(
         X, archive.table, query_X=query_X, query_table=queries.table, n_neighbors=5, cutoffs=5
     )
@@ -59,4 +67,5 @@ print(found.drop(columns="k").round(2).to_string(index=False))
 
 # %%
 # A limit: with ten patients asking, nearly everything is a tie, and that is what such a sample can say. The
-# benchmark (``tumorsim benchmark``) does the same with a hundred, and with networks trained for it.
+# lab in the repository (``python -m benchmarks.paper``) does the same with a hundred, and with networks
+# trained for it.

@@ -14,9 +14,8 @@ from tumorsim.weights import load_registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-ROOMS = (
-    "answers", "benchmark", "report", "plotting", "manifest", "evaluation", "baselines", "metrics", "weights",
-)  # fmt: skip
+ROOMS = ("answers", "report", "plotting", "manifest", "evaluation", "metrics", "weights")
+LAB = ("benchmarks.paper", "benchmarks.baselines", "benchmarks.label_free")
 
 
 def _text(page):
@@ -47,8 +46,8 @@ def test_examples_in_pages_run(page):
 def _public():
     """Return the public functions and classes, with the public methods of classes, by name."""
     found = {name: getattr(tumorsim, name) for name in tumorsim.__all__}
-    for room in ROOMS:
-        module = importlib.import_module(f"tumorsim.{room}")
+    for room in (*(f"tumorsim.{name}" for name in ROOMS), *LAB):
+        module = importlib.import_module(room)
         found |= {f"{room}.{name}": getattr(module, name) for name in module.__all__}
     found = {name: value for name, value in found.items() if callable(value)}
     for name, value in list(found.items()):

@@ -1,6 +1,6 @@
 """Ask an embedder on real scans that nobody has labelled: masks, and what it knows beyond head and place.
 
-    python benchmarks/label_free.py --data DIR --model model.safetensors --out DIR
+    python -m benchmarks.label_free --data DIR --model model.safetensors --out DIR
 
 DIR holds ``real/scans.csv``, a table of scans with masks as ``tumorsim manifest`` reads it; scans of one
 patient are dates. ``--model default`` takes the shipped weights. Whole heads and stripped brains, known by a
@@ -23,8 +23,8 @@ from benchmarks.label_free import (
     evaluate_stability,
     evaluate_transplant,
 )
+from benchmarks.paper._label_free import LESIONS, is_stripped, transplant_hosts
 from tumorsim import TumorEmbedder
-from tumorsim.benchmark._label_free import LESIONS, is_stripped, transplant_hosts
 from tumorsim.manifest import build_manifest
 from tumorsim.metrics import dice
 

@@ -1,6 +1,6 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _benchmark, _build, _index, _places, _weights
+from tumorsim.cli import _ask, _build, _index, _places, _weights
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
@@ -10,7 +10,6 @@ _index.register(app)
 _ask.register(app)
 _weights.register(app)
 _places.register(app)
-_benchmark.register(app)
 
 
 def main():

@@ -1,12 +1,12 @@
 """All baselines by name, with the settings that tables are made with."""
 
-from tumorsim.baselines._crops import crop_features
-from tumorsim.baselines._features import RandomVectors, TumorFeatures
-from tumorsim.baselines._forest import ForestCodes
-from tumorsim.baselines._measures import intensity_features, volume_place_features
-from tumorsim.baselines._morphometry import morphometry_features
-from tumorsim.baselines._networks import UntrainedEmbedder
-from tumorsim.baselines._radiomics import radiomics_features
+from benchmarks.baselines._crops import crop_features
+from benchmarks.baselines._features import RandomVectors, TumorFeatures
+from benchmarks.baselines._forest import ForestCodes
+from benchmarks.baselines._measures import intensity_features, volume_place_features
+from benchmarks.baselines._morphometry import morphometry_features
+from benchmarks.baselines._networks import UntrainedEmbedder
+from benchmarks.baselines._radiomics import radiomics_features
 
 __all__ = ["BASELINES"]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from tumorsim.benchmark._elsewhere import label_free_rows, real_rows, site_rows
-from tumorsim.benchmark._plan import ALL, pairs_of
-from tumorsim.benchmark._scores import (
+from benchmarks.paper._elsewhere import label_free_rows, real_rows, site_rows
+from benchmarks.paper._plan import ALL, pairs_of
+from benchmarks.paper._scores import (
     COLUMNS,
     chance_of,
     difference_rows,

@@ -2,29 +2,32 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import phantoms
 import pytest
 from archives import write_cohort, write_scan_table
-from typer.testing import CliRunner
 
+from benchmarks.baselines import ForestCodes, RandomVectors, TumorFeatures, volume_place_features
+from benchmarks.paper import EXPERIMENTS, PRESETS, run_benchmark
+from benchmarks.paper.__main__ import main
+from benchmarks.paper._boxes import box_iou, distort_boxes
+from benchmarks.paper._data import Data, load_data, load_real, split_of
+from benchmarks.paper._label_free import _Leaves, control_table, label_free_table
+from benchmarks.paper._plan import ALL, PRETRAINED, pairs_of, plan_runs
+from benchmarks.paper._report import write_report
+from benchmarks.paper._runs import training_rows
+from benchmarks.paper._scores import COLUMNS
 from tumorsim import Cohort, TumorEmbedder, make_cohort
-from tumorsim.baselines import ForestCodes, RandomVectors, TumorFeatures, volume_place_features
-from tumorsim.benchmark import EXPERIMENTS, PRESETS, run_benchmark
-from tumorsim.benchmark._boxes import box_iou, distort_boxes
-from tumorsim.benchmark._data import Data, load_data, load_real, split_of
-from tumorsim.benchmark._label_free import _Leaves, control_table, label_free_table
-from tumorsim.benchmark._plan import ALL, PRETRAINED, pairs_of, plan_runs
-from tumorsim.benchmark._report import write_report
-from tumorsim.benchmark._runs import training_rows
-from tumorsim.benchmark._scores import COLUMNS
-from tumorsim.cli import app
 from tumorsim.manifest import save_manifest
 from tumorsim.weights import load_registry
 
+ROOT = Path(__file__).parents[2]
 NETWORKS = ("table4", "cohort_size", "finetune", "fig4", "fig5", "fig6", "real", "sites", "baselines")
 
 
@@ -145,11 +148,10 @@ def smoke(tmp_path_factory):
     make_cohort(10, random_state=5, spacing=4.0, output_dir=folder / "real")
     scans = pd.read_csv(folder / "real" / "manifest.csv").assign(dataset="another hospital's")
     scans.to_csv(folder / "real" / "manifest.csv", index=False)
-    words = ["benchmark", "--preset", "smoke", "--out", folder / "out"]
+    words = ["--preset", "smoke", "--out", folder / "out"]
     words += ["--stacks", folder / "real" / "manifest.csv"]
     words += ["--only", ",".join(NETWORKS), "--n-jobs", "1"]
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    main([str(word) for word in words])
     return folder / "out"
 
 
@@ -361,10 +363,24 @@ def test_report_counts_wins_ties_and_losses():
 
 
 def test_help_teaches():
-    """The command's help names the presets and every experiment, and shows how to begin."""
-    text = CliRunner().invoke(app, ["benchmark", "--help"]).output
-    assert "tumorsim benchmark --preset smoke" in text
+    """`python -m benchmarks.paper --help` names the presets and every experiment, and shows how to begin."""
+    command = [sys.executable, "-m", "benchmarks.paper", "--help"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "python -m benchmarks.paper --preset smoke" in text
     assert all(name in text for name in (*PRESETS, *EXPERIMENTS))
+
+
+def test_what_the_user_can_mend_is_one_line(tmp_path, capsys):
+    """A file where a folder belongs, or an unknown experiment, ends with one line and exit code 2."""
+    (tmp_path / "file").touch()
+    for words, message in (
+        (["--out", str(tmp_path / "file")], "is a file. Give a folder."),
+        (["--out", str(tmp_path / "out"), "--only", "table9"], "'only' must be one of"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_preset_or_experiment_is_named(tmp_path):

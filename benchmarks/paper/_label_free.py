@@ -174,7 +174,7 @@ def _comparable(estimator):
     TypeError
         If it looks at ids only, or compares otherwise.
     """
-    from tumorsim.baselines import ForestCodes, RandomVectors
+    from benchmarks.baselines import ForestCodes, RandomVectors
 
     if isinstance(estimator, RandomVectors):
         raise TypeError("It draws by tumor id, and sees nothing of a scan; look at chance.")

@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from benchmarks.baselines import UntrainedEmbedder, siamese, single_task
 from benchmarks.label_free import untrained_copy
 from tumorsim import TumorEmbedder
-from tumorsim.baselines import UntrainedEmbedder, siamese, single_task
 from tumorsim.training._loop import _step
 
 SMALL = {name: value for name, value in phantoms.TINY.items() if name != "batch_size"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tumorsim.benchmark._runs import training_rows
+from benchmarks.paper._runs import training_rows
 from tumorsim.evaluation import (
     RetrievalScores,
     evaluate_retrieval,

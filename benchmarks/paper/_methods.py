@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tumorsim.benchmark._data import digest
+from benchmarks.paper._data import digest
 
 __all__ = ["OF_NETWORK", "known_baselines", "make_baseline"]
 
@@ -17,7 +17,7 @@ def known_baselines(names=None):
     names : sequence of str, optional
         Default all.
     """
-    from tumorsim.baselines import BASELINES
+    from benchmarks.baselines import BASELINES
 
     known = dict(BASELINES) | OF_NETWORK
     return {name: known[name] for name in names or known}
@@ -43,7 +43,7 @@ def make_baseline(config, out, baselines):
 
 def _untrained(network, out):
     """Return the benchmark's network at random weights."""
-    from tumorsim.baselines import UntrainedEmbedder
+    from benchmarks.baselines import UntrainedEmbedder
     from tumorsim.embedder import TumorEmbedder
 
     make = TumorEmbedder.paper if network.get("paper") else TumorEmbedder
@@ -55,7 +55,7 @@ def _forest(network, out):
     """Return forest neighborhoods over the embeddings of the network of all tasks."""
     from sklearn.frozen import FrozenEstimator
 
-    from tumorsim.baselines import ForestCodes
+    from benchmarks.baselines import ForestCodes
     from tumorsim.embedder import TumorEmbedder
 
     path = out / "runs" / digest(network) / "model.safetensors"

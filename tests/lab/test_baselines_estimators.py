@@ -10,11 +10,11 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from test_baselines import needs_mirp
 
+from benchmarks.baselines import BASELINES, RandomVectors, TumorFeatures, morphometry_features
+from benchmarks.baselines._morphometry import AREAS, _brain_points, _scan_means
 from tumorsim import Case, Tumor
 from tumorsim.anatomy import region_at
 from tumorsim.anatomy._template import load_template
-from tumorsim.baselines import BASELINES, RandomVectors, TumorFeatures, morphometry_features
-from tumorsim.baselines._morphometry import AREAS, _brain_points, _scan_means
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.preprocessing import normalize_intensity, resample
 

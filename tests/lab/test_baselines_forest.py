@@ -9,8 +9,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks.baselines import ForestCodes, TumorFeatures
 from tumorsim import Case, Tumor
-from tumorsim.baselines import ForestCodes, TumorFeatures
 
 
 def toy(n=30, labels=None):

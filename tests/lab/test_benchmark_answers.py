@@ -1,27 +1,18 @@
 """The benchmark of answers, on Gaussian tumors whose truth is known."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import answers
 from tumorsim import EmbeddingSpace
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "answers.py"
 
-
-@pytest.fixture(scope="module")
-def answers():
-    """Return the benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_answers", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.N_RESAMPLES, module.N_SPLITS = 50, 4
-    return module
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Take few resamples and splits."""
+    monkeypatch.setattr(answers, "N_RESAMPLES", 50)
+    monkeypatch.setattr(answers, "N_SPLITS", 4)
 
 
 def archive(n, seed=0):
@@ -43,7 +34,7 @@ def archive(n, seed=0):
     return X.astype(np.float32), table, EmbeddingSpace("f", heads)
 
 
-def test_the_benchmark_finds_what_is_there(answers):
+def test_the_benchmark_finds_what_is_there():
     """Aspects gain their own precision, new types are told, votes and p-values are as calibrated."""
     tables = answers.run(*archive(240))
     gains = tables["aspects"].set_index(["asked", "precision_of"])
@@ -61,7 +52,7 @@ def test_the_benchmark_finds_what_is_there(answers):
     assert {"brier_before", "brier_after", "ece_before", "ece_after"} <= set(tables["votes"])
 
 
-def test_a_small_archive_says_less_and_fails_nowhere(answers):
+def test_a_small_archive_says_less_and_fails_nowhere():
     """Eight tumors have no p-values and no calibration, and every part returns a table."""
     with pytest.warns(UserWarning, match="No calibration: Calibration needs"):
         tables = answers.run(*archive(8))

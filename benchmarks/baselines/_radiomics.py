@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 
-from tumorsim.baselines._measures import lesions
+from benchmarks.baselines._measures import lesions
 from tumorsim.preprocessing import resample
 
 __all__ = ["radiomics_features"]

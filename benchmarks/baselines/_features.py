@@ -161,7 +161,7 @@ class TumorFeatures(Baseline):
     Examples
     --------
     >>> from tumorsim import make_cohort
-    >>> from tumorsim.baselines import intensity_features
+    >>> from benchmarks.baselines import intensity_features
     >>> cohort = make_cohort(3, random_state=0, spacing=4.0)
     >>> TumorFeatures(intensity_features, n_components=2).fit_transform(cohort).shape == (len(cohort), 2)
     True

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 import tumorsim
-from tumorsim.benchmark._boxes import box_iou, distort_boxes
-from tumorsim.benchmark._label_free import label_free_table
-from tumorsim.benchmark._methods import make_baseline
+from benchmarks.paper._boxes import box_iou, distort_boxes
+from benchmarks.paper._label_free import label_free_table
+from benchmarks.paper._methods import make_baseline
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
 from tumorsim.spaces import EmbeddingSpace

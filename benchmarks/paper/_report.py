@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from tumorsim.benchmark._experiments import TABLES
-from tumorsim.benchmark._label_free import CONTROLS
-from tumorsim.benchmark._plan import ALL, pairs_of
+from benchmarks.paper._experiments import TABLES
+from benchmarks.paper._label_free import CONTROLS
+from benchmarks.paper._plan import ALL, pairs_of
 
 __all__ = ["headline", "split_strengths", "write_report"]
 

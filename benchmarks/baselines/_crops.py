@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from benchmarks.baselines._features import Baseline
 from benchmarks.label_free._scans import read_scan
 from tumorsim._validation import check_integer, check_real, check_spacing
-from tumorsim.baselines._features import Baseline
 from tumorsim.geometry import crop_slices
 from tumorsim.preprocessing import normalize_intensity, resample
 from tumorsim.records import group_by_case

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from tumorsim.benchmark._data import digest
-from tumorsim.benchmark._methods import OF_NETWORK
-from tumorsim.benchmark._presets import EXPERIMENTS, LOCALIZATION
+from benchmarks.paper._data import digest
+from benchmarks.paper._methods import OF_NETWORK
+from benchmarks.paper._presets import EXPERIMENTS, LOCALIZATION
 from tumorsim.io import content_key
 
 __all__ = ["ALL", "EXACT", "PRETRAINED", "Run", "pairs_of", "plan_runs"]

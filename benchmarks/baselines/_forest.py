@@ -4,9 +4,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesClassifier
 
+from benchmarks.baselines._features import Baseline, TumorFeatures
+from benchmarks.baselines._measures import intensity_features, volume_place_features
 from tumorsim._validation import check_integer
-from tumorsim.baselines._features import Baseline, TumorFeatures
-from tumorsim.baselines._measures import intensity_features, volume_place_features
 from tumorsim.training import label_table
 
 __all__ = ["ForestCodes"]
@@ -53,7 +53,7 @@ class ForestCodes(Baseline):
     Examples
     --------
     >>> from tumorsim import make_cohort
-    >>> from tumorsim.baselines import RandomVectors
+    >>> from benchmarks.baselines import RandomVectors
     >>> cohort = make_cohort(4, random_state=0, spacing=4.0)
     >>> forest = ForestCodes(RandomVectors(), tasks=["hemisphere"], n_trees=7, min_samples_leaf=1)
     >>> forest.fit_transform(cohort).shape == (len(cohort), 7), forest.metric

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.label_free import evaluate_across_datasets, evaluate_site_probe
-from tumorsim.benchmark._plan import ALL, pairs_of
-from tumorsim.benchmark._scores import (
+from benchmarks.paper._plan import ALL, pairs_of
+from benchmarks.paper._scores import (
     Method,
     at_chosen,
     chance_of,

@@ -8,9 +8,9 @@ import phantoms
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from benchmarks.baselines import intensity_features, radiomics_features, volume_place_features
 from benchmarks.label_free import head_center
 from tumorsim import Case, Cohort, Tumor, make_cohort
-from tumorsim.baselines import intensity_features, radiomics_features, volume_place_features
 from tumorsim.exceptions import GeometryError
 
 HAS_MIRP = importlib.util.find_spec("mirp") is not None

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks.paper._plan import ALL
+from benchmarks.paper._report import MAIN, headline, split_strengths
 from tumorsim import plotting
-from tumorsim.benchmark._plan import ALL
-from tumorsim.benchmark._report import MAIN, headline, split_strengths
 from tumorsim.evaluation import rank_gallery
 from tumorsim.io import atomic_path
 

@@ -11,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from benchmarks.baselines import FrozenEmbedder, crop_features, tumor_crops
 from tumorsim import Case, Tumor
-from tumorsim.baselines import FrozenEmbedder, crop_features, tumor_crops
 from tumorsim.geometry import bbox_from_mask
 
 BALLS = [("meningioma", (12, 20, 17), (5, 7, 4)), ("meningioma", (28, 22, 16), (4, 4, 6))]

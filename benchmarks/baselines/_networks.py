@@ -2,9 +2,9 @@
 
 from sklearn.base import clone
 
+from benchmarks.baselines._features import Baseline
 from benchmarks.label_free import untrained_copy
 from tumorsim._validation import check_integer, check_text
-from tumorsim.baselines._features import Baseline
 from tumorsim.embedder import TumorEmbedder
 
 __all__ = ["UntrainedEmbedder", "siamese", "single_task"]

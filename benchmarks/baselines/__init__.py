@@ -26,8 +26,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name):
     """Import a name on first use, as `tumorsim.evaluation` does."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'tumorsim.baselines' has no attribute {name!r}")
-    value = getattr(import_module(f"tumorsim.baselines.{_HOMES[name]}"), name)
+        raise AttributeError(f"module 'benchmarks.baselines' has no attribute {name!r}")
+    value = getattr(import_module(f"benchmarks.baselines.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.paper._data import digest, load_data, load_real
+from benchmarks.paper._elsewhere import ASKED
+from benchmarks.paper._label_free import LESIONS, control_table
+from benchmarks.paper._methods import known_baselines
+from benchmarks.paper._plan import plan_runs
+from benchmarks.paper._presets import EXPERIMENTS, PRESETS
+from benchmarks.paper._runs import finish_run, load_result, versions
+from benchmarks.paper._scores import Bench
 from tumorsim._validation import check_choice
-from tumorsim.benchmark._data import digest, load_data, load_real
-from tumorsim.benchmark._elsewhere import ASKED
-from tumorsim.benchmark._label_free import LESIONS, control_table
-from tumorsim.benchmark._methods import known_baselines
-from tumorsim.benchmark._plan import plan_runs
-from tumorsim.benchmark._presets import EXPERIMENTS, PRESETS
-from tumorsim.benchmark._runs import finish_run, load_result, versions
-from tumorsim.benchmark._scores import Bench
 from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]
@@ -177,9 +177,9 @@ def _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, 
 
 def _write_results(out, preset, runs, data, settings, experiments, real, dates, failed, started, echo):
     """Score what has finished, and write CSV, JSON, figures and report; returns the rows."""
-    from tumorsim.benchmark._experiments import tabulate
-    from tumorsim.benchmark._figures import draw_all
-    from tumorsim.benchmark._report import write_report
+    from benchmarks.paper._experiments import tabulate
+    from benchmarks.paper._figures import draw_all
+    from benchmarks.paper._report import write_report
 
     planned, results, states = {name: [] for name in experiments}, {}, []
     for run in runs:
