@@ -156,6 +156,8 @@ def test_select_mask_takes_values_above_zero():
     mask = np.array([-1, 0, 1, 2, 3], np.int16)
     assert g.select_mask(mask, None).tolist() == [False, False, True, True, True]
     assert g.select_mask(mask, (1, 3)).tolist() == [False, False, True, False, True]
+    assert g.select_mask(mask, ">0").tolist() == g.select_mask(mask, None).tolist()
+    assert g.select_mask(mask, "1+3").tolist() == g.select_mask(mask, (1, 3)).tolist()
     assert not g.select_mask(mask.astype(np.uint8), (300,)).any()
 
 

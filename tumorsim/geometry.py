@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import GeometryError, GridMismatchError
 
 __all__ = [
@@ -196,8 +197,9 @@ def bbox_from_mask(mask, *, margin=0):
     return np.stack([np.maximum(start, 0), np.minimum(stop, mask.shape)])
 
 
-def select_mask(mask, values):
-    """Return as bool the voxels whose value is in `values` (tuple of int; None: above 0)."""
+def select_mask(mask, mask_value):
+    """Return as bool the voxels that a mask value selects: ``1``, ``"1+3"``, ``(1, 3)``; ``">0"`` or None."""
+    values = mask_value if isinstance(mask_value, tuple) else check_mask_value(mask_value)
     return mask > 0 if values is None else np.isin(mask, values)
 
 

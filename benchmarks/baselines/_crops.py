@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from benchmarks._checks import check_integer, check_real
 from benchmarks.baselines._features import Baseline
 from benchmarks.label_free._scans import read_scan
-from tumorsim._validation import check_integer, check_real, check_spacing
 from tumorsim.geometry import crop_slices
 from tumorsim.preprocessing import normalize_intensity, resample
 from tumorsim.records import group_by_case
@@ -168,8 +168,11 @@ def _check_grid(shape, margin_mm, spacing):
     if len(sides) != 3:
         raise ValueError(f"Parameter 'shape' must be one or three numbers of voxels. Got {shape!r}.")
     sides = tuple(check_integer(side, "shape", minimum=1) for side in sides)
-    margin_mm = check_real(margin_mm, "margin_mm", minimum=0)
-    return sides, margin_mm, None if spacing is None else check_spacing(spacing)
+    margin_mm = check_real(margin_mm, "margin_mm")
+    if spacing is not None:
+        edges = np.broadcast_to(spacing, 3).tolist()
+        spacing = np.array([check_real(edge, "spacing", exclusive=True) for edge in edges])
+    return sides, margin_mm, spacing
 
 
 def _cut(image, spacing, edges, shape):

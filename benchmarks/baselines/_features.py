@@ -6,8 +6,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
-from tumorsim._validation import check_choice, check_fitted, check_integer
+from benchmarks._checks import check_choice, check_integer
 from tumorsim.records import Cohort, check_tumors
 
 __all__ = ["Baseline", "RandomVectors", "TumorFeatures"]
@@ -70,7 +71,7 @@ class Baseline(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         CohortError
             If headers show that scans cannot be used; all of them are listed.
         """
-        check_fitted(self, "n_features_out_")
+        check_is_fitted(self, "n_features_out_", msg="This %(name)s is not fitted yet. Call 'fit' first.")
         tumors = _checked(tumors)
         if not tumors:
             return np.zeros((0, self.n_features_out_), dtype=np.float32)
@@ -129,7 +130,7 @@ class RandomVectors(Baseline):
 
     def _fit(self, tumors, y):
         n_features = check_integer(self.n_features, "n_features", minimum=1)
-        check_integer(self.random_state, "random_state", minimum=0)
+        check_integer(self.random_state, "random_state")
         self.n_features_out_ = n_features
 
     def _transform(self, tumors):

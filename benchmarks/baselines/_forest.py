@@ -4,9 +4,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesClassifier
 
+from benchmarks._checks import check_integer
 from benchmarks.baselines._features import Baseline, TumorFeatures
 from benchmarks.baselines._measures import intensity_features, volume_place_features
-from tumorsim._validation import check_integer
 from tumorsim.training import label_table
 
 __all__ = ["ForestCodes"]
@@ -72,7 +72,7 @@ class ForestCodes(Baseline):
     def _fit(self, tumors, y):
         n_trees = check_integer(self.n_trees, "n_trees", minimum=1)
         min_samples_leaf = check_integer(self.min_samples_leaf, "min_samples_leaf", minimum=1)
-        random_state = check_integer(self.random_state, "random_state", minimum=0)
+        random_state = check_integer(self.random_state, "random_state")
         labels = label_table(tumors, y, self.tasks)
         labels = labels[[task for task in labels if labels[task].nunique() > 1]]
         if not len(labels.columns):

@@ -4,9 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tumorsim.anatomy import region_at
-from tumorsim.anatomy._places import register_case
-from tumorsim.anatomy._template import load_template
+from tumorsim.anatomy import region_at, register_case
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras, to_storage
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
@@ -96,8 +94,11 @@ def _by_area(areas, values):
 @lru_cache(maxsize=1)
 def _brain_points():
     """Return points (n, 3) of the template's brain in MNI mm, and their areas (n,)."""
-    arrays, affine = load_template()
-    points = _moved(STEP_MM * np.argwhere(arrays[3][::STEP_MM, ::STEP_MM, ::STEP_MM] > 0.5), affine)
+    from nilearn.datasets import load_mni152_brain_mask
+
+    brain = load_mni152_brain_mask(resolution=1)
+    inside = np.asarray(brain.dataobj)[::STEP_MM, ::STEP_MM, ::STEP_MM] > 0.5
+    points = _moved(STEP_MM * np.argwhere(inside), brain.affine)
     return points, region_at(points)
 
 

@@ -2,9 +2,9 @@
 
 from sklearn.base import clone
 
+from benchmarks._checks import check_integer, check_text
 from benchmarks.baselines._features import Baseline
 from benchmarks.label_free import untrained_copy
-from tumorsim._validation import check_integer, check_text
 from tumorsim.embedder import TumorEmbedder
 
 __all__ = ["UntrainedEmbedder", "siamese", "single_task"]
@@ -45,7 +45,7 @@ class UntrainedEmbedder(Baseline):
         self.random_state = random_state
 
     def _fit(self, tumors, y):
-        seed = check_integer(self.random_state, "random_state", minimum=0)
+        seed = check_integer(self.random_state, "random_state")
         embedder = TumorEmbedder() if self.embedder is None else clone(self.embedder)
         self.embedder_ = untrained_copy(embedder, tumors, random_state=seed)
         self.n_features_out_ = self.embedder_.n_features_out_

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from benchmarks._checks import check_integer
 from benchmarks.label_free._scans import check_cohort, read_scan
-from tumorsim._validation import check_integer
 from tumorsim.geometry import crop_slices
 from tumorsim.preprocessing import Preprocessing, normalize_intensity, resample
 from tumorsim.records import Tumor, group_by_case
@@ -105,7 +105,7 @@ def untrained_copies(embedder, tumors, seeds):
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.simulation import make_cohort
 
-    seeds = [check_integer(seed, "random_state", minimum=0) for seed in seeds]
+    seeds = [check_integer(seed, "random_state") for seed in seeds]
     if not seeds:
         return
     if not isinstance(embedder, TumorEmbedder):

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks._checks import check_choice, check_integer
 from benchmarks.label_free._controls import HeadEdges, head_center, mirrored_box, untrained_copies
 from benchmarks.label_free._scans import check_cohort, embed_by_case, largest_lesions
-from tumorsim._validation import check_choice, check_integer
 
 __all__ = ["date_queries", "evaluate_other_date", "method_row", "own_ranks", "pooled_row"]
 
@@ -61,7 +61,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     the same patient, of which the best ranked counts. Where a tumor crosses the midline, its mirrored box
     holds tumor too, and the difference to it is too small.
     """
-    n_untrained = check_integer(n_untrained, "n_untrained", minimum=0)
+    n_untrained = check_integer(n_untrained, "n_untrained")
     chosen = (CONTROLS if controls else ()) if isinstance(controls, bool) else tuple(controls)
     for name in chosen:
         check_choice(name, "controls", CONTROLS)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from benchmarks._checks import check_integer
 from benchmarks.label_free._scans import (
     check_cohort,
     distances_to_others,
@@ -13,7 +14,6 @@ from benchmarks.label_free._scans import (
     read_scan,
     tumors_of,
 )
-from tumorsim._validation import check_integer
 from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.evaluation._knn import _neighbors
 from tumorsim.index import TumorIndex

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from benchmarks._checks import check_integer
 from benchmarks.label_free._controls import head_center, mirrored_box, untrained_copies
 from benchmarks.label_free._scans import check_cohort, embed, read_scan
-from tumorsim._validation import check_integer, check_mask_value
 from tumorsim.geometry import crop_slices, depth_inside, lesion_shape, select_mask
 from tumorsim.metrics import partial_mantel
 from tumorsim.preprocessing import normalize_intensity
@@ -93,7 +93,7 @@ def evaluate_pattern(embedder, cohort, *, n_permutations=999, n_untrained=8, ran
     """
     from scipy.spatial.distance import cdist
 
-    n_untrained = check_integer(n_untrained, "n_untrained", minimum=0)
+    n_untrained = check_integer(n_untrained, "n_untrained")
     cohort = check_cohort(cohort)
     cohort = check_cohort(cohort[np.array([tumor.case.has_mask for tumor in cohort])])
     table, patients = cohort.table, cohort.patient_ids.astype(str)
@@ -149,9 +149,7 @@ def _patterns(tumors, center):
 def _pattern(tumor, scan, box, other):
     """Return one tumor's figures from a scan in units of the brain; `other` is its mirrored box."""
     pad = np.ceil(CLOSE_MM / scan.spacing).astype(np.int64)[None] * [[-1], [1]]
-    inside = np.pad(
-        select_mask(scan.mask[crop_slices(box)], check_mask_value(tumor.mask_value)), pad[1][:, None]
-    )
+    inside = np.pad(select_mask(scan.mask[crop_slices(box)], tumor.mask_value), pad[1][:, None])
     inside = _filled(inside, scan.spacing)
     voxels = np.argwhere(inside) + box[0] + pad[0]
     seen = ((voxels >= 0) & (voxels < scan.image.shape)).all(axis=1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import affine_transform, distance_transform_edt
 
+from benchmarks._checks import check_choice
 from benchmarks.label_free._scans import (
     brain_level,
     check_cohort,
@@ -15,7 +16,6 @@ from benchmarks.label_free._scans import (
     regrid,
     tumors_of,
 )
-from tumorsim._validation import check_choice, check_mask_value
 from tumorsim.anatomy import register_to_mni
 from tumorsim.geometry import crop_slices, rounded_box, select_mask
 from tumorsim.records import Case, Cohort, group_by_case
@@ -196,8 +196,7 @@ def _stripped(tumors, rng):
     lesions = np.zeros(scan.image.shape, dtype=bool)
     for tumor, box in zip(tumors, scan.boxes, strict=True):
         inside = crop_slices(box)
-        value = check_mask_value(tumor.mask_value)
-        lesions[inside] |= True if scan.mask is None else select_mask(scan.mask[inside], value)
+        lesions[inside] |= True if scan.mask is None else select_mask(scan.mask[inside], tumor.mask_value)
     to_mni = register_to_mni(scan.image, scan.affine, ignore=lesions).to_mni
     template = load_mni152_brain_mask(resolution=2)
     move = np.linalg.inv(template.affine) @ to_mni @ scan.affine

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorsim._validation import check_mask_value
 from tumorsim.geometry import crop_slices, ras_affine, ras_box, select_mask, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity, resample
 from tumorsim.records import MEASURES, Case, Cohort, Tumor, group_by_case
@@ -149,7 +148,7 @@ def _regridded(scan, image, affine, centers, edges, tumors):
 
 def _keep_a_voxel(tumor, old, new):
     """Set the middle voxel of `new`, a view, where a lesion of `old` fell between the centers."""
-    values = old[select_mask(old, check_mask_value(tumor.mask_value))]
+    values = old[select_mask(old, tumor.mask_value)]
     if values.size and not np.isin(new, values).any():
         new[tuple(n // 2 for n in new.shape)] = values[0]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks._checks import check_choice, check_integer, check_real
 from benchmarks.label_free._perturb import PERTURBATIONS, perturb
 from benchmarks.label_free._scans import check_cohort, distances_to_others, embed, embed_by_case
-from tumorsim._validation import check_choice, check_integer, check_real
 from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.evaluation._knn import _neighbors
 from tumorsim.index import TumorIndex
@@ -61,7 +61,7 @@ def evaluate_stability(
         check_choice(kind, "kinds", PERTURBATIONS) for kind in ([kinds] if isinstance(kinds, str) else kinds)
     ]
     n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
-    min_diameter_mm = check_real(min_diameter_mm, "min_diameter_mm", minimum=0)
+    min_diameter_mm = check_real(min_diameter_mm, "min_diameter_mm")
     cohort = check_cohort(cohort)
     patients = cohort.patient_ids.astype(str)
     asked = np.flatnonzero(cohort.table["diameter_mm"].to_numpy(dtype=float) >= min_diameter_mm)

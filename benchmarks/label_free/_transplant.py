@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from benchmarks._checks import check_integer, check_real, check_text
 from benchmarks.label_free._controls import head_center, untrained_copies
 from benchmarks.label_free._dates import date_queries, method_row, pooled_row
 from benchmarks.label_free._scans import brain_level, check_cohort, embed, largest_lesions, read_scan
-from tumorsim._validation import check_integer, check_mask_value, check_real, check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask, crop_slices, depth_inside, rounded_box, select_mask
 from tumorsim.records import Case, Tumor
@@ -59,7 +59,7 @@ def transplant(tumor, host_case, center_mm, volume_mm3, *, tumor_id=None):
     """
     from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
-    volume_mm3 = check_real(volume_mm3, "volume_mm3", minimum=0, exclusive=True)
+    volume_mm3 = check_real(volume_mm3, "volume_mm3", exclusive=True)
     center = np.asarray(center_mm, dtype=np.float64).reshape(3)
     source = read_scan(tumor.case, [tumor.bbox])
     if source.mask is None:
@@ -67,7 +67,7 @@ def transplant(tumor, host_case, center_mm, volume_mm3, *, tumor_id=None):
     host = read_scan(host_case)
     inside = np.zeros(source.mask.shape, bool)
     lesion = source.mask[crop_slices(source.boxes[0])]
-    inside[crop_slices(source.boxes[0])] = select_mask(lesion, check_mask_value(tumor.mask_value))
+    inside[crop_slices(source.boxes[0])] = select_mask(lesion, tumor.mask_value)
     if not inside.any():
         tumor.measure()  # raises, and names tumor, file and value
     scale = (volume_mm3 / (inside.sum() * source.spacing.prod())) ** (1 / 3)
@@ -173,7 +173,7 @@ def evaluate_transplant(
     GeometryError
         If a tumor does not fit into a host at the site.
     """
-    n_untrained = check_integer(n_untrained, "n_untrained", minimum=0)
+    n_untrained = check_integer(n_untrained, "n_untrained")
     cohort = check_cohort(cohort)
     lesions = largest_lesions(cohort[np.array([tumor.case.has_mask for tumor in cohort])])
     queries = date_queries(lesions)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks._checks import check_choice
 from benchmarks.paper._data import digest, load_data, load_real
 from benchmarks.paper._elsewhere import ASKED
 from benchmarks.paper._label_free import LESIONS, control_table
@@ -14,7 +15,6 @@ from benchmarks.paper._plan import plan_runs
 from benchmarks.paper._presets import EXPERIMENTS, PRESETS
 from benchmarks.paper._runs import finish_run, load_result, versions
 from benchmarks.paper._scores import Bench
-from tumorsim._validation import check_choice
 from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]

@@ -5,9 +5,9 @@ import pandas as pd
 
 from benchmarks.paper._plan import ALL
 from benchmarks.paper._report import MAIN, headline, split_strengths
-from tumorsim import plotting
 from tumorsim.evaluation import rank_gallery
 from tumorsim.io import atomic_path
+from tumorsim.plotting import plot_knn_curve, plot_map, plot_methods, plot_neighbors, plot_strengths
 
 __all__ = ["draw_all"]
 
@@ -32,7 +32,7 @@ def draw_all(out, tidy, planned, results, bench):
             for metric, about in (("balanced_accuracy", "classes"), ("spearman", "numbers")):
                 curve = _curve(rows, metric)
                 if len(curve):
-                    ax = plotting.plot_knn_curve(curve, metric=metric)
+                    ax = plot_knn_curve(curve, metric=metric)
                     ax.set_title(
                         f"{about.capitalize()} from the k nearest, {curve['n_queries'].max()} patients"
                     )
@@ -42,7 +42,7 @@ def draw_all(out, tidy, planned, results, bench):
                 part = split_strengths(rows)
                 part = part[(part["base"] == name) & (part["metric"] == "overlap_at_k")]
                 if len(part):
-                    ax = plotting.plot_strengths(part)
+                    ax = plot_strengths(part)
                     ax.set_title(f"Overlap of the 10 nearest: {name}", fontsize=9)
                     keep("table4", f"Overlap of neighbors, {name}", f"table4_{i}.png", ax)
         else:
@@ -50,7 +50,7 @@ def draw_all(out, tidy, planned, results, bench):
             part = part[(part["metric"] != "ndcg_at_k") | (pd.to_numeric(part["k"]) == 10)]
             panels = [task for task in PANELS if task in set(part["task"])]
             if panels and (part["method"] != "chance").any():
-                axes = plotting.plot_methods(part, tasks=panels)
+                axes = plot_methods(part, tasks=panels)
                 keep(experiment, f"Scores of {experiment}", f"{experiment}.png", axes)
     if results.get(("fig5", ALL)):
         _maps(keep, bench, results["fig5", ALL][0])
@@ -72,15 +72,15 @@ def _maps(keep, bench, result):
     """Draw the map of all tumors by type and size, and of schwannomas by side (Fig. 5)."""
     table = bench.table
     if "label_type" in table:
-        ax = plotting.plot_map(result.X, table["label_type"], method="tsne", name="type")
+        ax = plot_map(result.X, table["label_type"], method="tsne", name="type")
         keep("fig5", "t-SNE of all tumors, by type", "fig5_type.png", ax)
         rows = np.flatnonzero(table["label_type"] == "schwannoma")
         if len(rows) > 10 and "label_hemisphere" in table:
             sides = table["label_hemisphere"].iloc[rows]
-            ax = plotting.plot_map(result.X[rows], sides, method="tsne", name="side")
+            ax = plot_map(result.X[rows], sides, method="tsne", name="side")
             ax.set_title(f"{len(rows)} schwannomas by hemisphere")
             keep("fig5", "t-SNE of schwannomas, by hemisphere", "fig5_schwannoma.png", ax)
-    ax = plotting.plot_map(result.X, table["volume_mm3"].astype(float), method="tsne", name="volume (mm³)")
+    ax = plot_map(result.X, table["volume_mm3"].astype(float), method="tsne", name="volume (mm³)")
     keep("fig5", "t-SNE of all tumors, by volume", "fig5_size.png", ax)
 
 
@@ -97,5 +97,5 @@ def _neighbors(keep, bench, result):
         found = found[~patients.duplicated().to_numpy()][:N_SHOWN]
         distances = np.linalg.norm(result.X[found] - result.X[query], axis=1)
         tumors = [bench.data.cohort[int(row)] for row in (query, *found)]
-        axes = plotting.plot_neighbors(tumors[0], tumors[1:], distances)
+        axes = plot_neighbors(tumors[0], tumors[1:], distances)
         keep("fig6", f"A {name} and its {N_SHOWN} nearest tumors of other patients", f"fig6_{name}.png", axes)

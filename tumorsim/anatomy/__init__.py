@@ -1,7 +1,7 @@
 """Where in the brain a lesion lies: registration to MNI152, side, front or rear, upper or lower, area."""
 
 from tumorsim.anatomy._areas import PLACE_TASKS, AreaMap, place_labels, region_at
-from tumorsim.anatomy._places import add_places, places_to_file
+from tumorsim.anatomy._places import add_places, places_to_file, register_case
 from tumorsim.anatomy._register import Registration, register_to_mni
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "place_labels",
     "places_to_file",
     "region_at",
+    "register_case",
     "register_to_mni",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorsim._validation import check_mask_value, check_text
+from tumorsim._validation import check_text
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.geometry import bbox_from_mask, select_mask
 from tumorsim.manifest._tables import BOX_COLUMNS, read_table
@@ -145,7 +145,7 @@ def _tumor(table, row, case, load_mask):
             raise ManifestError(
                 f"tumor '{tumor_id}' needs a mask or a box (columns {', '.join(BOX_COLUMNS)})."
             )
-        chosen = select_mask(load_mask(), check_mask_value(value))
+        chosen = select_mask(load_mask(), value)
         if not chosen.any():
             raise GeometryError(
                 f"The mask of case '{case.case_id}' has no voxel of value {value}. Check mask_value."

@@ -73,7 +73,7 @@ class Tumor:
 
     def select(self, mask):
         """Return as bool the lesion's voxels in the box, cut from the case's `mask` (nx, ny, nz)."""
-        return select_mask(mask[crop_slices(self.bbox)], check_mask_value(self.mask_value))
+        return select_mask(mask[crop_slices(self.bbox)], self.mask_value)
 
     def measure(self, mask=None):
         """Return size, shape and place as a dict of float.
