@@ -168,7 +168,7 @@ def test_strangers_are_not_averaged(siblings, model, tumors, tmp_path):
     path = tmp_path / "mean.safetensors"
     with pytest.raises(ValueError, match="two or more"):
         average_models(siblings[:1], path)
-    with pytest.raises(WeightsError, match="trained from nothing"):
+    with pytest.raises(WeightsError, match="trained without initial weights"):
         average_models([siblings[0], model[0]], path)
     other = tmp_path / "other.safetensors"
     start([siblings[0]]).fit(tumors, {"type": list(tumors.labels["type"])}).save(other)

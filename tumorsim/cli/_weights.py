@@ -1,4 +1,4 @@
-"""Commands around files of weights: list, fetch, verify, path."""
+"""Commands for files of weights: list, fetch, verify, path."""
 
 from typing import Annotated
 
@@ -8,7 +8,8 @@ from typer import Argument, Option
 __all__ = ["register"]
 
 Name = Annotated[
-    str | None, Argument(help="Weights, such as t1c-v6. Default: the default ones.", metavar="[NAME]")
+    str | None,
+    Argument(help="Name of weights, such as t1c-v6. Default: the default weights.", metavar="[NAME]"),
 ]
 
 weights_app = typer.Typer(
@@ -18,7 +19,7 @@ weights_app = typer.Typer(
     epilog="\b\nExample:\n  tumorsim weights list\n\n"
     "A file is looked for in the package, then in the cache, then on a server. TUMORSIM_CACHE names another "
     "cache, TUMORSIM_WEIGHTS_URL another server or several, separated by commas. TUMORSIM_OFFLINE=1 forbids "
-    "the network. Proxies (HTTPS_PROXY) and CA certificates (REQUESTS_CA_BUNDLE) are honored.",
+    "the network. Proxies (HTTPS_PROXY) and CA certificates (REQUESTS_CA_BUNDLE) are respected.",
 )
 
 
@@ -38,7 +39,7 @@ def register(app):
     weights_app.command(
         "path",
         epilog="\b\nExample:\n  tumorsim weights path t1c-v6\n\n"
-        "What 'list' calls 'to be fetched' can be put there by hand; check it with 'verify' afterwards.",
+        "A file that 'list' shows as 'to be fetched' can be put there by hand; then check it with 'verify'.",
     )(weights_path)
     app.add_typer(weights_app, name="weights")
 
@@ -52,17 +53,9 @@ def weights_list():
         typer.echo("This build of tumorsim ships no weights. Train a model with 'tumorsim fit'.")
         return
     table = [("name", "version", "size", "license", "where", "")]
-    table += [
-        (
-            row["name"],
-            row["version"],
-            f"{row['size'] / 1e6:.1f} MB",
-            row["license"],
-            row["where"],
-            "(default)" if row["is_default"] else "",
-        )
-        for row in rows
-    ]
+    for row in rows:
+        size, default = f"{row['size'] / 1e6:.1f} MB", "(default)" if row["is_default"] else ""
+        table.append((row["name"], row["version"], size, row["license"], row["where"], default))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -75,10 +68,10 @@ def weights_list():
 def weights_fetch(
     name: Name = None,
     force: Annotated[
-        bool, Option("--force", help="Download anew into the cache, and replace what is there.")
+        bool, Option("--force", help="Download into the cache even if the file is there, and replace it.")
     ] = False,
 ):
-    """Make sure that a file of weights is here; download it if not."""
+    """Print the path of a file of weights; download it if needed."""
     from tumorsim.weights import fetch_weights
 
     typer.echo(fetch_weights(name, force=force, progress=True))
@@ -88,11 +81,12 @@ def weights_verify(
     name: Annotated[
         str | None,
         Argument(
-            help="Weights, or the path of a model file. Default: the default weights.", metavar="[NAME]"
+            help="Name of weights, or the path of a model file. Default: the default weights.",
+            metavar="[NAME]",
         ),
     ] = None,
 ):
-    """Check a file: SHA-256, fingerprint, and the network in it."""
+    """Check a file of weights: SHA-256, fingerprint and network."""
     from tumorsim.weights import verify_weights
 
     facts = verify_weights(name)

@@ -1,6 +1,5 @@
 """Model files, and where the shipped ones come from: registry, cache, mirrors; no pickle anywhere."""
 
-from tumorsim.weights._average import average_models
 from tumorsim.weights._fetch import (
     fetch_weights,
     find_weights,
@@ -8,6 +7,7 @@ from tumorsim.weights._fetch import (
     verify_weights,
     weights_path,
 )
+from tumorsim.weights._fine_tuning import average_models, start_from_weights
 from tumorsim.weights._model import (
     embedding_space,
     fingerprint,
@@ -16,7 +16,6 @@ from tumorsim.weights._model import (
     save_model,
 )
 from tumorsim.weights._registry import Registry, Weights, load_registry, register
-from tumorsim.weights._start import start_from_weights
 
 __all__ = [
     "Registry",

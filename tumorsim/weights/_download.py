@@ -1,50 +1,61 @@
-"""One file from the first mirror that delivers it, by HTTP or HTTPS."""
+"""One file from the first server that delivers it whole; pooch transfers it, checks its hash and retries."""
 
-import time
-from pathlib import Path
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from urllib.parse import urlsplit
 
 from tumorsim.exceptions import WeightsError
-from tumorsim.io import content_key
+from tumorsim.io import atomic_path
 
-__all__ = ["download", "without_password"]
+__all__ = ["download", "locked"]
 
 _TIMEOUT = (10, 30)  # seconds to connect, seconds without a byte
-_PAUSES = (0.3, 0.9)  # seconds before a mirror is asked again
-_BUSY = (429, 500, 502, 503, 504)
-_CHUNK = 2**15
+_RETRIES = 2
+_LOCK_SECONDS = 900
 
 
-def download(urls, path, weights, target, *, progress=False):
-    """Write the file of `weights` to `path` from the first of `urls` that has it whole.
+def download(weights, target, url, *, progress=False):
+    """Write a file of weights to `target`, atomically, from the first mirror that has it.
 
-    Proxies (``HTTPS_PROXY`` …) and CA bundles (``REQUESTS_CA_BUNDLE``) are taken from the environment.
+    Mirrors are the addresses in ``TUMORSIM_WEIGHTS_URL``, or else `url`. Proxies (``HTTPS_PROXY`` …) and CA
+    bundles (``REQUESTS_CA_BUNDLE``) are taken from the environment.
 
     Parameters
     ----------
-    urls : list of str
-    path : Path
-        Is overwritten.
     weights : Weights
         What the file must be.
     target : Path
-        Where the file can be put by hand; only the error names it.
+    url : str
+        Folder on a server.
     progress : bool, default=False
+        Show a bar on stderr.
 
     Raises
     ------
     WeightsError
-        If no URL delivers; it lists each with its reason.
+        If an address is malformed, or no mirror delivers; the error lists each mirror with its reason.
+    OSError
+        If the file cannot be written.
     """
+    import pooch
+
     reasons = []
-    for url in urls:
-        for pause in (*_PAUSES, None):
-            reason, again = _attempt(url, path, weights, progress)
-            if reason is None:
-                return
-            if not again or pause is None:
-                break
-            time.sleep(pause)
-        reasons.append(f"  {without_password(url)}: {reason}")
+    with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
+        for address, auth in _mirrors(url):
+            files = pooch.create(
+                folder, address, registry={weights.file: weights.sha256}, retry_if_failed=_RETRIES
+            )
+            try:
+                path = files.fetch(weights.file, downloader=_downloader(weights, auth, progress))
+            except (_Failed, ValueError) as err:
+                reasons.append(f"  {files.get_url(weights.file)}: {err}")
+                continue
+            with atomic_path(target) as temporary:
+                shutil.copyfile(path, temporary)
+            return
     raise WeightsError(
         f"Weights '{weights.name}' could not be downloaded:\n" + "\n".join(reasons) + "\n"
         "Set TUMORSIM_WEIGHTS_URL to a folder on a server that has the file (several: separated by commas), "
@@ -52,17 +63,72 @@ def download(urls, path, weights, target, *, progress=False):
     )
 
 
+@contextlib.contextmanager
+def locked(target):
+    """Let one process at a time download `target`; where locks do not work, several may: moves are atomic.
+
+    Raises
+    ------
+    WeightsError
+        If another process holds the lock for a quarter of an hour.
+    """
+    import filelock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout as err:
+        raise WeightsError(
+            f"Another process has been downloading '{target}' for {_LOCK_SECONDS} s. "
+            "Wait until it has finished, or end it, and try again."
+        ) from err
+    except NotImplementedError:  # some network file systems
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _mirrors(url):
+    """Return (address, None or (user, password)) of each mirror in the order in which they are tried."""
+    from requests.utils import get_auth_from_url, urldefragauth
+
+    mirrors = []
+    for base in os.environ.get("TUMORSIM_WEIGHTS_URL", "").replace(",", " ").split() or [url]:
+        try:
+            parts = urlsplit(base)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise WeightsError(
+                "Addresses in TUMORSIM_WEIGHTS_URL must be http:// or https:// and a server, such as "
+                f"https://host/folder. Got '{re.sub('//.*@', '//', base)}'. "
+                "A file from elsewhere can be put into the cache by hand: see 'tumorsim weights path'."
+            )
+        auth = get_auth_from_url(base)
+        mirrors.append((urldefragauth(base), auth if any(auth) else None))  # messages show the address
+    return mirrors
+
+
+class _Failed(Exception):
+    """Why a download failed, where a retry would not help: pooch tries again only after a `ValueError`."""
+
+
 class _Limited:
     """A file to write to that refuses more bytes than are expected, whatever a server sends."""
 
-    def __init__(self, file, limit):
-        self._file, self._left = file, limit
+    def __init__(self, file, size):
+        self._file, self._size, self._left = file, size, size
 
     def write(self, chunk):
-        """Write, or raise once there is too much."""
+        """Write, or raise if there is too much."""
         self._left -= len(chunk)
         if self._left < 0:
-            raise _TooLong
+            raise _Failed(f"sent more than the {self._size} bytes that were expected")
         return self._file.write(chunk)
 
     def flush(self):
@@ -70,76 +136,54 @@ class _Limited:
         self._file.flush()
 
 
-class _TooLong(Exception):
-    """More bytes came than the file has."""
-
-
-def _attempt(url, path, weights, progress):
-    """Ask once; return (None, False), or the reason of the failure and whether asking again may help."""
+def _downloader(weights, auth, progress):
+    """Return a downloader for pooch, which calls it again after a `ValueError`, but not after `_Failed`."""
     import pooch
-    import requests
     from tqdm import tqdm
 
-    bar = None
-    if progress:
-        bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True)
-    try:
-        with open(path, "wb") as file:
-            get = pooch.HTTPDownloader(progressbar=bar or False, chunk_size=_CHUNK, timeout=_TIMEOUT)
-            get(url, _Limited(file, weights.size), None)
-    except _TooLong:
-        return f"sent more than the {weights.size} bytes that were expected", False
-    except (requests.RequestException, ValueError) as err:  # ValueError: an address that cannot be one
-        return _reason(err)
-    except OSError as err:
-        if err.errno is not None:  # the disk's; requests says without a number that it has no certificates
-            raise
-        return f"{err}; REQUESTS_CA_BUNDLE must name a file of CA certificates", False
-    finally:
-        if bar is not None:
-            bar.close()
-    size = Path(path).stat().st_size
-    if size < weights.size:
-        return f"sent {size} of {weights.size} bytes", True
-    found = content_key(path)
-    if found != weights.sha256:
-        return f"sent another file: expected SHA-256 {weights.sha256}, got {found}", False
-    return None, False
+    def get(url, path, pup):
+        bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True, disable=not progress)
+        with bar, open(path, "wb") as file:
+            transfer = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**15, timeout=_TIMEOUT, auth=auth)
+            try:
+                transfer(url, _Limited(file, weights.size), pup)
+            except (OSError, ValueError) as err:  # all errors of requests are an OSError
+                if getattr(err, "errno", None) is not None:  # the disk's
+                    raise
+                raise _failure(err) from err
+        size = os.path.getsize(path)
+        if size < weights.size:
+            raise ValueError(f"sent {size} of {weights.size} bytes")
+
+    return get
 
 
-def _reason(err):
-    """Return a failed request's reason in a few words, and whether asking again may help."""
+def _failure(err):
+    """Return why a request failed as an exception: `ValueError` if a retry may help, else `_Failed`."""
     from requests import exceptions
 
     if isinstance(err, exceptions.HTTPError):
-        return f"HTTP {err.response.status_code} {err.response.reason}", err.response.status_code in _BUSY
+        response = err.response
+        passes = response.status_code in (429, 500, 502, 503, 504)
+        return (ValueError if passes else _Failed)(f"HTTP {response.status_code} {response.reason}")
     if isinstance(err, exceptions.SSLError):
         if "CERTIFICATE_VERIFY" not in str(err):
-            return "it does not answer in TLS; is it an http:// address?", False
-        return "its certificate is not trusted; REQUESTS_CA_BUNDLE can name a file of CA certificates", False
+            return _Failed("it does not answer in TLS; is it an http:// address?")
+        return _Failed(
+            "its certificate is not trusted; REQUESTS_CA_BUNDLE can name a file of CA certificates"
+        )
     if isinstance(err, exceptions.ProxyError):
-        return "the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used", False
+        return _Failed("the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used")
     if isinstance(err, exceptions.ConnectTimeout):
-        return f"no connection within {_TIMEOUT[0]} s", False
+        return _Failed(f"no connection within {_TIMEOUT[0]} s")
     if isinstance(err, exceptions.Timeout):
-        return f"no answer for {_TIMEOUT[1]} s", True
+        return ValueError(f"no answer for {_TIMEOUT[1]} s")
     if isinstance(err, exceptions.ChunkedEncodingError):
-        return "the connection broke off midway", True
+        return ValueError("the connection broke off midway")
     if isinstance(err, exceptions.ConnectionError):
-        return "no connection", True
+        return ValueError("no connection")
     if isinstance(err, ValueError):  # requests' InvalidURL is one, too
-        return "not an address that can be asked", False
-    return type(err).__name__, False
-
-
-def without_password(url):
-    """Return a URL that can be shown: no user, no password.
-
-    Examples
-    --------
-    >>> without_password("https://me:secret@host/folder")
-    'https://host/folder'
-    """
-    scheme, separator, rest = url.partition("://")
-    server, slash, path = rest.partition("/")
-    return scheme + separator + server.rpartition("@")[2] + slash + path
+        return _Failed("not a valid address")
+    if isinstance(err, exceptions.RequestException):
+        return _Failed(type(err).__name__)
+    return _Failed(f"{err}; REQUESTS_CA_BUNDLE must name a file of CA certificates")  # an OSError of requests

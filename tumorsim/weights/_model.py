@@ -34,11 +34,7 @@ def fingerprint(state, preprocessing):
 
 def head_aspects(network):
     """Return task → its head's weights (k, n_channels) less their mean over classes, which softmax drops."""
-    aspects = {}
-    for task, head in zip(network.tasks, network.heads, strict=True):
-        rows = head.weight.detach().cpu().double().numpy()
-        aspects[task] = rows - rows.mean(axis=0)
-    return aspects
+    return {task: _centered(head.weight) for task, head in zip(network.tasks, network.heads, strict=True)}
 
 
 def embedding_space(network, preprocessing, scale, weights):
@@ -51,18 +47,21 @@ def embedding_space(network, preprocessing, scale, weights):
     scale : array-like of shape (n_channels,)
         See `spaces.feature_scale`.
     weights : mapping of str to float
-        How much each task's head counts in the plain distance; none do in an untrained network.
+        How much each task's head counts in the plain distance; empty for an untrained network.
 
     Returns
     -------
     EmbeddingSpace
     """
     state = fingerprint(network.state_dict(), preprocessing.to_dict())
-    offsets = {}
-    for task, head in zip(network.tasks, network.heads, strict=True):
-        bias = head.bias.detach().cpu().double().numpy()
-        offsets[task] = bias - bias.mean()
+    offsets = {task: _centered(head.bias) for task, head in zip(network.tasks, network.heads, strict=True)}
     return EmbeddingSpace(state, head_aspects(network), scale, offsets, weights)
+
+
+def _centered(tensor):
+    """Return a tensor (k, …) less its mean over the first axis, as float64 array."""
+    array = tensor.detach().cpu().double().numpy()
+    return array - array.mean(axis=0)
 
 
 def save_model(path, network, config, dtype=None):
@@ -73,7 +72,8 @@ def save_model(path, network, config, dtype=None):
     path : str or Path
     network : Network
     config : dict
-        ``architecture``, ``preprocessing``, ``classes``, ``aspects`` … ; what JSON holds, arrays, paths.
+        ``architecture``, ``preprocessing``, ``classes``, ``aspects`` …; values are what JSON can hold,
+        arrays, or paths.
     dtype : {"float16"}, optional
         Store kernels (tensors of two or more axes) rounded to this type, in half the bytes; biases and the
         statistics of normalization, which are few, stay as they are. Default: nothing is rounded.
@@ -85,8 +85,8 @@ def save_model(path, network, config, dtype=None):
 
     Notes
     -----
-    Rounding makes another model: the file carries the fingerprint of the rounded numbers, and its
-    embeddings are not comparable with those of `network` itself.
+    Rounding makes another model: the file has the fingerprint of the rounded numbers, and its embeddings are
+    not comparable with those of `network` itself.
     """
     from safetensors.torch import save_file
 
@@ -105,6 +105,10 @@ def load_model(path):
     """Read a model file.
 
     Tensors that were stored as float16 become float32.
+
+    Parameters
+    ----------
+    path : str or Path
 
     Returns
     -------
@@ -138,13 +142,13 @@ def load_model(path):
         if found != expected:
             raise WeightsError(
                 f"'{path}' does not match its fingerprint. Expected {expected[:12]}…, got {found[:12]}…. "
-                "Copy the file anew."
+                "Copy the file again."
             )
     except WeightsError:
         raise
-    except FileNotFoundError as err:  # safetensors says so of a file that may not be read, too
+    except FileNotFoundError as err:  # safetensors raises it also for a file without read permission
         if os.path.lexists(path):
-            raise WeightsError(f"Model file '{path}' cannot be read. May you read it?") from err
+            raise WeightsError(f"Model file '{path}' cannot be read. Check its permissions.") from err
         raise WeightsError(f"Model file '{path}' does not exist. Make one with 'tumorsim fit'.") from err
     except (SafetensorError, KeyError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as err:
         raise WeightsError(f"'{path}' is damaged or not a model file: {err}") from err

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tumorsim.exceptions import WeightsError
@@ -13,14 +13,14 @@ from tumorsim.weights._model import load_model
 __all__ = ["REGISTRY_PATH", "Registry", "Weights", "load_registry", "register"]
 
 REGISTRY_PATH = Path(__file__).parents[1] / "data" / "weights" / "registry.json"
-MAX_BYTES = 6_000_000  # what the wheel has room for
+MAX_BYTES = 6_000_000  # the wheel's limit
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # a plain file name, on every system
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One file of weights: what it is called and what it must be.
+    """One file of weights: name, content and license.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Weights:
         Such as ``t1c-v6``.
     version : str
     file : str
-        File name, the last part of its URL.
+        File name, also the last part of its URL.
     sha256 : str
         Of the whole file, hexadecimal.
     size : int
@@ -55,11 +55,11 @@ class Registry:
     Attributes
     ----------
     path : Path
-        The registry's file; weights that travel with the package lie beside it.
+        The registry's file; the weights that are part of the package lie beside it.
     default : str or None
-        Name of the weights that are meant where none are named.
+        Name of the weights that are used where no name is given.
     url : str
-        Where files are fetched from: ``<url>/<file>``.
+        Files are fetched from ``<url>/<file>``.
     weights : dict of Weights
         By name.
     """
@@ -103,7 +103,7 @@ def load_registry(path=None):
     Raises
     ------
     WeightsError
-        If it is missing or cannot be used.
+        If it is missing or malformed.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def load_registry(path=None):
 
 
 def register(path, name, version, *, license, description, card=None, default=True, registry_path=None):
-    """Make a model file part of the package: copy it beside the registry and enter it there.
+    """Make a model file part of the package: copy it to the registry's folder and add an entry.
 
     Parameters
     ----------
@@ -140,9 +140,9 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     description : str
         One sentence: trained on what, for what.
     card : str, optional
-        Model card (Markdown); it becomes the file's metadata ``model_card``.
+        Model card (Markdown), stored in the file's metadata as ``model_card``.
     default : bool, default=True
-        Make these the weights that are meant where none are named.
+        Make these the weights that are used where no name is given.
     registry_path : str or Path, optional
         Default: the installed package's registry.
 
@@ -155,11 +155,14 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     WeightsError
         If the file is not a whole model file.
     ValueError
-        If `name` cannot be a file's name, or the file is too large.
+        If `name` cannot be a file name, or the file is too large.
     """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
     if not _NAME.fullmatch(name):
         raise ValueError(f"A name must match {_NAME.pattern}, such as 't1c-v6'. Got {name!r}.")
-    load_model(path)  # what cannot be loaded must not be shipped
+    load_model(path)  # a file that cannot be loaded must not be shipped
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
         raise ValueError(
@@ -169,26 +172,18 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     registry = load_registry(registry_path)
     file = f"tumorsim-{name}.safetensors"
     with atomic_path(registry.path.parent / file) as temporary:
-        _copy(path, temporary, card)
+        if card is None:
+            shutil.copyfile(path, temporary)
+        else:
+            with safe_open(path, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+                save_file(tensors, temporary, metadata=opened.metadata() | {"model_card": card})
         sha256, size = content_key(temporary), Path(temporary).stat().st_size
     weights = Weights(name, str(version), file, sha256, size, license, description)
     content = json.loads(registry.path.read_text(encoding="utf-8"))
-    content["weights"][name] = {f.name: asdict(weights)[f.name] for f in fields(weights) if f.name != "name"}
+    content["weights"][name] = {key: value for key, value in asdict(weights).items() if key != "name"}
     if default:
         content["default"] = name
     with atomic_path(registry.path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return weights
-
-
-def _copy(path, target, card):
-    """Copy a model file, with `card` in its metadata where there is one."""
-    if card is None:
-        shutil.copyfile(path, target)
-        return
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        save_file(tensors, target, metadata=file.metadata() | {"model_card": card})

@@ -1,4 +1,4 @@
-"""One model from several that were fine-tuned from the same weights."""
+"""Training that starts from the weights of a model, and the mean of several models that did."""
 
 import numpy as np
 
@@ -6,24 +6,73 @@ from tumorsim.exceptions import WeightsError
 from tumorsim.weights._fetch import find_weights
 from tumorsim.weights._model import fingerprint, head_aspects, load_model, save_model
 
-__all__ = ["average_models"]
+__all__ = ["average_models", "start_from_weights"]
+
+
+def start_from_weights(network, source, classes, preprocessing, *, freeze=False):
+    """Copy the weights of a model into a new network of the same architecture, in place.
+
+    Parameters
+    ----------
+    network : Network
+    source : str or Path
+        As `find_weights` takes it.
+    classes : dict of list of str
+        Task → class names of `network`.
+    preprocessing : Preprocessing
+        The one that training asks for.
+    freeze : bool, default=False
+        Do not train the backbone.
+
+    Returns
+    -------
+    preprocessing : Preprocessing
+        That of the weights if the backbone is frozen, so that embeddings do not change; else the one given.
+    record : dict
+        Entries for the training record.
+
+    Raises
+    ------
+    WeightsError
+        If `source` cannot be found or read.
+    ValueError
+        If its architecture or spacing differs.
+    """
+    from tumorsim.preprocessing import Preprocessing
+
+    other, config = load_model(find_weights(source, progress=True))
+    its_own = Preprocessing.from_dict(config["preprocessing"])
+    wanted = network.config | {"spacing": preprocessing.spacing}
+    found = other.config | {"spacing": its_own.spacing}
+    unlike = [name for name in wanted if wanted[name] != found[name]]
+    if unlike:
+        differences = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in unlike)
+        raise ValueError(
+            f"'initial_weights' must have the architecture and spacing asked for. Got {differences}. "
+            f"TumorEmbedder.from_pretrained() uses those of the weights: leave out {', '.join(unlike)}."
+        )
+    network.start_from(other, classes, config["classes"])
+    if freeze:
+        network.freeze_backbone()
+        preprocessing = its_own
+    return preprocessing, {"initial_weights": config["fingerprint"], "freeze_backbone": freeze}
 
 
 def average_models(models, path):
     """Write the mean of models that were fine-tuned from the same weights.
 
-    Networks that start from one network stay near enough to each other for the mean of their weights to be a
-    network too, which often errs less than each of them, at the cost of one [1]_. The tasks' class names may
-    differ: a row of a head is the mean over the models that know its class.
+    Networks that start from the same network stay close enough to each other for the mean of their weights to
+    be a working network, which often errs less than each of them and costs no more than one [1]_. Class names
+    may differ: a row of a head is the mean over the models that know its class.
 
     Parameters
     ----------
     models : sequence of str or Path
         Two or more, as `find_weights` takes them, with the same ``initial_weights`` in their training record
-        and the same architecture, preprocessing and tasks. Parameters and history are those of the first, the
-        training record is that of the run with most tumors.
+        and the same architecture, preprocessing and tasks. Parameters and history are taken from the first,
+        the training record from the run with most tumors.
     path : str or Path
-        Where the model file is written, atomically.
+        The model file to write, atomically.
 
     Raises
     ------
@@ -68,32 +117,35 @@ def _check_kin(models, configs):
         if config["training"].get("initial_weights") is None:
             raise WeightsError(
                 "Models to average must be fine-tuned from the same weights. "
-                f"'{model}' was trained from nothing."
+                f"'{model}' was trained without initial weights."
             )
-    for what, value in {
-        "initial_weights": lambda config: config["training"]["initial_weights"],
-        "architecture": lambda config: config["architecture"],
-        "preprocessing": lambda config: config["preprocessing"],
-        "tasks": lambda config: sorted(config["classes"]),
-    }.items():
-        first = value(configs[0])
-        for model, config in zip(models, configs, strict=True):
-            if value(config) != first:
+    facts = [
+        {
+            "initial_weights": config["training"]["initial_weights"],
+            "architecture": config["architecture"],
+            "preprocessing": config["preprocessing"],
+            "tasks": sorted(config["classes"]),
+        }
+        for config in configs
+    ]
+    for model, its_own in zip(models, facts, strict=True):
+        for what, first in facts[0].items():
+            if its_own[what] != first:
                 raise WeightsError(
-                    f"Models to average must have the same {what}. '{model}' has {value(config)!r}, "
+                    f"Models to average must have the same {what}. '{model}' has {its_own[what]!r}, "
                     f"'{models[0]}' has {first!r}."
                 )
 
 
 def _mean(tensors):
-    """Return the mean in double precision; what counts (batches seen) is taken from the first."""
+    """Return the mean in double precision; integers (numbers of batches) are taken from the first."""
     if not tensors[0].is_floating_point():
         return tensors[0]
     return (sum(tensor.double() for tensor in tensors) / len(tensors)).to(tensors[0].dtype)
 
 
 def _mean_rows(tensors, known, names):
-    """Return the mean of a head's rows by class name, less what softmax drops: each model's own mean."""
+    """Return the mean of a head's rows by class name, less each model's mean row, which softmax drops."""
     import torch
 
     shared = set(names).intersection(*known)
@@ -107,17 +159,16 @@ def _mean_rows(tensors, known, names):
 
 
 def _mean_config(network, configs, classes):
-    """Return the configuration of the mean: the first one's, with means of what was estimated."""
+    """Return the configuration of the mean: that of the first, with means of what was estimated."""
     first = configs[0]
     records = [config["training"] for config in configs]
-    record = dict(max(records, key=lambda record: record["n_tumors"]))  # the run that saw most
+    record = dict(max(records, key=lambda record: record["n_tumors"]))
     for key in ("data", "licenses"):
         record[key] = sorted(set().union(*(record.get(key, []) for record in records)))
     return first | {
         "classes": classes,
         "aspects": head_aspects(network),
         "scale": np.mean([config["scale"] for config in configs], axis=0),
-        "weights": next((c["weights"] for c in configs if c.get("weights")), {}),  # older files have none
         "fingerprint": fingerprint(network.state_dict(), first["preprocessing"]),
         "training": record | {"averaged": [config["fingerprint"] for config in configs]},
     }
