@@ -138,7 +138,7 @@ def test_tampered_preprocessing(file):
 
 
 @pytest.mark.parametrize(
-    "key", ["classes", "architecture", "preprocessing", "fingerprint", "scale", "parameters"]
+    "key", ["classes", "architecture", "preprocessing", "fingerprint", "scale", "weights", "parameters"]
 )
 def test_incomplete_configuration(file, key):
     """A file without something that is needed says what."""

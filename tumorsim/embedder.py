@@ -426,7 +426,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             embedder = cls(**parameters, device=device)
             embedder.history_ = config["history"]
             scale = np.asarray(config["scale"], dtype=np.float64)
-            weights = config.get("weights", {})  # older files measure by scaled features alone
+            weights = config["weights"]
             return embedder._set_fitted(
                 network, preprocessing, config["classes"], scale, config["training"], weights
             )
