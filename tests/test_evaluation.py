@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from tumorsim import EmbeddingSpace, evaluate_knn
-from tumorsim.evaluation import format_knn_table, split_patients
-from tumorsim.evaluation._knn import _balanced_accuracy, _r2, _spearman
+from tumorsim.evaluation import balanced_accuracy, format_knn_table, split_patients
+from tumorsim.evaluation._statistics import r2, spearman
 
 COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
 
@@ -113,21 +113,21 @@ def test_weighted_scores_equal_those_of_repeated_rows():
     measured, guessed = rng.normal(size=40).round(1), rng.normal(size=40).round(1)
     weights = rng.integers(0, 4, size=(20, 40)).astype(float)
     weights[0, truth == 3] = 0  # a class that a resample lacks
-    accuracy = _balanced_accuracy(truth == predicted, truth, np.unique(truth), weights)
+    accuracy = balanced_accuracy(truth == predicted, truth, weights)
     for i, w in enumerate(weights.astype(int)):
         again = np.repeat(np.arange(40), w)
         recalls = [(predicted[again] == c)[truth[again] == c].mean() for c in np.unique(truth[again])]
         assert accuracy[i] == pytest.approx(np.mean(recalls))
-        assert _r2(measured, guessed, weights)[i] == pytest.approx(r2_score(measured[again], guessed[again]))
+        assert r2(measured, guessed, weights)[i] == pytest.approx(r2_score(measured[again], guessed[again]))
         rho = spearmanr(measured[again], guessed[again]).statistic
-        assert _spearman(measured, guessed, weights)[i] == pytest.approx(rho)
+        assert spearman(measured, guessed, weights)[i] == pytest.approx(rho)
 
 
 def test_scores_of_what_does_not_vary_are_nan_without_a_warning():
     """A constant truth has no R², a constant prediction no rank correlation."""
     constant, varying, weights = np.full(5, 7.1), np.arange(5.0), np.ones((2, 5))
-    assert np.isnan(_r2(constant, varying, weights)).all()
-    assert np.isnan(_spearman(varying, constant, weights)).all()
+    assert np.isnan(r2(constant, varying, weights)).all()
+    assert np.isnan(spearman(varying, constant, weights)).all()
 
 
 def test_a_patient_is_never_its_own_neighbor():

@@ -14,9 +14,7 @@ from benchmarks.label_free._scans import (
     read_scan,
     tumors_of,
 )
-from tumorsim.evaluation._bootstrap import interval, patient_weights
-from tumorsim.evaluation._knn import _neighbors
-from tumorsim.index import TumorIndex
+from tumorsim.evaluation import interval, neighbors_of_other_patients, patient_weights
 from tumorsim.records import Cohort, Tumor, group_by_case
 
 __all__ = ["evaluate_mirror", "mirrored_content"]
@@ -105,7 +103,7 @@ def evaluate_mirror(embedder, cohort, *, n_neighbors=5, random_state=0):
             measures["sides_flipped"] = after["hemisphere"] == before["hemisphere"].map(SIDES)
         if "type" in before:
             measures["types_unchanged"] = after["type"] == before["type"]
-    near, far = (_neighbors(TumorIndex(), None, X, patients, Z, patients, min(k, len(X))) for Z in (X, Y))
+    near, far = (neighbors_of_other_patients(X, patients, Z, patients, min(k, len(X))) for Z in (X, Y))
     if "label_type" in table:
         types = table["label_type"].to_numpy(dtype=object)
         pairs = [(_most_frequent(types, a), _most_frequent(types, b)) for a, b in zip(near, far, strict=True)]

@@ -3,9 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation._bootstrap import N_RESAMPLES, interval, patient_weights
-from tumorsim.evaluation._knn import _balanced_accuracy, _check_pair
-from tumorsim.evaluation._retrieval import evaluate_retrieval
+from tumorsim.evaluation import (
+    N_RESAMPLES,
+    balanced_accuracy,
+    evaluate_retrieval,
+    interval,
+    patient_weights,
+)
 
 __all__ = ["evaluate_across_datasets", "evaluate_site_probe"]
 
@@ -45,7 +49,7 @@ def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    X, table = _check_pair(X, table, "X", "table")
+    X, table = np.asarray(X), table.reset_index(drop=True)
     if column not in table:
         raise ValueError(f"'table' must have the column '{column}'. Got {', '.join(table.columns)}.")
     known = table[column].notna().to_numpy()
@@ -60,7 +64,7 @@ def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
     predicted = cross_val_predict(probe, X[known], truth, groups=patients, cv=folds)
     weights = patient_weights(patients, random_state, n_resamples)
-    draws = _balanced_accuracy(predicted == truth, truth, np.arange(len(names)), weights)
+    draws = balanced_accuracy(predicted == truth, truth, weights)
     numbers = {"chance": 1 / len(names), "n_queries": len(truth), "n_patients": len(set(patients))}
     return interval(draws) | numbers
 
@@ -86,7 +90,7 @@ def evaluate_across_datasets(X, table, *, column="dataset", **options):
     ValueError
         If the column is not there or has one value, or a patient is in two data sets.
     """
-    X, table = _check_pair(X, table, "X", "table")
+    X, table = np.asarray(X), table.reset_index(drop=True)
     if column not in table or table[column].dropna().nunique() < 2:
         raise ValueError(f"'table' must have two data sets in the column '{column}'.")
     names = table[column].astype(object).where(table[column].notna(), None).to_numpy()

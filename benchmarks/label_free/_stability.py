@@ -6,9 +6,7 @@ import pandas as pd
 from benchmarks._checks import check_choice, check_integer, check_real
 from benchmarks.label_free._perturb import PERTURBATIONS, perturb
 from benchmarks.label_free._scans import check_cohort, distances_to_others, embed, embed_by_case
-from tumorsim.evaluation._bootstrap import interval, patient_weights
-from tumorsim.evaluation._knn import _neighbors
-from tumorsim.index import TumorIndex
+from tumorsim.evaluation import interval, neighbors_of_other_patients, patient_weights
 from tumorsim.metrics import neighbor_overlap_at_k
 from tumorsim.records import Cohort
 
@@ -71,7 +69,7 @@ def evaluate_stability(
     typical = distances_to_others(cohort, X)[1][asked]
     n_others = np.array([(patients != patients[row]).sum() for row in asked])
     k = min(n_neighbors, int(n_others.min()))
-    before = _neighbors(TumorIndex(), None, X, patients, X[asked], patients[asked], k)
+    before = neighbors_of_other_patients(X, patients, X[asked], patients[asked], k)
     weights = patient_weights(patients[asked], random_state)
     queries = Cohort(cohort[int(row)] for row in asked)
     rows = []
@@ -81,7 +79,7 @@ def evaluate_stability(
             return list(perturb(tumors, kind, random_state=random_state))
 
         Y = embed_by_case([embedder], queries, change)[0][:, 0]
-        after = _neighbors(TumorIndex(), None, X, patients, Y, patients[asked], k)
+        after = neighbors_of_other_patients(X, patients, Y, patients[asked], k)
         overlap = np.array([neighbor_overlap_at_k(a, b, k) for a, b in zip(before, after, strict=True)])
         found = interval(_weighted_median(overlap, weights))
         low, quarter = np.percentile(overlap, (5, 25))

@@ -9,11 +9,12 @@ from benchmarks.paper._runs import training_rows
 from tumorsim.evaluation import (
     RetrievalScores,
     evaluate_retrieval,
+    interval,
     paired_differences,
+    patient_weights,
     pool_scores,
     rank_gallery,
 )
-from tumorsim.evaluation._bootstrap import interval, patient_weights
 from tumorsim.metrics import (
     alignment,
     antihub_share,

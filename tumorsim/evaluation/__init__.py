@@ -1,31 +1,25 @@
 """Protocols that turn embeddings and labels into tables of scores with intervals by patient."""
 
-from importlib import import_module
+from tumorsim.evaluation._knn import evaluate_knn, format_knn_table, neighbors_of_other_patients
+from tumorsim.evaluation._paired import RetrievalScores, paired_differences, pool_scores
+from tumorsim.evaluation._retrieval import evaluate_retrieval, rank_gallery
+from tumorsim.evaluation._splits import block_folds, check_apart, split_patients
+from tumorsim.evaluation._statistics import N_RESAMPLES, balanced_accuracy, interval, patient_weights
 
-_HOMES = {
-    "evaluate_knn": "_knn",
-    "format_knn_table": "_knn",
-    "block_folds": "_splits",
-    "split_patients": "_splits",
-    "RetrievalScores": "_retrieval",
-    "evaluate_retrieval": "_retrieval",
-    "rank_gallery": "_questions",
-    "check_apart": "_leaks",
-    "paired_differences": "_paired",
-    "pool_scores": "_paired",
-}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name):
-    """Import a name on first use: `evaluate_knn` needs neither torch nor images."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tumorsim.evaluation' has no attribute {name!r}")
-    value = getattr(import_module(f"tumorsim.evaluation.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return __all__
+__all__ = [
+    "N_RESAMPLES",
+    "RetrievalScores",
+    "balanced_accuracy",
+    "block_folds",
+    "check_apart",
+    "evaluate_knn",
+    "evaluate_retrieval",
+    "format_knn_table",
+    "interval",
+    "neighbors_of_other_patients",
+    "paired_differences",
+    "patient_weights",
+    "pool_scores",
+    "rank_gallery",
+    "split_patients",
+]

@@ -1,24 +1,46 @@
-"""Two methods on the same resamples of patients: by how much they differ, beyond luck."""
+"""Scores of two methods on the same resamples of patients, and whether they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation._bootstrap import interval
-from tumorsim.evaluation._retrieval import RetrievalScores
+from tumorsim.evaluation._statistics import interval
 
-__all__ = ["paired_differences", "pool_scores"]
+__all__ = ["RetrievalScores", "paired_differences", "pool_scores"]
 
 KEYS = ["task", "metric", "k"]
 LOWER_IS_BETTER = ("mae",)
 
 
-def pool_scores(scores):
+@dataclass(frozen=True)
+class RetrievalScores:
+    """Scores with their resamples, so that methods can be compared on the same ones.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per score: ``task``, ``metric``, ``k`` (0 where there is no cutoff), ``value``, ``chance``,
+        the 95 % interval ``ci_low``, ``ci_high``, ``n_queries``, ``n_skipped``, ``n_patients``.
+    draws : ndarray of shape (n_scores, 1 + n_resamples)
+        The score, and the score of each resample of patients.
+    queries : str
+        Names the queries and the seed: only scores of the same can be compared.
+    """
+
+    table: pd.DataFrame
+    draws: np.ndarray
+    queries: str
+
+
+def pool_scores(scores: Sequence[RetrievalScores]) -> RetrievalScores:
     """Return the mean of several networks' scores, resample by resample.
 
     Parameters
     ----------
     scores : sequence of RetrievalScores
-        Of the same queries and the same tasks, metrics and k: one a seed.
+        Of the same queries and the same tasks, metrics and k: one per seed.
 
     Returns
     -------
@@ -41,7 +63,7 @@ def pool_scores(scores):
     return RetrievalScores(first.table.assign(**_intervals(draws)), draws, first.queries)
 
 
-def paired_differences(scores, others):
+def paired_differences(scores: RetrievalScores, others: RetrievalScores) -> pd.DataFrame:
     """Return by how much one method's scores differ from another's, on the same resamples of patients.
 
     Parameters
@@ -52,7 +74,7 @@ def paired_differences(scores, others):
     Returns
     -------
     DataFrame
-        A row a task, metric and k: ``value`` (the difference; positive where `scores` are better, errors
+        One row per task, metric and k: ``value`` (the difference; positive where `scores` are better, errors
         included), the 95 % interval ``ci_low``, ``ci_high``, and ``outcome``: win or loss where the interval
         lies on one side of 0, else tie.
 
