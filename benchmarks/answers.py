@@ -161,7 +161,7 @@ def vote_calibration(X, table, space, rng, *, n_neighbors=K):
         of[name] = table[part].reset_index(drop=True)
         if not part.any():
             return pd.DataFrame()
-        counted[name] = votes(index.search(X[part], n_neighbors), index.metadata_)
+        counted[name] = votes(index.search(X[part], n_neighbors), index.metadata_, n_neighbors=n_neighbors)
     try:
         calibration = VoteCalibration().fit(counted["learn"], of["learn"])
     except ValueError as err:

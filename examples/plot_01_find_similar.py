@@ -36,14 +36,15 @@ print(embedder.classes_["type"])
 # One patient takes at most one place in an answer, however many metastases there are.
 index = TumorIndex().fit(embedder.transform(archive), metadata=archive.table, space=embedder.space_)
 answer = find_similar(embedder, index, new[:1], n_neighbors=4, exclude="same_patient")
-print(answer[["rank", "distance", "tumor_id", "label_type", "label_region"]])
+print(answer.neighbors[["rank", "distance", "label_type", "label_region", "tumor_id"]])
 
 # %%
 # Look at them
 # ------------
 by_id = {tumor.tumor_id: tumor for tumor in archive}
-found = [by_id[tumor_id] for tumor_id in answer["tumor_id"]]
-plot_neighbors(new[0], found, answer["distance"], figure=plt.figure(figsize=(11, 7), layout="constrained"))
+found = [by_id[tumor_id] for tumor_id in answer.neighbors["tumor_id"]]
+figure = plt.figure(figsize=(11, 7), layout="constrained")
+plot_neighbors(new[0], found, answer.neighbors["distance"], figure=figure)
 plt.show()
 
 # %%

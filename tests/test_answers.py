@@ -12,6 +12,7 @@ from tumorsim.answers import (
     describe_closeness,
     describe_summary,
     describe_vote,
+    describe_where,
     summarize,
     votes,
 )
@@ -78,10 +79,24 @@ def test_tasks_are_those_that_the_archive_has_labels_of():
 )
 def test_a_vote_is_abstained_from_when_mixed_far_or_unlabelled(types, far, abstains):
     """Below 60 %, on a tie, without a close match, and with fewer than three labels."""
-    row = votes(answer(types, far=far), ARCHIVE, tasks=["type"]).iloc[0]
+    row = votes(answer(types, far=far), ARCHIVE, tasks=["type"], n_neighbors=len(types)).iloc[0]
     assert row["abstains"] == abstains
     if row["n_labelled"]:
         assert ("no vote" in describe_vote(row)) == (abstains is not None)
+
+
+def test_what_a_filter_leaves_of_five_does_not_vote():
+    """One of one is no vote where five were asked for; where one was asked for it is."""
+    for asked, abstains in ((None, "few labels"), (5, "few labels"), (2, "few labels"), (1, None)):
+        row = votes(answer(["m"]), ARCHIVE, tasks=["type"], n_neighbors=asked).iloc[0]
+        assert row["abstains"] == abstains
+    assert votes(answer(["m", "m"]), ARCHIVE, n_neighbors=5)["abstains"][0] == "few labels"
+
+
+def test_conditions_in_words():
+    """Values, lists, ranges and what is missing are told as they were asked for."""
+    where = {"type": "glioma", "age": (">=", 40.0), "visit": ["1", "2"], "dose": ("!=", None)}
+    assert describe_where(where) == "type = glioma, age >= 40, visit = 1 or 2, dose != not known"
 
 
 def test_of_equal_counts_the_nearest_label_is_named():

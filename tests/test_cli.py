@@ -170,6 +170,16 @@ def test_query_by_mask_finds_itself(folder, tmp_path):
     assert near["query_tumor_id"].tolist() == ["s0_image/1"] * 5
     ask(folder, *mask, "--patient-id patient-s0 --exclude same_patient -n 9 -o", tmp_path / "other.csv")
     assert "s0/1" not in pd.read_csv(tmp_path / "other.csv")["tumor_id"].tolist()
+    ask(folder, *mask, "--case-id s0 --exclude same_case -n 9 -o", tmp_path / "case.csv")
+    assert "s0/1" not in pd.read_csv(tmp_path / "case.csv")["tumor_id"].tolist()
+
+
+def test_a_manifest_is_a_query_too(folder, tmp_path):
+    """All tumors of a manifest are asked for at once, each with its own patient left out."""
+    result = ask(folder, "--exclude same_patient -n 2 -o", tmp_path / "near.csv", scan="archive.csv")
+    near = pd.read_csv(tmp_path / "near.csv")
+    assert len(near) == 12 and near["query_tumor_id"].nunique() == 6
+    assert not (near["query_tumor_id"] == near["tumor_id"]).any() and "s5/1: " in result.output
 
 
 def test_query_by_box_equals_query_by_mask(folder, tmp_path):
@@ -291,6 +301,8 @@ ASK = "query {f}/index {f}/s0_image.nii.gz --model {f}/model.safetensors"
         (f"{ASK} --box 0 0 0 99 5 5", "inside the image"),
         (f"{ASK} --mask {{f}}/gone.nii.gz", "gone.nii.gz"),
         (f"{ASK} --exclude same_patient", "--patient-id"),
+        (f"{ASK} --exclude same_case", "--case-id"),
+        (f"{ASK} --exclude same_case --patient-id patient-s0", "--case-id"),
         (f"{ASK} --where type", "such as 'type=meningioma'"),
         (f"{ASK} --where volume_mm3>big", "holds numbers"),
         (f"{ASK} --where dose=1", "dose"),

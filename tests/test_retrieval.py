@@ -1,13 +1,17 @@
 """The whole way in one call, and the pieces that the command line joins."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import phantoms
 import pytest
 from archives import write_cohort
 
-from tumorsim import Case, Cohort, TumorIndex, find_similar
+from tumorsim import Case, Cohort, Tumor, TumorIndex, find_similar
 from tumorsim.exceptions import CohortError, GeometryError, IndexMismatchError
 from tumorsim.io import load_embeddings
+from tumorsim.manifest import save_manifest
 from tumorsim.report import describe_model
 from tumorsim.retrieval import embed_archive, embed_to_file, neighbor_tumors, query_tumors
 
@@ -33,7 +37,7 @@ def index(embedder, archive):
 
 def test_find_similar_equals_the_long_way(embedder, index, archive):
     """It is transform and search with ids and space passed along."""
-    found = find_similar(embedder, index, archive[:2], n_neighbors=3, exclude="same_patient")
+    found = find_similar(embedder, index, archive[:2], n_neighbors=3, exclude="same_patient").neighbors
     expected = index.search(
         embedder.transform(archive[:2]),
         3,
@@ -41,15 +45,128 @@ def test_find_similar_equals_the_long_way(embedder, index, archive):
         space=embedder.space_,
         exclude="same_patient",
     )
-    assert found.equals(expected)
+    assert found.equals(expected[found.columns]) and set(found) == set(expected)
+    assert found.columns[:5].tolist() == ["query", "rank", "distance", "label_type", "label_hemisphere"]
     assert not (found["patient_id"].to_numpy() == archive.patient_ids[found["query"]]).any()
 
 
 def test_a_tumor_of_the_archive_finds_itself(embedder, index, archive):
     """Without exclusion the nearest is the tumor itself, at distance 0."""
-    found = find_similar(embedder, index, list(archive), n_neighbors=1)
+    found = find_similar(embedder, index, list(archive), n_neighbors=1).neighbors
     assert found["tumor_id"].tolist() == archive.tumor_ids.tolist()
     np.testing.assert_allclose(found["distance"], 0, atol=1e-3)  # float32 sums in another order
+
+
+def test_every_kind_of_query_gives_one_answer(embedder, index, archive, tmp_path):
+    """A file, a case, a tumor and a manifest find the same neighbors."""
+    tumor = archive[0]
+    save_manifest(archive[:1], tmp_path / "one.csv")
+    files, mask = (tumor.case.image, tumor.case.mask), {"mask": tumor.case.mask}
+    asked = [
+        (files[0], mask),
+        (Case(*files, case_id="c", patient_id="p"), {}),
+        (tumor, {}),
+        ([tumor], {}),
+        (tmp_path / "one.csv", {}),
+    ]
+    expected = find_similar(embedder, index, archive[:1])
+    for query, options in asked:
+        answer = find_similar(embedder, index, query, **options)
+        assert answer.neighbors["tumor_id"].tolist() == expected.neighbors["tumor_id"].tolist()
+        assert not answer.proposed
+        assert (answer.queries[0].bbox == tumor.bbox).all()
+
+
+def test_an_answer_says_all_of_it(embedder, index, archive, tmp_path):
+    """Votes, closeness and summary are tables; text, page, CSV and JSON hold the same."""
+    answer = find_similar(embedder, index, archive[:2], n_neighbors=4, show=["volume_mm3"])
+    assert answer.votes[["query", "task"]].values.tolist() == [
+        [0, "type"],
+        [0, "hemisphere"],
+        [1, "type"],
+        [1, "hemisphere"],
+    ]
+    assert answer.closeness["text"].str.startswith("Too few patients").all() and len(answer.closeness) == 2
+    assert answer.summary["column"].tolist() == ["volume_mm3"] * 2
+    assert str(answer) == repr(answer) and "s0/1: 1.13 ml" in str(answer) and "of 4 neighbors" in str(answer)
+    frame = pd.read_csv(answer.save_csv(tmp_path / "a.csv"))
+    assert frame["query_tumor_id"].tolist() == ["s0/1"] * 4 + ["s1/1"] * 4
+    told = json.loads(json.dumps(answer.to_dict()))
+    assert [query["tumor_id"] for query in told["queries"]] == ["s0/1", "s1/1"]
+    assert told["queries"][1]["neighbors"][0]["tumor_id"] == "s1/1" and not told["proposed"]
+    assert told["queries"][0]["closeness"]["p_value"] is None
+    page = answer.save_html(tmp_path / "a.html", archive_name="ours").read_text()
+    assert page.count("<image ") == 30 and "ours (6 tumors)" in page and embedder.fingerprint_ in page
+
+
+def test_an_answer_in_a_notebook_is_escaped(embedder, archive):
+    """Markup in ids and labels is shown, never obeyed."""
+    evil = "<script>alert(1)</script>"
+    tumors = [
+        Tumor(t.case, t.bbox, tumor_id=f"{evil}{i}", labels={"type": evil}) for i, t in enumerate(archive)
+    ]
+    index = TumorIndex().fit(embedder.transform(tumors), metadata=Cohort(tumors).table, space=embedder.space_)
+    page = find_similar(embedder, index, tumors[0], where={"type": evil})._repr_html_()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 10 and "<table" in page
+
+
+def test_proposed_lesions_are_said_to_be(embedder, index, archive):
+    """Without mask and box the model proposes; text and sheet settings tell."""
+    answer = find_similar(embedder, index, archive[0].case.image, threshold=0)
+    assert answer.proposed and "(proposed by the model)" in str(answer)
+
+
+def test_the_same_case_is_left_out_where_its_id_is_known(embedder, index, archive):
+    """A file does not tell its case: that is an error, and with the id the scan's own tumors are left out."""
+    image, mask = archive[0].case.image, archive[0].case.mask
+    for exclude in ("same_case", "same_patient"):
+        name = exclude.removeprefix("same_")
+        with pytest.raises(ValueError, match=f"needs the query's {name}. Give {name}_id"):
+            find_similar(embedder, index, image, mask=mask, exclude=exclude)
+        given = {f"{name}_id": "s0" if name == "case" else "patient-s0"}
+        found = find_similar(embedder, index, image, mask=mask, exclude=exclude, **given).neighbors
+        assert len(found) == 5 and "s0/1" not in found["tumor_id"].tolist()
+    table = archive.table.assign(case_id="s0")  # ids of scans that are unique within a patient only
+    several = TumorIndex().fit(embedder.transform(archive), metadata=table, space=embedder.space_)
+    asked = {"mask": mask, "exclude": "same_case", "case_id": "s0"}
+    with pytest.raises(ValueError, match="case 's0' is of several patients"):
+        find_similar(embedder, several, image, **asked)
+    assert len(find_similar(embedder, several, image, patient_id="patient-s0", **asked).neighbors) == 5
+
+
+def test_what_a_filter_leaves_of_five_does_not_vote(embedder, index, archive):
+    """One tumor that meets the condition is shown, and its label is no vote."""
+    answer = find_similar(embedder, index, archive[:1], where={"tumor_id": "s2/1"})
+    assert len(answer.neighbors) == 1 and answer.votes["abstains"].eq("few labels").all()
+    alone = find_similar(embedder, index, archive[:1], n_neighbors=1, where={"tumor_id": "s2/1"})
+    assert alone.votes["abstains"].isna().all()
+    assert alone.settings["Where"] == "tumor_id = s2/1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"show": ["dose"]}, "'show' must name columns of the index"),
+        ({"aspects": {"shape": 1}}, "'aspects' must name aspects of the index"),
+        ({"exclude": ["s0/1", "s9/1"]}, "same_case, or tumor ids of the index. Got 's9/1'"),
+        ({"exclude": []}, "tumor ids of the index"),
+        ({"where": {"dose": 1}}, "'where' must name columns"),
+        ({"mask": "m.nii.gz", "box": (0, 0, 0, 1, 1, 1)}, "leave one out"),
+        ({"key_file": "archive.key"}, "belong to a folder of DICOM"),
+        ({"vote_calibration": "votes.json", "max_per_patient": 2}, "calibrated for plain answers"),
+    ],
+)
+def test_mistakes_are_found_before_voxels_are_read(embedder, index, options, message):
+    """The file that the query names does not even exist."""
+    with pytest.raises(ValueError, match=message):
+        find_similar(embedder, index, "gone.nii.gz", **options)
+
+
+def test_ids_and_masks_belong_to_scans(embedder, index, archive):
+    """Tumors have their own; given beside them they are refused."""
+    for options in ({"mask": "m.nii.gz"}, {"box": (0, 0, 0, 1, 1, 1)}, {"patient_id": "p"}, {"case_id": "c"}):
+        with pytest.raises(ValueError, match="belongs to a scan"):
+            find_similar(embedder, index, archive[0], **options)
 
 
 def test_another_embedder_is_refused(index, archive):
@@ -61,7 +178,7 @@ def test_another_embedder_is_refused(index, archive):
 
 def test_neighbors_become_tumors_again(embedder, index, archive):
     """Files, box, mask value and labels of a neighbor are those of the archive's tumor."""
-    found = find_similar(embedder, index, archive[:2], n_neighbors=6)
+    found = find_similar(embedder, index, archive[:2], n_neighbors=6).neighbors
     tumors = {tumor.tumor_id: tumor for tumor in neighbor_tumors(found)}
     assert set(tumors) == set(archive.tumor_ids)
     for tumor in archive:
@@ -69,6 +186,16 @@ def test_neighbors_become_tumors_again(embedder, index, archive):
         assert again.case.image == tumor.case.image and again.case.mask == tumor.case.mask
         assert (again.bbox == tumor.bbox).all() and again.labels == tumor.labels
         assert (again.load_mask() == tumor.load_mask()).all()
+
+
+def test_neighbors_without_boxes_are_no_tumors(embedder, index, archive):
+    """Rows that were added without files and boxes are found, and have no picture."""
+    more = TumorIndex().fit(index.embeddings_, metadata=index.metadata_, space=index.space_)
+    ids = ("patient_id", "case_id", "tumor_id")
+    more.add(index.embeddings_[:1] + 0.01, metadata={n: ["new"] for n in ids}, space=index.space_)
+    neighbors = more.search(index.embeddings_[:1], 7, max_per_patient=None)
+    assert "new" in neighbors["tumor_id"].tolist()
+    assert sorted(neighbor_tumors(neighbors).tumor_ids) == sorted(archive.tumor_ids)
 
 
 def test_neighbors_without_files_are_no_tumors(embedder):

@@ -11,6 +11,7 @@ __all__ = [
     "describe_closeness",
     "describe_summary",
     "describe_vote",
+    "describe_where",
     "summarize",
     "votes",
 ]
@@ -75,7 +76,40 @@ def describe_agreement(neighbor):
     return f"does not agree in {_listed(other, 'or')}" if other else ""
 
 
-def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6, calibration=None):
+def describe_where(where):
+    """Return the conditions of a search in words.
+
+    Parameters
+    ----------
+    where : mapping of str to condition
+        As in `TumorIndex.search`.
+
+    Examples
+    --------
+    >>> describe_where({"type": ["glioma", "meningioma"], "volume_mm3": [(">=", 500.0), ("<", 9000)]})
+    'type = glioma or meningioma, volume_mm3 >= 500, volume_mm3 < 9000'
+    """
+    parts = []
+    for column, condition in where.items():
+        several = isinstance(condition, list) and any(isinstance(one, tuple) for one in condition)
+        for one in condition if several else [condition]:
+            pair = isinstance(one, tuple) and len(one) == 2 and not str(one[0]).strip("<>=!")
+            operator, value = one if pair else ("=", one)
+            values = value if isinstance(value, list | tuple | set | frozenset | np.ndarray) else [value]
+            parts.append(f"{column} {operator.replace('==', '=')} {' or '.join(map(_value_text, values))}")
+    return ", ".join(parts)
+
+
+def votes(
+    neighbors,
+    archive_table,
+    *,
+    n_neighbors=None,
+    tasks=None,
+    min_labelled=3,
+    min_share=0.6,
+    calibration=None,
+):
     """Count the neighbors' labels, and abstain where they say little.
 
     Parameters
@@ -84,10 +118,13 @@ def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6
         Of `TumorIndex.search`.
     archive_table : DataFrame
         ``index.metadata_``, of which base rates are taken; with a search's `where`, the rows that met it.
+    n_neighbors : int, optional
+        Neighbors that were asked for: an answer to a search for one or two can have a vote, what a filter has
+        left of five cannot.
     tasks : sequence of str, optional
         Default: all with a column ``label_<task>`` in which the archive has a label.
     min_labelled : int, default=3
-        Labelled neighbors below which a vote is abstained from; all neighbors, if fewer were asked for.
+        Labelled neighbors below which there is no vote; `n_neighbors`, if fewer were asked for.
     min_share : float, default=0.6
         Share of the labelled neighbors below which the first label does not win.
     calibration : calibration.VoteCalibration, optional
@@ -96,11 +133,11 @@ def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6
     Returns
     -------
     DataFrame
-        A row a query and task: ``query``, ``task``, ``label`` (the most frequent; of equals, the nearest's),
-        ``n_votes``, ``n_labelled``, ``n_neighbors``, ``n_patients`` (of the labelled), ``base_rate`` (share
-        of the archive's labelled tumors with that label), ``counts`` (text), ``abstains`` (None, ``"few
-        labels"``, ``"far"`` or ``"mixed"``) and ``probability`` (NaN without `calibration` or where it
-        abstains).
+        One row per query and task: ``query``, ``task``, ``label`` (the most frequent; of equals, the
+        nearest's), ``n_votes``, ``n_labelled``, ``n_neighbors``, ``n_patients`` (of the labelled),
+        ``base_rate`` (share of the archive's labelled tumors with that label), ``counts`` (text),
+        ``abstains`` (None, ``"few labels"``, ``"far"`` or ``"mixed"``) and ``probability`` (NaN without
+        `calibration` or where it abstains).
 
     Raises
     ------
@@ -108,6 +145,8 @@ def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6
         If a parameter is malformed or a task is unknown.
     """
     min_labelled = check_integer(min_labelled, "min_labelled", minimum=1)
+    n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1, allow_none=True)
+    needed = min_labelled if n_neighbors is None else min(min_labelled, n_neighbors)
     min_share = check_real(min_share, "min_share", minimum=0, maximum=1)
     known = [
         str(name).removeprefix("label_")
@@ -123,7 +162,7 @@ def votes(neighbors, archive_table, *, tasks=None, min_labelled=3, min_share=0.6
         for task in known if tasks is None else tasks:
             row = {"query": query, "task": task} | _vote(found, archive_table[f"label_{task}"], task)
             row["abstains"] = None
-            if row["n_labelled"] < min(min_labelled, len(found)) or row["n_labelled"] == 0:
+            if row["n_labelled"] < needed:
                 row["abstains"] = "few labels"
             elif far:
                 row["abstains"] = "far"
@@ -179,7 +218,7 @@ def summarize(neighbors, columns):
     Returns
     -------
     DataFrame
-        A row a query and column: ``query``, ``column``, ``n`` (neighbors with a value), ``n_missing``,
+        One row per query and column: ``query``, ``column``, ``n`` (neighbors with a value), ``n_missing``,
         ``median``, ``minimum``, ``maximum`` (NaN but for numbers) and ``counts`` (text, most frequent first;
         None for numbers).
 
@@ -262,6 +301,11 @@ def _objects(rows, names, objects):
     for name in objects:
         table[name] = pd.Series([row[name] for row in rows], dtype=object, index=table.index)
     return table
+
+
+def _value_text(value):
+    """Return a value of a condition as text."""
+    return "not known" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_number(series):

@@ -191,7 +191,7 @@ def calibrate_votes(index, X, metadata, *, n_neighbors=5, space=None):
                 f"does, among them {both[0]!r}."
             )
     neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space)
-    calibration = VoteCalibration().fit(votes(neighbors, index.metadata_), metadata)
+    calibration = VoteCalibration().fit(votes(neighbors, index.metadata_, n_neighbors=n_neighbors), metadata)
     calibration.made_for_ = {
         "fingerprint": getattr(index.space_, "fingerprint", None),
         "n_neighbors": int(n_neighbors),

@@ -10,8 +10,8 @@ __all__ = ["run_demo"]
 def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print):
     """Walk the whole way once, on simulated scans, and leave figures and an answer sheet.
 
-    Three quarters of the patients form the archive, and one quarter asks. The shipped weights were trained on
-    other simulated patients, some of them in the same template.
+    Three quarters of the patients form the archive, and one quarter are queries. The shipped weights were
+    trained on other simulated patients, some of them in the same template.
 
     Parameters
     ----------
@@ -29,10 +29,8 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     dict of Path
         What was written.
     """
-    from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, make_cohort, plotting
+    from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, make_cohort
     from tumorsim.evaluation import format_knn_table, split_patients
-    from tumorsim.io import atomic_path
-    from tumorsim.report import describe_model, save_report
     from tumorsim.weights import find_weights
 
     output_dir = Path(output_dir)
@@ -46,8 +44,8 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
         progress=True,
     )
     echo(cohort.summary().to_string())
-    archive_rows, query_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
-    archive, queries = cohort[archive_rows], cohort[query_rows]
+    rows, query_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
+    archive, queries = cohort[rows], cohort[query_rows]
 
     embedder = TumorEmbedder.from_pretrained().set_params(n_jobs=n_jobs, verbose=1)
     echo(f"2/4 Embedding with shipped weights '{embedder.initial_weights}', and indexing {archive!r} …")
@@ -55,49 +53,42 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
     index.save(output_dir / "index")
 
-    echo(f"3/4 How good is retrieval? {queries!r} ask the archive.")
-    query_X = embedder.transform(queries)
-    result = evaluate_knn(
-        X,
-        archive.table,
-        query_X=query_X,
-        query_table=queries.table,
-        space=embedder.space_,
-        random_state=random_state,
-    )
+    echo(f"3/4 How good is retrieval? The archive is queried with {queries!r}.")
+    asked = {"query_X": embedder.transform(queries), "query_table": queries.table}
+    result = evaluate_knn(X, archive.table, space=embedder.space_, random_state=random_state, **asked)
     result.to_csv(output_dir / "knn.csv", index=False)
     echo(format_knn_table(result))
 
     echo("4/4 One tumor and its neighbors:")
     by_size = np.argsort(queries.table["volume_mm3"].to_numpy())
-    chosen = queries[[int(by_size[3 * len(by_size) // 4])]]  # large enough to be seen well
-    neighbors = find_similar(embedder, index, chosen, n_neighbors=5)
-    query = chosen.table.iloc[0]
-    shown = ["tumor_id", "label_type", "label_region", "label_hemisphere", "volume_mm3"]
-    echo(query[shown].to_frame("query").T.to_string(index=False))
-    echo(neighbors[["rank", "distance", *shown]].round(2).to_string(index=False))
+    query = queries[[int(by_size[3 * len(by_size) // 4])]]  # large enough to be seen well
+    answer = find_similar(embedder, index, query, n_neighbors=5)
+    echo(str(answer))
 
-    files = {name: output_dir / f"{name}.png" for name in ("cohort", "knn", "map", "neighbors")}
-    by_id = {tumor.tumor_id: tumor for tumor in archive}
-    found = [by_id[tumor_id] for tumor_id in neighbors["tumor_id"]]
-    axes = {
+    files = _draw(output_dir, cohort, result, answer)
+    names = {"archive_name": "simulated patients", "model_name": find_weights()}
+    files["answer"] = answer.save_html(output_dir / "answer.html", **names)
+    echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")
+    return files
+
+
+def _draw(folder, cohort, result, answer):
+    """Write figures of the cohort, of its evaluation and of one answer; return name → file."""
+    from tumorsim import plotting
+    from tumorsim.io import atomic_path
+    from tumorsim.retrieval import neighbor_tumors
+
+    index, neighbors = answer.index, answer.neighbors
+    points, types = index.space_.coordinates(index.embeddings_), index.metadata_["label_type"]
+    distances = neighbors["distance"].to_numpy()
+    drawn = {
         "cohort": plotting.plot_cohort(cohort),
         "knn": plotting.plot_knn_curve(result),
-        "map": plotting.plot_map(embedder.space_.coordinates(X), archive.labels["type"]),
-        "neighbors": plotting.plot_neighbors(chosen[0], found, neighbors["distance"].to_numpy()),
+        "map": plotting.plot_map(points, types.rename("type")),
+        "neighbors": plotting.plot_neighbors(answer.queries[0], neighbor_tumors(neighbors), distances),
     }
-    for name, drawn in axes.items():
+    files = {name: folder / f"{name}.png" for name in drawn}
+    for name, axes in drawn.items():
         with atomic_path(files[name]) as temporary:
-            np.ravel(drawn)[0].figure.savefig(temporary, dpi=110)
-    files["answer"] = save_report(
-        output_dir / "answer.html",
-        query=chosen,
-        neighbors=neighbors,
-        archive=archive,
-        archive_name="simulated patients",
-        index=index,
-        query_X=query_X[[int(np.flatnonzero(queries.tumor_ids == chosen[0].tumor_id)[0])]],
-        model_info=describe_model(embedder, find_weights()),
-    )
-    echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")
+            np.ravel(axes)[0].figure.savefig(temporary, dpi=110)
     return files

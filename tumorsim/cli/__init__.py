@@ -1,15 +1,12 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _ask, _build, _index, _places, _weights
+from tumorsim.cli import _build, _index, _places, _query, _weights  # noqa: F401, they add their commands
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
 
-_build.register(app)
 _index.register(app)
-_ask.register(app)
 _weights.register(app)
-_places.register(app)
 
 
 def main():

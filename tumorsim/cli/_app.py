@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 import tumorsim
 
-__all__ = ["app", "check_output", "split_names"]
+__all__ = ["app", "check_folder", "check_output"]
 
 
 class _OneLineErrors(TyperGroup):
@@ -70,13 +70,14 @@ def root(
     """Find similar brain tumors in contrast-enhanced T1 MRI."""
 
 
-def check_output(path):
+def check_output(*paths):
     """Raise early, not after an hour, where a file cannot be written because a folder has its name."""
-    if Path(path).is_dir():
-        raise ValueError(f"'{path}' is a folder. Give the name of a file to write.")
+    for path in paths:
+        if path is not None and Path(path).is_dir():
+            raise ValueError(f"'{path}' is a folder. Give the name of a file to write.")
 
 
-def split_names(text):
-    """Return ``a,b`` as a list of names, or None without any."""
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    return names or None
+def check_folder(path):
+    """Raise early where a folder cannot be made because a file has its name."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"'{path}' is a file. Give a folder.")

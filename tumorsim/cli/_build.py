@@ -1,4 +1,4 @@
-"""Commands that build an archive: manifest, fit, embed."""
+"""Commands that build an archive: demo, manifest, check, fit, embed."""
 
 import functools
 from pathlib import Path
@@ -7,61 +7,29 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from tumorsim.cli._app import check_output, split_names
-from tumorsim.cli._dicom import ExcludeRoi, Roi, SeriesPattern, import_folder
-
-__all__ = ["register"]
-
-MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
-MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
-MergeDistance = Annotated[
-    float, Option("--merge-distance-mm", help="Components nearer than this are one lesion.")
-]
-ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
-SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
-Model = Annotated[
-    str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
-]
-Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
-Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
-
-
-def register(app):
-    """Add the commands to the root."""
-    app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")(demo)
-    app.command(
-        epilog="\b\nExample:\n  tumorsim manifest scans.csv -o archive.csv --mask-value 1+3\n\n"
-        "scans.csv has a row a scan: patient_id, case_id, image, mask, and any label_<task> and further "
-        "columns. Bad rows are all reported at once.\n\n"
-        "\b\nFrom DICOM:\n  tumorsim manifest --dicom export -o archive.csv --key-file archive.key\n\n"
-        "Scans, masks and a report of all series go into archive_files/. Patients get pseudonyms; the key "
-        "file links them to PatientIDs, so keep it, and keep it apart.\n\n\b\n"
-        "A public data set, as it was downloaded, or all that are found:\n"
-        "  tumorsim manifest downloads --layout brats-men-rt -o meningiomas.csv\n"
-        "  tumorsim manifest downloads --layout auto -o three_types.csv"
-    )(manifest)
-    app.command(
-        epilog="\b\nExamples:\n  tumorsim check archive.csv\n"
-        "  tumorsim check archive.csv --json > findings.json\n\n"
-        "\b\nExit code: 0 nothing found, or notes only; 1 warnings; 2 errors, or no archive to read."
-    )(check)
-    app.command(
-        epilog="\b\nExample:\n"
-        "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n"
-        "  tumorsim fit archive.csv -o model.safetensors --initial-weights default --tasks outcome\n\n"
-        "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
-    )(fit)
-    app.command(
-        epilog="\b\nExamples:\n  tumorsim embed archive.csv -o archive.npz\n"
-        "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
-        "A run that was stopped goes on by the same command."
-    )(embed)
+from tumorsim.cli._app import app, check_folder, check_output
+from tumorsim.cli._options import (
+    Archive,
+    ByValue,
+    Device,
+    ExcludeRoi,
+    Jobs,
+    MergeDistance,
+    MinVolume,
+    Model,
+    Roi,
+    Seed,
+    SeriesPattern,
+    SkipBad,
+)
+from tumorsim.cli._parse import count, split_names
 
 
+@app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")
 def demo(
     out: Annotated[Path, Option(help="Folder for figures, tables and answer.html.")] = Path("tumorsim-demo"),
     n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 60,
-    random_state: Annotated[int, Option(help="Seed.")] = 0,
+    random_state: Seed = 0,
     n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
 ):
     """Walk the whole way once on simulated patients.
@@ -71,16 +39,28 @@ def demo(
     """
     from tumorsim.demo import run_demo
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"'{out}' is a file. Give a folder.")
+    check_folder(out)
     run_demo(out, n_patients=n_patients, random_state=random_state, n_jobs=n_jobs, echo=typer.echo)
 
 
+@app.command(
+    epilog="\b\nExample:\n  tumorsim manifest scans.csv -o archive.csv --mask-value 1+3\n\n"
+    "scans.csv has one row per scan: patient_id, case_id, image, mask, and any label_<task> and further "
+    "columns. Bad rows are all reported at once.\n\n"
+    "\b\nFrom DICOM:\n  tumorsim manifest --dicom export -o archive.csv --key-file archive.key\n\n"
+    "Scans, masks and a report of all series go into archive_files/. Patients get pseudonyms; the key "
+    "file links them to PatientIDs, so keep it, and keep it apart.\n\n\b\n"
+    "A public data set, as it was downloaded, or all that are found:\n"
+    "  tumorsim manifest downloads --layout brats-men-rt -o meningiomas.csv\n"
+    "  tumorsim manifest downloads --layout auto -o three_types.csv"
+)
 def manifest(
-    output: Annotated[Path, Option("--output", "-o", help="Manifest to write: a row a tumor.")],
+    output: Annotated[Path, Option("--output", "-o", help="Manifest to write: one row per tumor.")],
     scans: Annotated[
         Path | None,
-        Argument(help="Table with a row a scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"),
+        Argument(
+            help="Table with one row per scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"
+        ),
     ] = None,
     layout: Annotated[
         str | None, Option(help="Public data set below ROOT, by name, or 'auto' for all that are there.")
@@ -108,7 +88,7 @@ def manifest(
         Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
     ] = False,
 ):
-    """Find the tumors in scans, DICOM or a public set: a row a tumor.
+    """Find the tumors in scans, DICOM or a public set, one per row.
 
     Cases of a public data set that cannot be used are left out and listed in <output>.errors.txt.
     """
@@ -121,7 +101,7 @@ def manifest(
             raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
         patterns = {"series": series, "include": roi, "exclude": exclude_roi}
         lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
-        import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
+        _import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
         return
     if layout is not None:
         from tumorsim.public_sets import load_dataset
@@ -136,12 +116,16 @@ def manifest(
 
         lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
         cohort = build_manifest(scans, output, skip_bad=skip_bad, progress=True, **lesions)
-    typer.echo(cohort.summary().to_string())
-    typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans.")
+    _say_written(output, cohort)
 
 
+@app.command(
+    epilog="\b\nExamples:\n  tumorsim check archive.csv\n"
+    "  tumorsim check archive.csv --json > findings.json\n\n"
+    "\b\nExit code: 0 nothing found, or notes only; 1 warnings; 2 errors, or no archive to read."
+)
 def check(
-    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    archive: Archive,
     output: Annotated[
         Path | None, Option("--output", "-o", help="Also write the table of findings here (CSV).")
     ] = None,
@@ -149,7 +133,7 @@ def check(
     min_volume: MinVolume = 14.0,
     max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
 ):
-    """Look through an archive for what spoils training.
+    """Look through an archive for data that would spoil training.
 
     One table, with severity and remedy: unreadable files, grids that differ, the same voxels twice, lost
     headers, sides that contradict the affine, constant images, tiny and huge lesions, label spellings.
@@ -174,14 +158,20 @@ def check(
     raise typer.Exit(exit_code(findings))
 
 
+@app.command(
+    epilog="\b\nExample:\n"
+    "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n"
+    "  tumorsim fit archive.csv -o model.safetensors --initial-weights default --tasks outcome\n\n"
+    "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
+)
 def fit(
-    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    archive: Archive,
     output: Annotated[Path, Option("--output", "-o", help="Model file to write (safetensors).")],
     tasks: Annotated[str | None, Option(help="Labels to learn, such as type,region. Default: all.")] = None,
     paper: Annotated[bool, Option("--paper", help="The paper's recipe; it needs a GPU.")] = False,
     max_epochs: Annotated[int | None, Option(min=1)] = None,
     batches_per_epoch: Annotated[int | None, Option(min=1)] = None,
-    batch_size: Annotated[int | None, Option(min=1, help="Patches a step.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Patches per step.")] = None,
     spacing: Annotated[float | None, Option(help="Millimetres per voxel of the network's grid.")] = None,
     patch_size: Annotated[int | None, Option(help="Voxels on a patch's edge, a multiple of 4.")] = None,
     n_channels: Annotated[int | None, Option(min=1, help="Numbers in an embedding.")] = None,
@@ -201,7 +191,7 @@ def fit(
     cache_dir: Annotated[Path | None, Option(help="Keep prepared scans here for the next run.")] = None,
     checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
-    random_state: Annotated[int, Option(help="Seed.")] = 0,
+    random_state: Seed = 0,
     hold_out: Annotated[
         float | None, Option(help="Share of patients to hold out, such as 0.2; see 'evaluate'.")
     ] = None,
@@ -250,8 +240,13 @@ def fit(
     typer.echo(f"Wrote {output}: fingerprint {embedder.space_.fingerprint[:16]}, trained on {cohort!r}.")
 
 
+@app.command(
+    epilog="\b\nExamples:\n  tumorsim embed archive.csv -o archive.npz\n"
+    "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
+    "A run that was stopped goes on by the same command."
+)
 def embed(
-    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    archive: Archive,
     output: Annotated[Path, Option("--output", "-o", help="Embeddings file to write (npz).")],
     model: Model = None,
     device: Device = "auto",
@@ -260,13 +255,12 @@ def embed(
 ):
     """Turn each tumor of an archive into a vector."""
     from tumorsim.manifest import load_cohort
-    from tumorsim.retrieval import embed_to_file
+    from tumorsim.retrieval import embed_to_file, load_embedder
 
     check_output(output)
     cohort = load_cohort(archive, skip_bad=skip_bad)
-    embedder = load_model(model, device, n_jobs)
-    X = embed_to_file(embedder, cohort, output, progress=True)
-    typer.echo(f"Wrote {output}: {X.shape[0]} tumors, {X.shape[1]} numbers each.")
+    X = embed_to_file(load_embedder(model, device=device, n_jobs=n_jobs), cohort, output, progress=True)
+    typer.echo(f"Wrote {output}: {count(len(X), 'tumor')}, {X.shape[1]} numbers each.")
 
 
 def _keep_some(cohort, share, random_state, output):
@@ -282,29 +276,26 @@ def _keep_some(cohort, share, random_state, output):
     return cohort[train]
 
 
-def load_model(name, device, n_jobs=2):
-    """Return the embedder of a model file or of shipped weights; None is the default ones."""
-    from tumorsim.embedder import TumorEmbedder
-    from tumorsim.weights import find_weights
+def _import_folder(folder, output, patterns, key_file, keep_patient_ids, dry_run, lesions):
+    """Import a folder of DICOM, or with `dry_run` say what would be; print what became of every series."""
+    from tumorsim.manifest import import_dicom, survey_dicom
 
-    embedder = TumorEmbedder.load(find_weights(name, progress=True), device=device)
-    return embedder.set_params(n_jobs=n_jobs)
+    if dry_run:
+        for line in survey_dicom(folder, **patterns):
+            typer.echo(line)
+        return
+    options = patterns | lesions | {"key_file": key_file, "keep_patient_ids": keep_patient_ids}
+    cohort, report = import_dicom(folder, output, progress=True, **options)
+    for line in report:
+        ids = line.get("case_id") or line.get("patient_id", "")
+        what = " ".join(text for text in (line.get("modality"), ids) if text)
+        typer.echo(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
+    _say_written(output, cohort)
+    key = key_file or output.with_suffix(".key")
+    typer.echo(f"The pseudonyms' key is in {key}. Keep it, and never hand it out with the archive.")
 
 
-def read_source(source, model, device, n_jobs, partial):
-    """Return embeddings, table and space of an embeddings file, or of a manifest that is embedded now."""
-    import pandas as pd
-
-    from tumorsim.io import load_embeddings
-    from tumorsim.spaces import EmbeddingSpace
-
-    if source.suffix.lower() not in (".csv", ".parquet"):
-        X, columns, space = load_embeddings(source)
-        return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
-    from tumorsim.manifest import load_cohort
-    from tumorsim.retrieval import embed_archive
-
-    cohort = load_cohort(source)
-    embedder = load_model(model, device, n_jobs)
-    X, columns = embed_archive(embedder, cohort, partial_dir=partial, progress=True)
-    return X, pd.DataFrame(columns), embedder.space_
+def _say_written(output, cohort):
+    """Print what a written manifest holds."""
+    typer.echo(cohort.summary().to_string())
+    typer.echo(f"Wrote {output}: {count(len(cohort), 'tumor')} in {count(len(cohort.cases), 'scan')}.")

@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from tumorsim.cli._app import check_output
-from tumorsim.cli._build import Device, Jobs, Model, read_source
+from tumorsim.cli._options import Device, Jobs, Model
 from tumorsim.cli._parse import parse_where
 
 __all__ = ["register"]
@@ -74,8 +74,10 @@ def index_build(
     An index of that name is replaced.
     """
     from tumorsim.index import TumorIndex
+    from tumorsim.retrieval import read_embeddings
 
-    X, table, space = read_source(source, model, device, n_jobs, f"{output}.partial")
+    options = {"model": model, "device": device, "n_jobs": n_jobs, "partial_dir": f"{output}.partial"}
+    X, table, space = read_embeddings(source, **options)
     index = TumorIndex(metric=metric, engine=engine, uri=uri, collection=collection)
     index.fit(X, metadata=table, space=space, overwrite=overwrite).save(output)
     _forget(f"{output}.partial")
@@ -193,9 +195,11 @@ def index_import(
 def _change(index_dir, source, model, device, n_jobs, how):
     """Embed, then add or update under the index's lock, which embedding for hours would hold for hours."""
     from tumorsim.index import TumorIndex
+    from tumorsim.retrieval import read_embeddings
 
     TumorIndex.load(index_dir)  # complains before the embedding, not after it
-    X, table, space = read_source(source, model, device, n_jobs, f"{index_dir}.partial")
+    options = {"model": model, "device": device, "n_jobs": n_jobs, "partial_dir": f"{index_dir}.partial"}
+    X, table, space = read_embeddings(source, **options)
     with TumorIndex.edit(index_dir) as index:
         getattr(index, how)(X, metadata=table, space=space)
     _forget(f"{index_dir}.partial")

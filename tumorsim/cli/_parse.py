@@ -1,10 +1,15 @@
-"""Text of options → arguments of `TumorIndex.search`."""
+"""Text of options → arguments of functions."""
 
 import re
 
-__all__ = ["parse_aspects", "parse_where"]
+__all__ = ["count", "parse_aspects", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
 
 _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
+
+
+def count(n, what):
+    """Return ``1 tumor``, ``2 tumors``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def parse_where(texts, metadata):
@@ -65,6 +70,25 @@ def parse_aspects(texts):
         except ValueError as err:
             raise ValueError(f"An aspect is a task and its weight, such as 'type=1'. Got {text!r}.") from err
     return aspects or None
+
+
+def parse_exclude(text):
+    """Return ``same_patient`` or ``same_case`` as it is, else a list of tumor ids; None without any."""
+    return text if text in (None, "same_patient", "same_case") else split_names(text) or [text]
+
+
+def parse_numbers(text, option):
+    """Return ``1,5,10`` as a list of int."""
+    try:
+        return [int(number) for number in split_names(text) or ()]
+    except ValueError as err:
+        raise ValueError(f"{option} takes whole numbers such as 1,5,10. Got {text!r}.") from err
+
+
+def split_names(text):
+    """Return ``a,b`` as a list of names, or None without any."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return names or None
 
 
 def _joined(column, conditions):

@@ -4,33 +4,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
-from tumorsim.cli._app import check_output
-
-__all__ = ["register"]
-
-
-def register(app):
-    """Add the command to the root."""
-    app.command(
-        epilog="\b\nExamples:\n  tumorsim places archive.csv -o placed.csv --qc pictures\n"
-        "  tumorsim places archive.csv -o placed.csv --areas atlas.nii.gz --area-names atlas.csv\n\n"
-        "A run that was stopped goes on by the same command."
-    )(places)
+from tumorsim.cli._app import app, check_folder, check_output
+from tumorsim.cli._options import Archive, SkipBad
+from tumorsim.cli._parse import count
 
 
+@app.command(
+    epilog="\b\nExamples:\n  tumorsim places archive.csv -o placed.csv --qc pictures\n"
+    "  tumorsim places archive.csv -o placed.csv --areas atlas.nii.gz --area-names atlas.csv\n\n"
+    "A run that was stopped goes on by the same command."
+)
 def places(
-    archive: Annotated[Path, Argument(help="Manifest with a row a tumor.", metavar="ARCHIVE.csv")],
+    archive: Archive,
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
-    qc: Annotated[Path | None, Option(help="Folder for a picture a scan: look at them.")] = None,
+    qc: Annotated[Path | None, Option(help="Folder for one picture per scan: look at them.")] = None,
     areas: Annotated[
         Path | None, Option(help="Label map in MNI space. Default: 11 areas by landmarks.")
     ] = None,
     area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
     min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
     n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
-    skip_bad: Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")] = False,
+    skip_bad: SkipBad = False,
 ):
     """Fill in where in the brain tumors lie: side, halves and area.
 
@@ -42,8 +38,7 @@ def places(
     from tumorsim.anatomy import PLACE_TASKS, AreaMap, places_to_file
 
     check_output(output)
-    if qc is not None and qc.exists() and not qc.is_dir():
-        raise ValueError(f"'{qc}' is a file. Give a folder.")
+    check_folder(qc)
     own = None if areas is None else AreaMap.load(areas, area_names)
     cohort = places_to_file(
         archive,
@@ -57,4 +52,5 @@ def places(
     )
     counts = cohort.labels[list(PLACE_TASKS)].notna().sum()
     filled = ", ".join(f"{task} {n}" for task, n in counts.items())
-    typer.echo(f"Wrote {output}: {len(cohort)} tumors in {len(cohort.cases)} scans; with a label: {filled}.")
+    written = f"{count(len(cohort), 'tumor')} in {count(len(cohort.cases), 'scan')}"
+    typer.echo(f"Wrote {output}: {written}; with a label: {filled}.")

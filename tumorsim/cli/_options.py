@@ -1,0 +1,33 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+Archive = Annotated[Path, Argument(help="Manifest with one row per tumor.", metavar="ARCHIVE.csv")]
+Scan = Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="[SCAN]")]
+Table = Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")]
+Model = Annotated[
+    str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
+]
+Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
+Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
+Seed = Annotated[int, Option(help="Seed.")]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
+MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
+MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
+MergeDistance = Annotated[
+    float, Option("--merge-distance-mm", help="Components nearer than this are one lesion.")
+]
+ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
+Threshold = Annotated[float, Option(min=0, max=1, help="Probability from which a proposed voxel is tumor.")]
+PatientDicom = Annotated[Path | None, Option(help="Folder of the patient's DICOM, instead of SCAN.")]
+SeriesPattern = Annotated[
+    str | None,
+    Option(help="Pattern on the series' description or UID: which MR series of --dicom are T1c."),
+]
+Roi = Annotated[
+    str | None, Option(help="Pattern on names of regions in RTSTRUCT and SEG: which ones are tumors.")
+]
+ExcludeRoi = Annotated[str | None, Option(help="Pattern on names of regions: which ones are no tumors.")]

@@ -1,0 +1,230 @@
+"""Commands on new scans, and on how good answers are: query, segment, evaluate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tumorsim.cli._app import app, check_output
+from tumorsim.cli._options import (
+    ByValue,
+    Device,
+    ExcludeRoi,
+    MaskValue,
+    MergeDistance,
+    MinVolume,
+    Model,
+    PatientDicom,
+    Roi,
+    Scan,
+    SeriesPattern,
+    Table,
+    Threshold,
+)
+from tumorsim.cli._parse import parse_aspects, parse_exclude, parse_numbers, parse_where, split_names
+
+Box = tuple[int, int, int, int, int, int]
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  tumorsim query index new.nii.gz --mask mask.nii.gz\n"
+    "  tumorsim query index new.nii.gz --box 90 60 40 120 95 70 --model model.safetensors \\\n"
+    "      --where type=meningioma --where 'volume_mm3>=500' --report answer.html\n\n"
+    "\b\nStraight from DICOM, with its RTSTRUCT or SEG where there is one:\n"
+    "  tumorsim query index --dicom new_patient --key-file archive.key --exclude same_patient\n\n"
+    "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
+    "up to 30 mm around; nothing is sent anywhere."
+)
+def query(
+    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
+    scan: Annotated[
+        Path | None,
+        Argument(help="T1c image (NIfTI or NRRD), or a manifest of query tumors.", metavar="[SCAN]"),
+    ] = None,
+    model: Model = None,
+    mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
+    box: Annotated[
+        Box | None, Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="The tumor's box in voxels, half-open.")
+    ] = None,
+    patient_id: Annotated[str | None, Option(help="The patient, for --exclude same_patient.")] = None,
+    case_id: Annotated[str | None, Option(help="The scan's id, for --exclude same_case.")] = None,
+    n_neighbors: Annotated[int, Option("--n-neighbors", "-n", min=1, help="Neighbors per tumor.")] = 5,
+    where: Annotated[
+        list[str] | None, Option(help="Condition on the archive, such as type=a,b or volume_mm3>=500.")
+    ] = None,
+    exclude: Annotated[
+        str | None, Option(help="Leave out same_patient, same_case, or tumor ids, separated by commas.")
+    ] = None,
+    aspect: Annotated[
+        list[str] | None, Option(help="Search by aspects, with weights, such as type=1 or size=0.5.")
+    ] = None,
+    max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
+    alpha: Annotated[
+        float, Option(min=0, max=1, help="A p-value of at most this is called no close match.")
+    ] = 0.05,
+    calibrate: Annotated[
+        list[str] | None,
+        Option(help="Which tumors calibrate p-values: a condition, such as held_out=true."),
+    ] = None,
+    vote_calibration: Annotated[
+        Path | None,
+        Option(help="What 'tumorsim evaluate --calibrate-votes' wrote: votes get a probability."),
+    ] = None,
+    show: Annotated[
+        str | None, Option(help="Further columns, such as dose_gy,control_12m; also summarized.")
+    ] = None,
+    report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
+    full: Annotated[
+        bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
+    ] = False,
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
+    mask_value: MaskValue = ">0",
+    min_volume: MinVolume = 14.0,
+    merge_distance: MergeDistance = 2.0,
+    by_value: ByValue = False,
+    threshold: Threshold = 0.5,
+    max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are kept, largest first.")] = 5,
+    device: Device = "auto",
+    dicom: PatientDicom = None,
+    key_file: Annotated[
+        Path | None, Option(help="Key that the archive was imported with: names the patient as it does.")
+    ] = None,
+    series: SeriesPattern = None,
+    roi: Roi = None,
+    exclude_roi: ExcludeRoi = None,
+):
+    """Find the tumors of an archive that are most like a new one."""
+    from tumorsim.index import TumorIndex
+    from tumorsim.retrieval import find_similar, load_embedder
+    from tumorsim.weights import find_weights
+
+    check_output(report, output)
+    source = _one_source(scan, dicom)
+    if full:
+        if report is None:
+            raise ValueError("--full is for the report. Give --report too.")
+        typer.confirm(f"Whole heads show faces. Write them into '{report}'?", abort=True)
+    index = TumorIndex.load(index_dir)
+    conditions, calibration = (parse_where(texts, index.metadata_) for texts in (where, calibrate))
+    options = {"aspects": parse_aspects(aspect), "exclude": parse_exclude(exclude)}
+    model = find_weights(model, progress=True)
+    answer = find_similar(
+        load_embedder(model, device=device),
+        index,
+        source,
+        mask=mask,
+        box=box,
+        n_neighbors=n_neighbors,
+        where=conditions,
+        max_per_patient=max_per_patient,
+        alpha=alpha,
+        calibration=calibration,
+        vote_calibration=vote_calibration,
+        show=split_names(show) or (),
+        patient_id=patient_id,
+        case_id=case_id,
+        mask_value=mask_value,
+        min_volume_mm3=min_volume,
+        merge_distance_mm=merge_distance,
+        by_value=by_value,
+        threshold=threshold,
+        max_lesions=max_lesions,
+        series=series,
+        roi=roi,
+        exclude_roi=exclude_roi,
+        key_file=key_file,
+        **options,
+    )
+    typer.echo(answer)
+    if output is not None:
+        typer.echo(f"Wrote {answer.save_csv(output)}.")
+    if report is not None:
+        names = {"archive_name": index_dir, "model_name": model}
+        typer.echo(f"Wrote {answer.save_html(report, full=full, **names)}.")
+
+
+@app.command(
+    epilog="\b\nExample:\n  tumorsim evaluate archive.npz -o knn.csv\n\n"
+    "Every tumor is compared with those of all other patients. Where the model was trained on the same "
+    "tumors the numbers flatter it; for new patients embed an archive that it has not seen."
+)
+def evaluate(
+    source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
+    n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
+    queries: Annotated[
+        Path | None,
+        Option(help="Embeddings of held-out patients, the queries. Default: every tumor is one."),
+    ] = None,
+    calibrate_votes: Annotated[
+        Path | None,
+        Option(help="Learn from --queries how often votes of --n-neighbors (one number) are right; a file."),
+    ] = None,
+    output: Table = None,
+    random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
+):
+    """Say how well neighbors tell labels and shape.
+
+    Numbers come with chance and 95 % intervals by patient. A patient's own tumors never count. On tumors
+    that the model was trained on they flatter: hold some out with 'fit --hold-out', give them as --queries.
+    """
+    from tumorsim.evaluation import format_knn_table
+    from tumorsim.manifest import write_table
+    from tumorsim.retrieval import evaluate_files
+
+    check_output(output, calibrate_votes)
+    result, calibration = evaluate_files(
+        source,
+        queries=queries,
+        n_neighbors=parse_numbers(n_neighbors, "--n-neighbors"),
+        calibrate=calibrate_votes is not None,
+        random_state=random_state,
+    )
+    typer.echo(format_knn_table(result))
+    if output is not None:
+        write_table(output, result)
+        typer.echo(f"Wrote {output}.")
+    if calibration is not None:
+        calibration.save(calibrate_votes)
+        report = calibration.report_.round(3).to_string(index=False)
+        typer.echo(f"\nVotes of {n_neighbors} neighbors\n{report}\nWrote {calibrate_votes}.")
+
+
+@app.command(
+    epilog="\b\nExamples:\n  tumorsim segment new.nii.gz -o mask.nii.gz\n"
+    "  tumorsim segment --dicom new_patient --seg mask.dcm"
+)
+def segment(
+    scan: Scan = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Mask to write (.nii.gz).")] = None,
+    model: Model = None,
+    threshold: Threshold = 0.5,
+    device: Device = "auto",
+    dicom: PatientDicom = None,
+    series: SeriesPattern = None,
+    seg: Annotated[
+        Path | None, Option(help="DICOM SEG to write, which refers to the series of --dicom.")
+    ] = None,
+):
+    """Propose a tumor mask for a scan, on the scan's own grid.
+
+    Look at it before you use it. A SEG holds the PatientID, and is meant to go back to where the series is.
+    """
+    from tumorsim.retrieval import load_embedder, segment_to_file
+
+    check_output(output, seg)
+    source = _one_source(scan, dicom)
+    embedder = load_embedder(model, device=device)
+    volume = segment_to_file(embedder, source, output, seg=seg, series=series, threshold=threshold)
+    for path in (p for p in (output, seg) if p is not None):
+        typer.echo(f"Wrote {path}: {volume:.2f} ml of tumor proposed.")
+
+
+def _one_source(scan, dicom):
+    """Return the scan or the folder of DICOM, whichever was given."""
+    if (scan is None) == (dicom is None):
+        raise ValueError("Give either a scan or --dicom with a folder.")
+    if dicom is not None and not dicom.is_dir():
+        raise FileNotFoundError(f"--dicom: folder '{dicom}' does not exist.")
+    return scan or dicom

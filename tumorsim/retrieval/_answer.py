@@ -1,0 +1,237 @@
+"""`Answer`: what an archive says to a query, as tables, text and a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
+from tumorsim.io import atomic_path
+from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.retrieval._query import UNKNOWN_PATIENT
+
+__all__ = ["Answer", "neighbor_tumors"]
+
+_BOX = ("x0", "y0", "z0", "x1", "y1", "z1")
+_N_SHOWN = 10  # queries that a notebook shows
+
+
+@dataclass(eq=False, repr=False)
+class Answer:
+    """What an archive says to a query: `find_similar` makes it.
+
+    Printed it is a text; in a notebook it shows itself.
+
+    Attributes
+    ----------
+    queries : Cohort
+        The query's tumors.
+    X : ndarray of shape (n_queries, n_features), dtype=float32
+        Their embeddings.
+    neighbors : DataFrame
+        One row per query and neighbor: ``query`` (row of `queries`), ``rank`` (from 1), ``distance``, the
+        labels, then the further columns of `TumorIndex.search`.
+    votes : DataFrame
+        One row per query and task, see `answers.votes`.
+    summary : DataFrame
+        One row per query and column of `show`, see `answers.summarize`.
+    proposed : bool
+        Whether the model proposed the tumors: nobody drew them.
+    settings : dict
+        What was asked for, in words.
+    show, aspects : tuple of str
+        Columns and aspects that were asked for.
+    index, embedder : TumorIndex, TumorEmbedder
+        What answered.
+    """
+
+    queries: Cohort
+    X: np.ndarray
+    neighbors: pd.DataFrame
+    votes: pd.DataFrame
+    summary: pd.DataFrame
+    proposed: bool
+    settings: dict
+    show: tuple
+    aspects: tuple
+    index: object
+    embedder: object
+
+    def __post_init__(self):
+        labels = [name for name in self.neighbors if name.startswith("label_")]
+        first = ["query", "rank", "distance", *labels]
+        self.neighbors = self.neighbors[[*first, *self.neighbors.columns.drop(first)]]
+
+    @property
+    def closeness(self) -> pd.DataFrame:
+        """One row per query: ``query``, ``p_value``, ``no_close_match`` and ``text``."""
+        rows = []
+        for i in range(len(self.queries)):
+            found = self._of(self.neighbors, i)
+            row = {"query": i, "p_value": np.nan, "no_close_match": False}
+            if len(found) and "p_value" in found:
+                row |= {name: found[name].iloc[0] for name in ("p_value", "no_close_match")}
+            rows.append(row | {"text": describe_closeness(found)})
+        return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
+
+    def __str__(self):
+        parts = []
+        for i, closeness in enumerate(self.closeness["text"]):
+            found = self._of(self.neighbors, i)
+            table = [self._shown(found).to_string(index=False, na_rep="-")] if len(found) else []
+            parts += [self._title(i), closeness, *table, *self._lines(i)]
+        return "\n".join(parts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        parts = []
+        for i, closeness in enumerate(self.closeness["text"][:_N_SHOWN]):
+            found = self._of(self.neighbors, i)
+            lines = "".join(f"<li>{escape(line)}</li>" for line in self._lines(i))
+            parts.append(f"<p><b>{escape(self._title(i))}</b><br>{escape(closeness)}</p>")
+            parts.append(self._shown(found).to_html(index=False, na_rep="-", border=0) if len(found) else "")
+            parts.append(f"<ul>{lines}</ul>" if lines else "")
+        left = len(self.queries) - _N_SHOWN
+        parts += [f"<p>… and {left} more.</p>"] if left > 0 else []
+        return f'<div class="tumorsim">{"".join(parts)}</div>'
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the neighbors with the query's id in column ``query_tumor_id``, for other tools."""
+        frame = self.neighbors.copy()
+        frame.insert(1, "query_tumor_id", self.queries.tumor_ids[frame["query"]])
+        return frame
+
+    def to_dict(self) -> dict:
+        """Return everything as dicts and lists of text, numbers, booleans and None, ready for JSON."""
+        tables = {name: getattr(self, name) for name in ("neighbors", "votes", "summary")}
+        queries = []
+        for (i, query), (_, closeness) in zip(
+            self.queries.table.iterrows(), self.closeness.iterrows(), strict=True
+        ):
+            parts = {name: _plain(self._of(table, i)) for name, table in tables.items()}
+            closeness = _plain(closeness.drop("query").to_frame().T)[0]
+            queries.append(_plain(query.to_frame().T)[0] | {"closeness": closeness} | parts)
+        return {"settings": dict(self.settings), "proposed": self.proposed, "queries": queries}
+
+    def save_csv(self, path: str | PathLike) -> Path:
+        """Write `to_frame` as CSV, atomically."""
+        with atomic_path(path) as temporary:
+            self.to_frame().to_csv(temporary, index=False)
+        return Path(path)
+
+    def save_html(
+        self,
+        path: str | PathLike,
+        *,
+        full: bool = False,
+        archive=None,
+        archive_name: str | None = None,
+        model_name: str | PathLike | None = None,
+    ) -> Path:
+        """Write the answer sheet: one HTML file that loads nothing from anywhere.
+
+        Parameters
+        ----------
+        path : path
+            The file to write.
+        full : bool, default=False
+            Embed whole scans, with their faces. Ask those who may say so first.
+        archive : iterable of Tumor, optional
+            Where the neighbors' pictures come from. Default: the files that the index names.
+        archive_name, model_name : str or path, optional
+            Shown at the bottom.
+
+        Returns
+        -------
+        path : Path
+
+        Warns
+        -----
+        UserWarning
+            For each tumor whose scan cannot be read; it is then shown without a picture.
+        """
+        from tumorsim.report import describe_model, save_report
+
+        size = f"{self.index.n_samples_fit_} tumors"
+        proposed = {"Query tumors": "proposed by the model, not drawn by a person"} if self.proposed else {}
+        return save_report(
+            path,
+            query=self.queries,
+            neighbors=self.neighbors,
+            archive=neighbor_tumors(self.neighbors) if archive is None else archive,
+            archive_name=f"{archive_name} ({size})" if archive_name else size,
+            model_info=describe_model(self.embedder, model_name),
+            settings=self.settings | proposed,
+            show=self.show,
+            votes=self.votes,
+            summary=self.summary,
+            index=self.index,
+            query_X=self.X,
+            full=full,
+        )
+
+    def _title(self, i):
+        """Return a query's id and volume."""
+        proposed = " (proposed by the model)" if self.proposed else ""
+        return f"{self.queries[i].tumor_id}: {self.queries.table['volume_mm3'][i] / 1000:.2f} ml{proposed}"
+
+    def _lines(self, i):
+        """Return votes and summary of a query in words."""
+        votes = [describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
+        return votes + [describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
+
+    def _shown(self, found):
+        """Return the columns of one query's neighbors that people read, with words on aspects."""
+        names = ["rank", "distance", *(f"distance_{name}" for name in self.aspects), "tumor_id", "patient_id"]
+        names += [name for name in found if name.startswith("label_")] + ["volume_mm3", *self.show]
+        table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
+        words = [describe_agreement(neighbor) for neighbor in found.to_dict("records")]
+        return table.assign(aspects=words) if any(words) else table
+
+    @staticmethod
+    def _of(table, i):
+        """Return a table's rows of one query."""
+        return table[table["query"] == i]
+
+
+def neighbor_tumors(neighbors: pd.DataFrame) -> Cohort:
+    """Return the neighbors of a search as tumors, as far as their metadata name image and box.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        ``Answer.neighbors``, or of `TumorIndex.search`.
+
+    Returns
+    -------
+    cohort : Cohort
+        Each tumor once. Files may have moved since; they are not looked at.
+    """
+    tumors, cases = {}, {}
+    if {"image", *_BOX} <= set(neighbors.columns):
+        for row in neighbors.dropna(subset=["image", *_BOX]).to_dict("records"):
+            if row["tumor_id"] in tumors:
+                continue
+            mask = row.get("mask") if isinstance(row.get("mask"), str) else None
+            ids = {"case_id": row.get("case_id") or row["tumor_id"]}
+            ids["patient_id"] = row.get("patient_id") or UNKNOWN_PATIENT
+            case = cases.setdefault((row["image"], mask), Case(row["image"], mask, **ids))
+            box = np.reshape([int(row[name]) for name in _BOX], (2, 3))
+            value = row.get("mask_value") if isinstance(row.get("mask_value"), str) else None
+            labels = {n.removeprefix("label_"): v for n, v in row.items() if n.startswith("label_")}
+            tumors[row["tumor_id"]] = Tumor(
+                case, box, tumor_id=row["tumor_id"], labels=labels, mask_value=value
+            )
+    return Cohort(tumors.values())
+
+
+def _plain(table):
+    """Return a table's rows as dicts of Python's own values; what is missing is None."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,229 @@
+"""`find_similar`: validate, embed, search, vote, calibrate, summarize."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tumorsim._validation import check_fitted
+from tumorsim.answers import describe_where, summarize, votes
+from tumorsim.calibration import VoteCalibration
+from tumorsim.index import where_mask
+from tumorsim.records import Cohort
+from tumorsim.retrieval._answer import Answer
+from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, query_tumors, read_query
+
+if TYPE_CHECKING:
+    from tumorsim.embedder import TumorEmbedder
+    from tumorsim.index import TumorIndex
+
+__all__ = ["find_similar"]
+
+_NAMES = {"aspects": "aspects of the index", "show": "columns of the index"}
+
+
+def find_similar(
+    embedder: TumorEmbedder,
+    index: TumorIndex,
+    query,
+    *,
+    mask=None,
+    box: Sequence[int] | None = None,
+    n_neighbors: int = 5,
+    where: Mapping | None = None,
+    exclude: str | Sequence[str] | None = None,
+    aspects: Mapping[str, float] | None = None,
+    max_per_patient: int | None = 1,
+    alpha: float | None = 0.05,
+    calibration: Mapping | None = None,
+    vote_calibration: VoteCalibration | str | PathLike | None = None,
+    show: Sequence[str] = (),
+    patient_id: str | None = None,
+    case_id: str | None = None,
+    mask_value: int | str = ">0",
+    min_volume_mm3: float = 14.0,
+    merge_distance_mm: float = 2.0,
+    by_value: bool = False,
+    threshold: float = 0.5,
+    max_lesions: int = 5,
+    series: str | None = None,
+    roi: str | None = None,
+    exclude_roi: str | None = None,
+    key_file: str | PathLike | None = None,
+) -> Answer:
+    """Find the tumors of an archive that are most like new ones, and say what they tell.
+
+    Everything that can be checked is checked before voxels are read.
+
+    Parameters
+    ----------
+    embedder : TumorEmbedder
+        Fitted; the one whose embeddings the index holds.
+    index : TumorIndex
+        The archive.
+    query : path, nibabel image, Case, Tumor, sequence of Tumor, Cohort or DataFrame
+        A new scan: a NIfTI or NRRD file, a folder of DICOM with one T1c series (its SEG or RTSTRUCT is the
+        mask), an image in memory, or a `Case`. Or tumors that are known already: records, a manifest (path
+        ending in ``.csv`` or ``.parquet``), or its table.
+    mask : path, nibabel image or tuple (array, affine), optional
+        Mask on the scan's grid; its lesions are the tumors.
+    box : sequence of 6 int, optional
+        ``x0 y0 z0 x1 y1 z1`` in voxels of the scan, half-open; this is the tumor. Without mask and box the
+        embedder's ``segment`` proposes the lesions.
+    n_neighbors : int, default=5
+        Rows per tumor; fewer where fewer tumors are left.
+    where, aspects, max_per_patient, alpha, calibration
+        As in `TumorIndex.search`.
+    exclude : {"same_patient", "same_case"} or sequence of str, optional
+        Leave out tumors of the query's patient or case, or these tumor ids.
+    vote_calibration : calibration.VoteCalibration or path, optional
+        What ``tumorsim evaluate --calibrate-votes`` wrote: votes get a probability.
+    show : sequence of str, default=()
+        Columns of the index to show and to summarize, such as treatment and outcome.
+    patient_id, case_id : str, optional
+        Of a scan, for `exclude`. Default: its own, else ``"unknown"`` and the file's name without its suffix.
+    mask_value, min_volume_mm3, merge_distance_mm, by_value
+        How lesions are found in a mask, as in `manifest.tumors_from_case`.
+    threshold : float, default=0.5
+        Probability from which a voxel is proposed as tumor.
+    max_lesions : int, default=5
+        Number of proposed lesions that are kept, largest first.
+    series, roi, exclude_roi : str, optional
+        Of a folder of DICOM: patterns of the T1c series, and of the names of regions that are tumors and that
+        are not.
+    key_file : path, optional
+        Of a folder of DICOM: the key that the archive was imported with, so that patient and case have the
+        ids that they have there.
+
+    Returns
+    -------
+    Answer
+        ``neighbors``, ``votes``, ``closeness`` and ``summary`` are tables; ``save_html`` writes the answer
+        sheet.
+
+    Raises
+    ------
+    IndexMismatchError
+        If the index holds embeddings of another embedder, or `vote_calibration` was made for another index.
+    TypeError, ValueError
+        If a parameter is malformed, a column, an aspect or an id is unknown, or `exclude` compares an id that
+        the query does not have.
+    FileNotFoundError, GeometryError
+        If files cannot be used, or do not fit together.
+
+    Examples
+    --------
+    >>> from tumorsim import Case, Tumor, TumorEmbedder, TumorIndex
+    >>> rng, tumors = np.random.default_rng(0), []
+    >>> for i, kind in enumerate(["glioma", "meningioma", "glioma"]):
+    ...     scan = rng.normal(size=(24, 24, 24)), np.diag([4.0, 4.0, 4.0, 1.0])
+    ...     case = Case(scan, case_id=f"scan-{i}", patient_id=f"patient-{i}")
+    ...     tumors.append(Tumor(case, [(8, 8, 8), (14, 14, 14)], tumor_id=f"{i}", labels={"type": kind}))
+    >>> archive, small = Cohort(tumors), {"n_channels": 8, "n_blocks": 1, "patch_size": 32, "spacing": 4.0}
+    >>> embedder = TumorEmbedder(**small, max_epochs=1, batches_per_epoch=1).fit(archive)
+    >>> X = embedder.transform(archive)
+    >>> index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
+    >>> answer = find_similar(embedder, index, archive[:1], n_neighbors=2, exclude="same_patient")
+    >>> answer.neighbors["rank"].tolist(), list(answer.neighbors)[:4]
+    ([1, 2], ['query', 'rank', 'distance', 'label_type'])
+    """
+    base = _check_search(index, where, exclude, aspects, show)
+    vote_calibration = _check_votes(vote_calibration, index, n_neighbors, where, aspects, max_per_patient)
+    check_known(query, exclude, patient_id=patient_id, case_id=case_id, key_file=key_file)
+    dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
+    scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
+    known = isinstance(scan, Cohort)
+    tumors = query_tumors(
+        scan,
+        box=box,
+        embedder=embedder,
+        threshold=threshold,
+        max_lesions=max_lesions,
+        mask_value=mask_value,
+        min_volume_mm3=min_volume_mm3,
+        merge_distance_mm=merge_distance_mm,
+        by_value=by_value,
+    )
+    X = np.asarray(embedder.transform(tumors))
+    neighbors = index.search(
+        X,
+        n_neighbors,
+        query_metadata=_compared(tumors.table, index, exclude),
+        space=embedder.space_,
+        where=where,
+        exclude=exclude,
+        aspects=aspects,
+        max_per_patient=max_per_patient,
+        alpha=alpha,
+        calibration=calibration,
+    )
+    settings = {"Neighbors asked for": n_neighbors, "Most of one patient": max_per_patient}
+    settings |= {"Where": describe_where(where)} if where else {}
+    settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
+    settings |= {"Aspects": ", ".join(f"{a} {w:g}" for a, w in aspects.items())} if aspects else {}
+    return Answer(
+        queries=tumors,
+        X=X,
+        neighbors=neighbors,
+        votes=votes(neighbors, base, n_neighbors=n_neighbors, calibration=vote_calibration),
+        summary=summarize(neighbors, show),
+        proposed=not (known or box is not None or scan.has_mask),
+        settings=settings,
+        show=tuple(show),
+        aspects=tuple(aspects or ()),
+        index=index,
+        embedder=embedder,
+    )
+
+
+def _check_search(index, where, exclude, aspects, show):
+    """Return the rows of the archive that meet `where`; raise where a column, aspect or id is unknown."""
+    check_fitted(index, "metadata_")
+    table = index.metadata_
+    if exclude is not None and not isinstance(exclude, str):
+        unknown = sorted(set(exclude) - set(table["tumor_id"]))
+        if unknown or not len(exclude):
+            raise ValueError(
+                "Parameter 'exclude' must be same_patient, same_case, or tumor ids of the index. "
+                f"Got {unknown[0] if unknown else list(exclude)!r}."
+            )
+    known = {"aspects": index.aspects_, "show": tuple(table)}
+    for name, given in (("aspects", aspects or ()), ("show", show)):
+        unknown = [value for value in given if value not in known[name]]
+        if unknown:
+            listed = ", ".join(known[name]) or "none"
+            raise ValueError(f"Parameter '{name}' must name {_NAMES[name]}: {listed}. Got '{unknown[0]}'.")
+    return table[where_mask(table, where or {})]
+
+
+def _check_votes(calibration, index, n_neighbors, where, aspects, max_per_patient):
+    """Return the vote calibration, read from its file where it is one, once it suits index and search."""
+    if calibration is None:
+        return None
+    if where or aspects or max_per_patient != 1:
+        raise ValueError(
+            "Votes are calibrated for plain answers. Give a vote calibration, or conditions, aspects and "
+            "more than one tumor per patient, but not both."
+        )
+    if not isinstance(calibration, VoteCalibration):
+        calibration = VoteCalibration.load(calibration)
+    calibration.check(index, n_neighbors)
+    return calibration
+
+
+def _compared(table, index, exclude):
+    """Return the queries' table as the search compares it: of a case alone where the patient is not known."""
+    if exclude != "same_case" or not (table["patient_id"] == UNKNOWN_PATIENT).any():
+        return table
+    archive = index.metadata_
+    if {"patient_id", "case_id"} <= set(archive):
+        same = archive[archive["case_id"].isin(table["case_id"])]
+        if (same.groupby("case_id")["patient_id"].nunique() > 1).any():
+            raise ValueError(
+                f"exclude='same_case': case '{same['case_id'].iloc[0]}' is of several patients of the index. "
+                "Give patient_id (--patient-id) too."
+            )
+    return table.drop(columns="patient_id")
