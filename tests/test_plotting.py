@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import phantoms
 import pytest
+from matplotlib.colors import to_rgba
 
 from tumorsim import Tumor
 from tumorsim.plotting import (
@@ -20,6 +21,7 @@ from tumorsim.plotting import (
     plot_strengths,
     tumor_slices,
 )
+from tumorsim.rendering import COLORS, color_numbers
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +203,26 @@ def test_map_stands_identical_rows():
     _render(plot_map(np.eye(3)))
 
 
+def test_a_type_has_one_color_everywhere(cohort):
+    """Whatever else is shown and however frequent it is, on the map, in bars and in the table of colors."""
+    expected = to_rgba(COLORS[color_numbers(["meningioma"])["meningioma"]])
+    for others in (["glioma"], ["metastasis", "lymphoma"]):
+        labels = ["meningioma", *others, *others]
+        ax = plot_map(np.eye(len(labels)), labels)
+        handles, names = ax.get_legend_handles_labels()
+        shown = next(h for h, name in zip(handles, names, strict=True) if name.startswith("meningioma"))
+        assert to_rgba(shown.get_facecolor()[0])[:3] == expected[:3]
+    bars, axes = ["meningioma", "metastasis"], plot_cohort(cohort)
+    names = [text.get_text() for text in axes[1].get_yticklabels()]
+    assert sorted(names) == bars
+    assert axes[1].patches[names.index("meningioma")].get_facecolor() == expected
+
+
 def test_map_checks_its_rows():
     """Too few rows, and labels of another number, are refused."""
     with pytest.raises(ValueError, match="at least 3 rows"):
         plot_map(np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="a label a row"):
+    with pytest.raises(ValueError, match="one label per row"):
         plot_map(np.zeros((4, 4)), ["a"])
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tumorsim import Case, Cohort, Tumor, TumorIndex
 from tumorsim.answers import summarize, votes
 from tumorsim.records import read_surroundings
+from tumorsim.rendering import COLORS, color_numbers
 from tumorsim.report import save_report
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._voxels import encode_voxels
@@ -300,6 +301,9 @@ def test_the_archive_is_drawn_around_the_answer(cohort, tmp_path):
     volume = sum(tumor.measure()["volume_mm3"] for tumor in two) / 1000
     assert f"2 lesions, {volume:.3g} ml in all" in page.text
     assert "Type: neighbors and archive" in page.text and "Size: query" in page.text
+    number = color_numbers(["meningioma"])["meningioma"]
+    assert f'class="color{number}">●</span> meningioma' in (tmp_path / "a.html").read_text()
+    assert f"--color{number}: {COLORS[number]};" in (tmp_path / "a.html").read_text()
     with pytest.raises(ValueError, match="needs 'query_X'"):
         save_report(tmp_path / "b.html", **asked)
 

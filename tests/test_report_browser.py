@@ -15,6 +15,7 @@ from tumorsim.report import save_report
 
 CHROMIUM = os.environ.get("TUMORSIM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium: apt-get install chromium, or TUMORSIM_CHROMIUM"

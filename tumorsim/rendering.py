@@ -2,13 +2,18 @@
 
 import base64
 import io
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 __all__ = [
+    "COLORS",
+    "MISSING_COLOR",
+    "OUTLINE_COLOR",
     "PLANES",
     "Picture",
+    "color_numbers",
     "display_window",
     "encode_png",
     "find_background",
@@ -16,6 +21,13 @@ __all__ = [
     "outline_path",
     "scale_bar_mm",
 ]
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by color-blind people; yellow is left out: too
+# faint on white. Black comes last: it is not seen on a dark page.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MISSING_COLOR = "#999999"
+OUTLINE_COLOR = "#FFB000"
+_TYPES = ("metastasis", "meningioma", "schwannoma", "glioma", "pituitary_adenoma")  # in the order of COLORS
 
 # plane → (RAS+ axis cut, axis across, axis down, what the left, right, top and bottom edge look at).
 # Radiological display: the patient's right is on the picture's left. Rightwards and downwards, every axis
@@ -50,6 +62,25 @@ class Picture:
     box: tuple | None
     pixel_mm: float
     marks: str
+
+
+def color_numbers(labels):
+    """Return label → number of its color: a tumor type has the same one everywhere, others take what is left.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Those that are shown together.
+
+    Examples
+    --------
+    >>> color_numbers(["meningioma", "lymphoma", "metastasis"])
+    {'metastasis': 0, 'meningioma': 1, 'lymphoma': 2}
+    """
+    labels = sorted(set(labels))
+    numbers = {name: number for number, name in enumerate(_TYPES) if name in labels}
+    free = (number for number in itertools.count() if number not in numbers.values())
+    return numbers | {name: next(free) for name in labels if name not in _TYPES}
 
 
 def find_background(image):

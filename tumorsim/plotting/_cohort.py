@@ -3,7 +3,8 @@
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.plotting._style import COLORS, MARKERS, MISSING, finish, new_axes, new_figure, readable
+from tumorsim.plotting._style import finish, label_styles, new_axes, new_figure, readable
+from tumorsim.rendering import MISSING_COLOR
 
 __all__ = ["plot_cohort", "plot_map"]
 
@@ -18,7 +19,7 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
     X : ndarray of shape (n_tumors, n_features)
         Embeddings, at least three.
     labels : array-like of shape (n_tumors,), optional
-        Text (a color and marker a value) or numbers (a color scale, logarithmic where they span more than
+        Text (a color and a marker per value) or numbers (a color scale, logarithmic where they span more than
         a factor of 20). Missing: None or NaN, drawn gray.
     method : {"pca", "tsne"}, default="pca"
         How to get to two dimensions. Distances between groups on a t-SNE map mean little.
@@ -48,24 +49,17 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
     by_what = "" if labels is None else f", by {readable(name)}"
     labels = [None] * len(X) if labels is None else list(labels)
     if len(labels) != len(X):
-        raise ValueError(f"There must be a label a row: {len(X)}. Got {len(labels)}.")
+        raise ValueError(f"There must be one label per row: {len(X)}. Got {len(labels)}.")
     points, axis_names = _project(X, method, random_state)
     ax = new_axes(ax, (6.8, 5.0))
     missing = np.array([value is None or value != value for value in labels])
-    ax.scatter(
-        *points[missing].T, c=MISSING, s=14, alpha=0.6, lw=0, label="unknown" if missing.any() else None
-    )
-    if all(
-        isinstance(v, int | float | np.number) for v, gone in zip(labels, missing, strict=True) if not gone
-    ):
-        _scatter_numbers(ax, points[~missing], np.array(labels, dtype=float)[~missing], readable(name))
+    style = {"c": MISSING_COLOR, "s": 14, "alpha": 0.6, "lw": 0}
+    ax.scatter(*points[missing].T, label="unknown" if missing.any() else None, **style)
+    known = [value for value, gone in zip(labels, missing, strict=True) if not gone]
+    if all(isinstance(value, int | float | np.number) for value in known):
+        _scatter_numbers(ax, points[~missing], np.array(known, dtype=float), readable(name))
     else:
-        text = np.array([str(value) for value in labels], dtype=object)
-        for i, value in enumerate(sorted(set(text[~missing]))):
-            rows = points[~missing & (text == value)]
-            style = {"c": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
-            ax.scatter(*rows.T, s=24, alpha=0.8, lw=0, label=f"{readable(value)} ({len(rows)})", **style)
-        ax.legend(frameon=False, title=readable(name), loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _scatter_labels(ax, points[~missing], np.array([str(value) for value in known]), readable(name))
     for number, row in enumerate(highlight if highlight is not None else (), start=1):
         ax.scatter(*points[row], s=110, facecolors="none", edgecolors="black", lw=1.3)
         ax.annotate(str(number), points[row], xytext=(6, 6), textcoords="offset points", fontweight="bold")
@@ -106,42 +100,52 @@ def plot_cohort(cohort, *, task="type", figure=None):
     table = cohort.table
     column = f"label_{task}"
     kinds = table[column] if column in table else table["tumor_id"].map(lambda _: None)
-    kinds = kinds.where(kinds.notna(), "unknown").astype(str)
-    order = [k for k in kinds.value_counts().index if k != "unknown"] + ["unknown"] * bool(
-        (kinds == "unknown").any()
-    )
-    colors = [MISSING if k == "unknown" else COLORS[i % len(COLORS)] for i, k in enumerate(order)]
+    styles = label_styles(kinds.dropna().astype(str))
+    counts = kinds.dropna().astype(str).value_counts()
+    kinds = kinds.where(kinds.notna(), "unknown").astype(str).to_numpy()
+    order = [*counts.index, *(["unknown"] if "unknown" in kinds and "unknown" not in counts else [])]
+    colors = [styles[kind]["color"] if kind in styles else MISSING_COLOR for kind in order]
     places = table[list(_PLACE)].to_numpy(dtype=float) if set(_PLACE) <= set(table) else np.empty((0, 3))
     known = np.isfinite(places).all(axis=1)
-    height = 3.6 + 3.2 * known.any()
-    figure = new_figure((9.2, height)) if figure is None else figure
+    figure = new_figure((9.2, 3.6 + 3.2 * known.any())) if figure is None else figure
     if known.any():
         grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
-        parts = [grid[0, 0], grid[0, 1], grid[1, :]]
-        axes = np.array([figure.add_subplot(part) for part in parts], dtype=object)
-        _glass_brain(axes[2], places[known], kinds.to_numpy()[known], order, colors)
+        axes = np.array([figure.add_subplot(grid[part]) for part in ((0, 0), (0, 1), (1, slice(None)))])
+        _glass_brain(axes[2], places[known], kinds[known], order, colors)
     else:
         axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    volume = table["volume_mm3"].to_numpy(dtype=float) / 1000
-    low, high = np.log10(max(volume.min(), 1e-3)), np.log10(volume.max())
-    bins = np.logspace(low - 0.05, max(high, low) + 0.05, int(np.clip(len(volume) / 4, 6, 24)) + 1)
-    parts = [volume[(kinds == kind).to_numpy()] for kind in order]
-    axes[0].hist(parts, bins=bins, stacked=True, color=colors, edgecolor="white", lw=0.5)
-    axes[0].set_xscale("log")
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].set(xlabel="volume (ml)", ylabel="tumors", title=f"Size of {len(table)} tumors")
-    patients = [table.loc[(kinds == kind).to_numpy(), "patient_id"].nunique() for kind in order]
-    bars = axes[1].barh(range(len(order)), [len(p) for p in parts], color=colors)
-    texts = [f" {len(p)} in {n} patient{'s' * (n != 1)}" for p, n in zip(parts, patients, strict=True)]
-    axes[1].bar_label(bars, texts, fontsize=9)
-    axes[1].set_yticks(range(len(order)), [readable(k) for k in order])
-    axes[1].invert_yaxis()
-    axes[1].set_xlim(0, max(len(p) for p in parts) * 1.6)  # room for the text
-    axes[1].set(xlabel="tumors", title=f"Tumors by {readable(task)}")
+    parts = [table[kinds == kind] for kind in order]
+    _draw_sizes(axes[0], [part["volume_mm3"].to_numpy(dtype=float) / 1000 for part in parts], colors)
+    _draw_counts(axes[1], parts, order, colors, readable(task))
     for ax in axes[:2]:
         finish(ax)
     axes[0].yaxis.get_major_locator().set_params(integer=True)
     return axes
+
+
+def _draw_sizes(ax, parts, colors):
+    """Draw the distribution of volumes (ml) of each kind, stacked."""
+    volume = np.concatenate(parts)
+    low, high = np.log10(max(volume.min(), 1e-3)), np.log10(volume.max())
+    bins = np.logspace(low - 0.05, max(high, low) + 0.05, int(np.clip(len(volume) / 4, 6, 24)) + 1)
+    ax.hist(parts, bins=bins, stacked=True, color=colors, edgecolor="white", lw=0.5)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(
+        xlabel="volume (ml)", ylabel="tumors", title=f"Size of {len(volume)} tumor{'s' * (len(volume) != 1)}"
+    )
+
+
+def _draw_counts(ax, parts, order, colors, task):
+    """Draw how many tumors and patients each kind has."""
+    patients = [part["patient_id"].nunique() for part in parts]
+    bars = ax.barh(range(len(order)), [len(part) for part in parts], color=colors)
+    texts = [f" {len(p)} in {n} patient{'s' * (n != 1)}" for p, n in zip(parts, patients, strict=True)]
+    ax.bar_label(bars, texts, fontsize=9)
+    ax.set_yticks(range(len(order)), [readable(kind) for kind in order])
+    ax.invert_yaxis()
+    ax.set_xlim(0, max(len(part) for part in parts) * 1.6)  # room for the text
+    ax.set(xlabel="tumors", title=f"Tumors by {task}")
 
 
 def _glass_brain(ax, places, kinds, order, colors):
@@ -174,6 +178,14 @@ def _project(X, method, random_state):
     else:
         shares = [0.0, 0.0]
     return points, [f"component {i} ({share:.0%} of variance)" for i, share in enumerate(shares, start=1)]
+
+
+def _scatter_labels(ax, points, labels, name):
+    """Scatter points in a color and with a marker per label, and a legend."""
+    for label, style in sorted(label_styles(labels).items()):
+        rows = points[labels == label]
+        ax.scatter(*rows.T, s=24, alpha=0.8, lw=0, label=f"{readable(label)} ({len(rows)})", **style)
+    ax.legend(frameon=False, title=name, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _scatter_numbers(ax, points, values, name):

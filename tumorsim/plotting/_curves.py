@@ -3,7 +3,8 @@
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.plotting._style import COLORS, MARKERS, finish, new_axes, readable
+from tumorsim.plotting._style import finish, new_axes, readable, style_of
+from tumorsim.rendering import COLORS
 
 __all__ = ["plot_box_robustness", "plot_history", "plot_knn_curve"]
 
@@ -40,12 +41,13 @@ def plot_knn_curve(result, *, metric=None, ax=None):
     ax = new_axes(ax, (6.4, 4.2))
     for i, (task, rows) in enumerate(part.groupby("task", sort=False)):
         rows = rows.sort_values("k")
-        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        style = style_of(i)
+        color = style["color"]
         k = rows["k"].to_numpy(dtype=float)
         ax.fill_between(
             k, rows["ci_low"].astype(float), rows["ci_high"].astype(float), color=color, alpha=0.12, lw=0
         )
-        ax.plot(k, rows["value"].astype(float), color=color, marker=marker, ms=5, label=readable(task))
+        ax.plot(k, rows["value"].astype(float), ms=5, **style, label=readable(task))
         ax.plot(k, rows["chance"].astype(float), color=color, ls=":", lw=1.2)
     ax.plot([], [], color="0.4", ls=":", lw=1.2, label="chance")
     ticks = np.unique(part["k"])

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tumorsim.plotting._style import COLORS, finish, new_figure, readable
+from tumorsim.plotting._style import finish, new_figure, readable
+from tumorsim.rendering import COLORS
 
 __all__ = ["plot_methods", "plot_strengths"]
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from tumorsim._validation import check_real
-from tumorsim.plotting._style import OUTLINE, new_figure, readable
+from tumorsim.plotting._style import new_figure, readable
 from tumorsim.records import read_surroundings
-from tumorsim.rendering import PLANES, scale_bar_mm
+from tumorsim.rendering import OUTLINE_COLOR, PLANES, scale_bar_mm
 
 __all__ = ["common_extent", "plot_neighbors", "tumor_slices"]
 
@@ -106,10 +106,10 @@ def _draw(ax, picture, extent_mm):
     n = len(picture.pixels)
     ax.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
     if picture.mask is not None and picture.mask.any():
-        ax.contour(picture.mask, levels=[0.5], colors=OUTLINE, linewidths=1.1)
+        ax.contour(picture.mask, levels=[0.5], colors=OUTLINE_COLOR, linewidths=1.1)
     elif picture.box is not None:
         x0, y0, x1, y1 = (edge - 0.5 for edge in picture.box)  # pixel centers are integers here
-        ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=OUTLINE, lw=1.1, ls="--")
+        ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=OUTLINE_COLOR, lw=1.1, ls="--")
     bar = scale_bar_mm(extent_mm)
     left, bottom = 0.05 * n, 0.95 * n
     ax.plot(

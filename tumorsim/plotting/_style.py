@@ -1,13 +1,20 @@
 """Colors, figures and names that all pictures share."""
 
-__all__ = ["COLORS", "MARKERS", "MISSING", "OUTLINE", "finish", "new_axes", "new_figure", "readable"]
+from tumorsim.rendering import COLORS, color_numbers
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by color-blind people; yellow is left out: too
-# faint on white. Markers say the same once more.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MISSING = "#999999"
-OUTLINE = "#FFB000"
+__all__ = ["finish", "label_styles", "new_axes", "new_figure", "readable", "style_of"]
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # say once more what colors say
+
+
+def style_of(number):
+    """Return color and marker of the n-th thing that is drawn."""
+    return {"color": COLORS[number % len(COLORS)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+def label_styles(labels):
+    """Return label → color and marker; a tumor type has the same ones in every figure."""
+    return {label: style_of(number) for label, number in color_numbers(labels).items()}
 
 
 def new_figure(size):

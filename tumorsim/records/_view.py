@@ -8,6 +8,7 @@ import numpy as np
 from tumorsim._validation import check_real
 from tumorsim.geometry import crop_slices, ras_affine, ras_box, spacing_from_affine, to_ras
 from tumorsim.rendering import (
+    OUTLINE_COLOR,
     display_window,
     encode_png,
     find_background,
@@ -189,7 +190,7 @@ def _svg(picture, what="the scan"):
     """Return a picture with outline and side marks as SVG that carries its own style."""
     n = len(picture.pixels)
     path = None if picture.mask is None else outline_path(picture.mask)
-    outline = 'fill="none" stroke="#ffb000" stroke-width="1.2"'
+    outline = f'fill="none" stroke="{OUTLINE_COLOR}" stroke-width="1.2"'
     drawn = f'<path d="{path}" {outline}/>' if path else ""
     if picture.mask is None and picture.box is not None:
         x0, y0, x1, y1 = picture.box

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tumorsim.rendering import color_numbers
 from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["Neighborhood"]
@@ -70,11 +71,12 @@ class Neighborhood:
 
         labels = self._labels(task)[self._rows]
         points = place(self._points)
-        groups = []
+        groups, numbers = [], color_numbers(self._named(task))
         for name in self.groups(task):
             dots = points[labels == name]
             path = "".join(f"M{x:g} {y:g}h0" for x, y in dots)
-            groups.append({"name": name, "n": len(dots), "path": path})
+            color = f"color{numbers[name]}" if name in numbers else "gray"
+            groups.append({"name": name, "n": len(dots), "path": path, "color": color})
         marks = [
             {"x": float(x), "y": float(y), "rank": rank}
             for (x, y), (_, rank) in zip(place(found), ranks, strict=True)

@@ -12,7 +12,7 @@ import tumorsim
 from tumorsim.answers import describe_closeness, describe_summary, describe_vote
 from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
-from tumorsim.rendering import PLANES, encode_png, outline_path
+from tumorsim.rendering import COLORS, MISSING_COLOR, OUTLINE_COLOR, PLANES, encode_png, outline_path
 from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
 
@@ -165,9 +165,17 @@ def _render(**content):
     sources = {}
     for name in ("script", "style"):
         text = environment.loader.get_source(environment, f"answer.{'js' if name == 'script' else 'css'}")[0]
+        text = _colors() + text if name == "style" else text
         digest = hashlib.sha256(text.encode("utf-8")).digest()
         sources |= {name: text, f"{name}_hash": f"sha256-{base64.b64encode(digest).decode('ascii')}"}
     return environment.get_template("answer.html.j2").render(**sources, **content)
+
+
+def _colors():
+    """Return the colors of all figures as CSS variables."""
+    colors = {"outline": OUTLINE_COLOR, "missing": MISSING_COLOR}
+    colors |= {f"color{number}": color for number, color in enumerate(COLORS)}
+    return f":root {{ {' '.join(f'--{name}: {color};' for name, color in colors.items())} }}\n"
 
 
 def _section(query, i, neighbors, archive, show, drawing, around):

@@ -7,6 +7,7 @@
   const PLANES = {
     axial: [2, 0, 1, "SI"], coronal: [1, 0, 2, "AP"], sagittal: [0, 1, 2, "RL"],
   };
+  const OUTLINE = getComputedStyle(document.documentElement).getPropertyValue("--outline");
   const SIZE = 400;  // pixels of a canvas
   const control = name => document.getElementById(name);
   const planes = [];  // {canvas, slider, readout, plane, tumor}
@@ -55,7 +56,7 @@
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.lineWidth = 2.5;
-    context.strokeStyle = "#ffb000";
+    context.strokeStyle = OUTLINE;
     context.stroke();
     context.setLineDash([]);
   }
