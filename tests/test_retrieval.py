@@ -11,9 +11,9 @@ from archives import write_cohort
 from tumorsim import Case, Cohort, Tumor, TumorIndex, find_similar
 from tumorsim.exceptions import CohortError, GeometryError, IndexMismatchError
 from tumorsim.io import load_embeddings
-from tumorsim.manifest import save_manifest
+from tumorsim.manifest import save_manifest, tumors_from_case
 from tumorsim.report import describe_model
-from tumorsim.retrieval import embed_archive, embed_to_file, neighbor_tumors, query_tumors
+from tumorsim.retrieval import embed_archive, embed_to_file, neighbor_tumors
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,15 @@ def test_an_answer_in_a_notebook_is_escaped(embedder, archive):
     index = TumorIndex().fit(embedder.transform(tumors), metadata=Cohort(tumors).table, space=embedder.space_)
     page = find_similar(embedder, index, tumors[0], where={"type": evil})._repr_html_()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 10 and "<table" in page
+
+
+def test_a_label_that_is_missing_is_a_dash(embedder, archive):
+    """In text and notebook what is not known is neither None nor NaN."""
+    table = archive.table.assign(label_type=None, volume_mm3=np.nan)
+    index = TumorIndex().fit(embedder.transform(archive), metadata=table, space=embedder.space_)
+    answer = find_similar(embedder, index, archive[:1])
+    assert " - " in str(answer) and "<td>-</td>" in answer._repr_html_()
+    assert not {"None", "NaN", "nan"} & set(str(answer).split())
 
 
 def test_proposed_lesions_are_said_to_be(embedder, index, archive):
@@ -219,7 +228,7 @@ def test_relative_paths_become_absolute(embedder, tmp_path, monkeypatch):
     """An archive read by relative paths can be drawn from any other folder later."""
     write_cohort(phantoms.cohort(1), tmp_path)
     monkeypatch.chdir(tmp_path)
-    tumors = query_tumors("s0_image.nii.gz", mask="s0_mask.nii.gz")
+    tumors = tumors_from_case(Case("s0_image.nii.gz", "s0_mask.nii.gz", case_id="s0", patient_id="p"))
     _, columns = embed_archive(embedder, tumors)
     assert columns["image"] == [str(tmp_path.resolve() / "s0_image.nii.gz")]
 
@@ -250,29 +259,24 @@ def test_bad_scans_are_listed_before_work_starts(embedder, archive, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_query_by_mask_box_and_proposal(embedder, archive):
+def test_query_by_mask_box_and_proposal(embedder, index, archive):
     """A mask gives its lesions, a box gives one tumor, and otherwise the model's own mask is used."""
     case = archive[0].case
-    by_mask = query_tumors(case.image, mask=case.mask, patient_id="p9")
+
+    def queries(**options):
+        return find_similar(embedder, index, case.image, **options).queries
+
+    by_mask = queries(mask=case.mask, patient_id="p9")
     assert (by_mask[0].bbox == archive[0].bbox).all() and by_mask[0].patient_id == "p9"
-    by_box = query_tumors(case.image, box=archive[0].bbox.ravel().tolist())
+    by_box = queries(box=archive[0].bbox.ravel().tolist())
     assert by_box[0].patient_id == "unknown" and not by_box[0].case.has_mask
     assert by_box[0].tumor_id == "s0_image/1"
-    everything = query_tumors(case.image, embedder=embedder, threshold=0)
+    everything = queries(threshold=0)
     assert everything[0].bbox.tolist() == [[0, 0, 0], list(case.shape)] and everything[0].case.has_mask
     with pytest.raises(ValueError, match="proposes no lesion"):
-        query_tumors(case.image, embedder=embedder, threshold=1)
-
-
-def test_query_needs_one_source(embedder, archive):
-    """Both mask and box, neither of them, and a box outside the image are refused."""
-    case = archive[0].case
-    with pytest.raises(ValueError, match="leave one out"):
-        query_tumors(case.image, mask=case.mask, box=(0, 0, 0, 1, 1, 1))
-    with pytest.raises(ValueError, match="a mask, a box, or an embedder"):
-        query_tumors(case.image)
+        queries(threshold=1)
     with pytest.raises(GeometryError, match="inside the image"):
-        query_tumors(case.image, box=(0, 0, 0, 500, 5, 5))
+        queries(box=(0, 0, 0, 500, 5, 5))
 
 
 def test_model_is_described(embedder):

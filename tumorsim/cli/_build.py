@@ -7,21 +7,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output
-from tumorsim.cli._options import (
-    Archive,
-    ByValue,
-    Device,
-    ExcludeRoi,
-    Jobs,
-    MergeDistance,
-    MinVolume,
-    Model,
-    Roi,
-    Seed,
-    SeriesPattern,
-    SkipBad,
-)
 from tumorsim.cli._parse import count, split_names
 
 
@@ -29,7 +16,7 @@ from tumorsim.cli._parse import count, split_names
 def demo(
     out: Annotated[Path, Option(help="Folder for figures, tables and answer.html.")] = Path("tumorsim-demo"),
     n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 60,
-    random_state: Seed = 0,
+    random_state: opt.Seed = 0,
     n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
 ):
     """Walk the whole way once on simulated patients.
@@ -69,10 +56,10 @@ def manifest(
         str | None,
         Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any. Default: >0, or the layout's."),
     ] = None,
-    min_volume: MinVolume = 14.0,
-    merge_distance: MergeDistance = 2.0,
-    by_value: ByValue = False,
-    skip_bad: SkipBad = False,
+    min_volume: opt.MinVolume = 14.0,
+    merge_distance: opt.MergeDistance = 2.0,
+    by_value: opt.ByValue = False,
+    skip_bad: opt.SkipBad = False,
     dicom: Annotated[Path | None, Option(help="Folder of mixed DICOM, instead of a table.")] = None,
     key_file: Annotated[
         Path | None, Option(help="Key of the pseudonyms; made where there is none. Default: <output>.key.")
@@ -80,9 +67,9 @@ def manifest(
     keep_patient_ids: Annotated[
         bool, Option("--keep-patient-ids", help="Write PatientID and study date as they are.")
     ] = False,
-    series: SeriesPattern = None,
-    roi: Roi = None,
-    exclude_roi: ExcludeRoi = None,
+    series: opt.SeriesPattern = None,
+    roi: opt.Roi = None,
+    exclude_roi: opt.ExcludeRoi = None,
     dry_run: Annotated[
         bool,
         Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
@@ -125,12 +112,12 @@ def manifest(
     "\b\nExit code: 0 nothing found, or notes only; 1 warnings; 2 errors, or no archive to read."
 )
 def check(
-    archive: Archive,
+    archive: opt.Archive,
     output: Annotated[
         Path | None, Option("--output", "-o", help="Also write the table of findings here (CSV).")
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
-    min_volume: MinVolume = 14.0,
+    min_volume: opt.MinVolume = 14.0,
     max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
 ):
     """Look through an archive for data that would spoil training.
@@ -165,7 +152,7 @@ def check(
     "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
 )
 def fit(
-    archive: Archive,
+    archive: opt.Archive,
     output: Annotated[Path, Option("--output", "-o", help="Model file to write (safetensors).")],
     tasks: Annotated[str | None, Option(help="Labels to learn, such as type,region. Default: all.")] = None,
     paper: Annotated[bool, Option("--paper", help="The paper's recipe; it needs a GPU.")] = False,
@@ -186,16 +173,16 @@ def fit(
     freeze_backbone: Annotated[
         bool, Option("--freeze-backbone", help="Train heads only, for small archives; embeddings stay.")
     ] = False,
-    device: Device = "auto",
-    n_jobs: Jobs = 2,
+    device: opt.Device = "auto",
+    n_jobs: opt.Jobs = 2,
     cache_dir: Annotated[Path | None, Option(help="Keep prepared scans here for the next run.")] = None,
     checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
-    random_state: Seed = 0,
+    random_state: opt.Seed = 0,
     hold_out: Annotated[
         float | None, Option(help="Share of patients to hold out, such as 0.2; see 'evaluate'.")
     ] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: opt.SkipBad = False,
 ):
     """Train an embedder on an archive's masks and labels.
 
@@ -246,12 +233,12 @@ def fit(
     "A run that was stopped goes on by the same command."
 )
 def embed(
-    archive: Archive,
+    archive: opt.Archive,
     output: Annotated[Path, Option("--output", "-o", help="Embeddings file to write (npz).")],
-    model: Model = None,
-    device: Device = "auto",
-    n_jobs: Jobs = 2,
-    skip_bad: SkipBad = False,
+    model: opt.Model = None,
+    device: opt.Device = "auto",
+    n_jobs: opt.Jobs = 2,
+    skip_bad: opt.SkipBad = False,
 ):
     """Turn each tumor of an archive into a vector."""
     from tumorsim.manifest import load_cohort

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output
-from tumorsim.cli._options import Archive, SkipBad
 from tumorsim.cli._parse import count
 
 
@@ -17,7 +17,7 @@ from tumorsim.cli._parse import count
     "A run that was stopped goes on by the same command."
 )
 def places(
-    archive: Archive,
+    archive: opt.Archive,
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
     qc: Annotated[Path | None, Option(help="Folder for one picture per scan: look at them.")] = None,
     areas: Annotated[
@@ -26,7 +26,7 @@ def places(
     area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
     min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
     n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
-    skip_bad: SkipBad = False,
+    skip_bad: opt.SkipBad = False,
 ):
     """Fill in where in the brain tumors lie: side, halves and area.
 

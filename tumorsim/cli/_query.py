@@ -6,22 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_output
-from tumorsim.cli._options import (
-    ByValue,
-    Device,
-    ExcludeRoi,
-    MaskValue,
-    MergeDistance,
-    MinVolume,
-    Model,
-    PatientDicom,
-    Roi,
-    Scan,
-    SeriesPattern,
-    Table,
-    Threshold,
-)
 from tumorsim.cli._parse import parse_aspects, parse_exclude, parse_numbers, parse_where, split_names
 
 Box = tuple[int, int, int, int, int, int]
@@ -43,7 +29,7 @@ def query(
         Path | None,
         Argument(help="T1c image (NIfTI or NRRD), or a manifest of query tumors.", metavar="[SCAN]"),
     ] = None,
-    model: Model = None,
+    model: opt.Model = None,
     mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
     box: Annotated[
         Box | None, Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="The tumor's box in voxels, half-open.")
@@ -80,20 +66,20 @@ def query(
         bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
     ] = False,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
-    mask_value: MaskValue = ">0",
-    min_volume: MinVolume = 14.0,
-    merge_distance: MergeDistance = 2.0,
-    by_value: ByValue = False,
-    threshold: Threshold = 0.5,
+    mask_value: opt.MaskValue = ">0",
+    min_volume: opt.MinVolume = 14.0,
+    merge_distance: opt.MergeDistance = 2.0,
+    by_value: opt.ByValue = False,
+    threshold: opt.Threshold = 0.5,
     max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are kept, largest first.")] = 5,
-    device: Device = "auto",
-    dicom: PatientDicom = None,
+    device: opt.Device = "auto",
+    dicom: opt.PatientDicom = None,
     key_file: Annotated[
         Path | None, Option(help="Key that the archive was imported with: names the patient as it does.")
     ] = None,
-    series: SeriesPattern = None,
-    roi: Roi = None,
-    exclude_roi: ExcludeRoi = None,
+    series: opt.SeriesPattern = None,
+    roi: opt.Roi = None,
+    exclude_roi: opt.ExcludeRoi = None,
 ):
     """Find the tumors of an archive that are most like a new one."""
     from tumorsim.index import TumorIndex
@@ -161,7 +147,7 @@ def evaluate(
         Path | None,
         Option(help="Learn from --queries how often votes of --n-neighbors (one number) are right; a file."),
     ] = None,
-    output: Table = None,
+    output: opt.Table = None,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
 ):
     """Say how well neighbors tell labels and shape.
@@ -196,13 +182,13 @@ def evaluate(
     "  tumorsim segment --dicom new_patient --seg mask.dcm"
 )
 def segment(
-    scan: Scan = None,
+    scan: opt.Scan = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Mask to write (.nii.gz).")] = None,
-    model: Model = None,
-    threshold: Threshold = 0.5,
-    device: Device = "auto",
-    dicom: PatientDicom = None,
-    series: SeriesPattern = None,
+    model: opt.Model = None,
+    threshold: opt.Threshold = 0.5,
+    device: opt.Device = "auto",
+    dicom: opt.PatientDicom = None,
+    series: opt.SeriesPattern = None,
     seg: Annotated[
         Path | None, Option(help="DICOM SEG to write, which refers to the series of --dicom.")
     ] = None,

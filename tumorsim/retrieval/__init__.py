@@ -4,7 +4,6 @@ from tumorsim.retrieval._answer import Answer, neighbor_tumors
 from tumorsim.retrieval._embed import embed_archive, embed_to_file, load_embedder, read_embeddings
 from tumorsim.retrieval._evaluate import evaluate_files
 from tumorsim.retrieval._find import find_similar
-from tumorsim.retrieval._query import query_tumors
 from tumorsim.retrieval._segment import segment_to_file
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "find_similar",
     "load_embedder",
     "neighbor_tumors",
-    "query_tumors",
     "read_embeddings",
     "segment_to_file",
 ]

@@ -191,6 +191,8 @@ class Answer:
         names = ["rank", "distance", *(f"distance_{name}" for name in self.aspects), "tumor_id", "patient_id"]
         names += [name for name in found if name.startswith("label_")] + ["volume_mm3", *self.show]
         table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
+        text = table.select_dtypes(exclude="number")
+        table[text.columns] = text.where(text.notna(), "-")
         words = [describe_agreement(neighbor) for neighbor in found.to_dict("records")]
         return table.assign(aspects=words) if any(words) else table
 

@@ -14,7 +14,7 @@ from tumorsim.calibration import VoteCalibration
 from tumorsim.index import where_mask
 from tumorsim.records import Cohort
 from tumorsim.retrieval._answer import Answer
-from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, query_tumors, read_query
+from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
 
 if TYPE_CHECKING:
     from tumorsim.embedder import TumorEmbedder
@@ -136,7 +136,7 @@ def find_similar(
     dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
     scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
     known = isinstance(scan, Cohort)
-    tumors = query_tumors(
+    tumors = tumors_of(
         scan,
         box=box,
         embedder=embedder,

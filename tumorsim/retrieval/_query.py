@@ -1,6 +1,5 @@
 """What a query may be → its tumors."""
 
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -11,76 +10,10 @@ from tumorsim._validation import check_box, check_integer
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
-__all__ = ["UNKNOWN_PATIENT", "check_known", "query_tumors", "read_query"]
+__all__ = ["UNKNOWN_PATIENT", "check_known", "read_query", "tumors_of"]
 
 UNKNOWN_PATIENT = "unknown"
 _TABLES = (".csv", ".parquet")
-
-
-def query_tumors(
-    query,
-    *,
-    mask=None,
-    box: Sequence[int] | None = None,
-    embedder=None,
-    patient_id: str | None = None,
-    case_id: str | None = None,
-    threshold: float = 0.5,
-    max_lesions: int = 5,
-    **lesions,
-) -> Cohort:
-    """Return the tumors of a query: known ones as they are; of a scan by mask, by box, or proposed.
-
-    Parameters
-    ----------
-    query : path, nibabel image, Case, Tumor, sequence of Tumor, Cohort or DataFrame
-        As in `find_similar`.
-    mask : path, nibabel image or tuple (array, affine), optional
-        Mask on the scan's grid; its lesions are the tumors.
-    box : sequence of 6 int, optional
-        ``x0 y0 z0 x1 y1 z1`` in voxels of the scan, half-open; this is the tumor.
-    embedder : TumorEmbedder, optional
-        Without mask and box its ``segment`` proposes lesions.
-    patient_id, case_id : str, optional
-        Of a scan. Default: its own, else ``"unknown"`` and the file's name without its suffix.
-    threshold : float, default=0.5
-        Probability from which a voxel is proposed as tumor.
-    max_lesions : int, default=5
-        Number of proposed lesions that are kept, largest first.
-    **lesions
-        ``mask_value``, ``min_volume_mm3``, ``merge_distance_mm``, ``by_value`` of
-        `manifest.tumors_from_case`.
-
-    Returns
-    -------
-    cohort : Cohort
-        Tumors of a scan are named ``<case>/1``, ``<case>/2`` ….
-
-    Raises
-    ------
-    FileNotFoundError, GeometryError, TypeError, ValueError
-        If files cannot be used, the box leaves the image, both mask and box are given, or nothing is
-        proposed.
-    """
-    case = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id)
-    if isinstance(case, Cohort):
-        return case
-    if box is not None:
-        box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{case.case_id}'")
-        return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
-    if case.has_mask:
-        return tumors_from_case(case, **lesions)
-    if embedder is None:
-        raise ValueError("A scan needs a mask, a box, or an embedder that proposes lesions. Got none.")
-    proposed = embedder.segment(case, threshold=threshold)
-    if not proposed.any():
-        raise ValueError(
-            f"The model proposes no lesion in '{case.case_id}'. Lower the threshold, or give a mask, or a "
-            "box in voxels of the image."
-        )
-    case = _with_mask(case, (proposed, case.affine))
-    cohort = tumors_from_case(case, **(lesions | {"mask_value": ">0"}))
-    return cohort[: check_integer(max_lesions, "max_lesions", minimum=1)]
 
 
 def read_query(query, *, mask=None, box=None, patient_id=None, case_id=None, **dicom):
@@ -128,6 +61,30 @@ def check_known(query, exclude, *, patient_id, case_id, key_file):
         )
 
 
+def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Cohort:
+    """Return the tumors of a scan: in its box, of its mask, or proposed by the embedder; of a Cohort all.
+
+    Tumors of a scan are named ``<case>/1``, ``<case>/2`` …; `lesions` are parameters of
+    `manifest.tumors_from_case`.
+    """
+    if isinstance(case, Cohort):
+        return case
+    if box is not None:
+        box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{case.case_id}'")
+        return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
+    if case.has_mask:
+        return tumors_from_case(case, **lesions)
+    proposed = embedder.segment(case, threshold=threshold)
+    if not proposed.any():
+        raise ValueError(
+            f"The model proposes no lesion in '{case.case_id}'. Lower the threshold, or give a mask, or a "
+            "box in voxels of the image."
+        )
+    case = Case(case.image, (proposed, case.affine), case_id=case.case_id, patient_id=case.patient_id)
+    cohort = tumors_from_case(case, **(lesions | {"mask_value": ">0"}))
+    return cohort[: check_integer(max_lesions, "max_lesions", minimum=1)]
+
+
 def _case_of(query, mask, box, patient_id, case_id, dicom):
     """Return a scan as a Case with the ids and the mask that were given, else with its own."""
     if _is_folder(query):
@@ -149,11 +106,6 @@ def _case_of(query, mask, box, patient_id, case_id, dicom):
 def _is_folder(query):
     """Tell whether a query is a folder, which holds DICOM."""
     return isinstance(query, str | PathLike) and Path(query).is_dir()
-
-
-def _with_mask(case, mask):
-    """Return a case with another mask."""
-    return Case(case.image, mask, case_id=case.case_id, patient_id=case.patient_id)
 
 
 def _stem(path):
