@@ -175,7 +175,7 @@ def test_calibration_of_an_index_is_for_that_index(tmp_path):
     other = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("other"))
     with pytest.raises(IndexMismatchError, match="fingerprint is f, got other"):
         calibration.check(other, 5)
-    with pytest.raises(ValueError, match=r"Got 120 that it does, among them '0'"):
+    with pytest.raises(ValueError, match=r"Got 120 that it holds, among them '0'"):
         calibrate_votes(index, X[:120], table[:120])
     (tmp_path / "no.json").write_text('{"format": "x"}')
     with pytest.raises(ValueError, match="must be a vote calibration"):

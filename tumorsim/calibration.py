@@ -1,7 +1,11 @@
-"""How often a vote is right: probabilities learned on held-out patients, and their scores."""
+"""How often a vote is right: probabilities learned from held-out patients, and their scores."""
+
+from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,12 @@ from tumorsim._validation import check_fitted
 from tumorsim.answers import votes
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from tumorsim.index import TumorIndex
+    from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["VoteCalibration", "brier_score", "calibrate_votes", "expected_calibration_error"]
 
@@ -33,9 +43,9 @@ class VoteCalibration:
         ``fingerprint`` of the embedder and ``n_neighbors`` of the answers, where `calibrate_votes` made it;
         else empty.
     report_ : DataFrame
-        A row a task: ``task``, ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``,
-        ``ece_before``, ``ece_after``: before is the share itself taken for a probability. Of further patients
-        `evaluate` tells.
+        One row per task: ``task``, ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``,
+        ``ece_before``, ``ece_after``; before: the share itself, taken for a probability. `evaluate` returns
+        the same for other patients.
 
     Examples
     --------
@@ -48,7 +58,7 @@ class VoteCalibration:
     [1.0, 1.0, 1.0, 0.9, 0.1]
     """
 
-    def fit(self, counted, metadata):
+    def fit(self, counted: pd.DataFrame, metadata: pd.DataFrame) -> VoteCalibration:
         """Learn from votes of held-out patients.
 
         Parameters
@@ -89,30 +99,27 @@ class VoteCalibration:
         self.report_ = self.evaluate(counted, metadata)
         return self
 
-    def predict(self, counted):
+    def predict(self, counted: pd.DataFrame) -> np.ndarray:
         """Return the probability that each row's first label is right, (n_rows,); NaN for unknown tasks."""
         check_fitted(self, "curves_")
-        share = (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
         pairs = [self.curves_.get(task, (np.nan, np.nan)) for task in counted["task"]]
-        slope, intercept = np.array(pairs, dtype=float).reshape(-1, 2).T
-        return _probability(share, slope, intercept)
+        return _probability(_share(counted), *np.array(pairs, dtype=float).reshape(-1, 2).T)
 
-    def evaluate(self, counted, metadata):
+    def evaluate(self, counted: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
         """Return n, Brier score and expected calibration error of each task, as in `report_`."""
         check_fitted(self, "curves_")
         rows = []
         for task, (share, correct) in _by_task(counted, metadata).items():
             if task not in self.curves_ or not len(share):
                 continue
-            slope, intercept = self.curves_[task]
             row = {"task": task, "n": len(share)}
-            for when, given in (("before", share), ("after", _probability(share, slope, intercept))):
+            for when, given in (("before", share), ("after", _probability(share, *self.curves_[task]))):
                 row[f"brier_{when}"] = brier_score(given, correct)
                 row[f"ece_{when}"] = expected_calibration_error(given, correct)
             rows.append(row)
         return pd.DataFrame(rows, columns=list(_COLUMNS))
 
-    def save(self, path):
+    def save(self, path: str | PathLike) -> None:
         """Write it as JSON, atomically."""
         check_fitted(self, "curves_")
         values = {"format": _FORMAT, "made_for": self.made_for_, "curves": self.curves_}
@@ -121,7 +128,7 @@ class VoteCalibration:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | PathLike) -> VoteCalibration:
         """Read what `save` has written.
 
         Raises
@@ -143,11 +150,10 @@ class VoteCalibration:
             ) from err
         return calibration
 
-    def check(self, index, n_neighbors):
+    def check(self, index: TumorIndex, n_neighbors: int) -> None:
         """Raise ``IndexMismatchError`` if made for another embedder or number of neighbors."""
         check_fitted(self, "curves_")
-        own = {"fingerprint": getattr(index.space_, "fingerprint", None), "n_neighbors": int(n_neighbors)}
-        for name, value in own.items():
+        for name, value in _made_for(index, n_neighbors).items():
             if name in self.made_for_ and self.made_for_[name] != value:
                 raise IndexMismatchError(
                     "The vote calibration must be made for this index and number of neighbors. Its "
@@ -155,7 +161,14 @@ class VoteCalibration:
                 )
 
 
-def calibrate_votes(index, X, metadata, *, n_neighbors=5, space=None):
+def calibrate_votes(
+    index: TumorIndex,
+    X: ArrayLike,
+    metadata: pd.DataFrame,
+    *,
+    n_neighbors: int = 5,
+    space: EmbeddingSpace | None = None,
+) -> VoteCalibration:
     """Learn how often votes in the answers of an index are right, on held-out patients.
 
     Parameters
@@ -163,13 +176,13 @@ def calibrate_votes(index, X, metadata, *, n_neighbors=5, space=None):
     index : TumorIndex
         The archive.
     X : array-like of shape (n, n_features)
-        Embeddings of tumors of patients that neither the index nor the embedder's training has seen.
+        Embeddings of tumors of patients that are neither in the index nor in the embedder's training data.
     metadata : DataFrame
         Of `X`, with the truth in columns ``label_<task>``.
     n_neighbors : int, default=5
-        As queries will ask for.
+        As in the queries to come.
     space : EmbeddingSpace, optional
-        Of the embedder of `X`, to be compared with the index's.
+        Of the embedder of `X`, compared with that of the index.
 
     Returns
     -------
@@ -188,24 +201,21 @@ def calibrate_votes(index, X, metadata, *, n_neighbors=5, space=None):
         if both:
             raise ValueError(
                 f"Votes are calibrated on patients that the index does not hold. Got {len(both)} that it "
-                f"does, among them {both[0]!r}."
+                f"holds, among them {both[0]!r}."
             )
     neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space)
     calibration = VoteCalibration().fit(votes(neighbors, index.metadata_, n_neighbors=n_neighbors), metadata)
-    calibration.made_for_ = {
-        "fingerprint": getattr(index.space_, "fingerprint", None),
-        "n_neighbors": int(n_neighbors),
-    }
+    calibration.made_for_ = _made_for(index, n_neighbors)
     return calibration
 
 
-def brier_score(probability, correct):
-    """Return the mean squared difference of probabilities and what came true (0 or 1)."""
+def brier_score(probability: ArrayLike, correct: ArrayLike) -> float:
+    """Return the mean squared difference of probabilities and outcomes (0 or 1)."""
     return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(correct, dtype=float)) ** 2))
 
 
-def expected_calibration_error(probability, correct, n_bins=10):
-    """Return the mean gap of probability and share of what came true, over bins of equal width.
+def expected_calibration_error(probability: ArrayLike, correct: ArrayLike, n_bins: int = 10) -> float:
+    """Return the mean gap between probability and share of outcomes, over bins of equal width.
 
     Examples
     --------
@@ -223,6 +233,16 @@ def _probability(share, slope, intercept):
     return 1 / (1 + np.exp(-(slope * share + intercept)))
 
 
+def _share(counted):
+    """Return the share of votes of each row's first label, (n_rows,)."""
+    return (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
+
+
+def _made_for(index, n_neighbors):
+    """Return what a calibration holds for: the embedder's fingerprint and the number of neighbors."""
+    return {"fingerprint": getattr(index.space_, "fingerprint", None), "n_neighbors": int(n_neighbors)}
+
+
 def _by_task(counted, metadata):
     """Return task → share of votes and whether the first label is right, of rows with a vote and a truth."""
     found = {}
@@ -231,6 +251,5 @@ def _by_task(counted, metadata):
             continue
         truth = metadata[f"label_{task}"].to_numpy(dtype=object)[rows["query"].to_numpy(dtype=int)]
         rows, truth = rows[pd.notna(truth)], truth[pd.notna(truth)]
-        share = (rows["n_votes"] / rows["n_labelled"]).to_numpy(dtype=float)
-        found[task] = share, (rows["label"].to_numpy(dtype=object) == truth).astype(int)
+        found[task] = _share(rows), (rows["label"].to_numpy(dtype=object) == truth).astype(int)
     return found

@@ -1,4 +1,4 @@
-"""What a ranking by lot would score, relevance from ids, and means in which every class counts alike."""
+"""What a random ranking would score, relevance from ids, and means in which every class counts alike."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def relevance_of_neighbors(neighbors, gallery_ids, gallery_labels, query_labels)
         raise ValueError("The gallery must not be empty. Got no 'gallery_ids'.")
     if len(labels) != len(ids) or len(asked) != len(neighbors):
         raise ValueError(
-            "Labels must have an entry a gallery tumor and a query. Got "
+            "Labels must have one entry per gallery tumor and per query. Got "
             f"{len(labels)} for {len(ids)} tumors and {len(asked)} for {len(neighbors)} queries."
         )
     order = np.argsort(ids, kind="stable")
@@ -59,7 +59,7 @@ def relevance_of_neighbors(neighbors, gallery_ids, gallery_labels, query_labels)
 
 
 def chance_levels(n_relevant, n_gallery, k):
-    """Return what a ranking by lot scores on average.
+    """Return what a random ranking scores on average.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def chance_levels(n_relevant, n_gallery, k):
 
 
 def ndcg_chance(gallery_gains, k):
-    """Return what `ndcg_at_k` of a ranking by lot is on average.
+    """Return what `ndcg_at_k` of a random ranking is on average.
 
     Parameters
     ----------

@@ -197,7 +197,7 @@ def ndcg_at_k(gains, k, *, gallery_gains=None):
     pool = ranked if gallery_gains is None else check_ranked(gallery_gains, "gallery_gains")[0]
     if len(pool) != len(ranked):
         raise ValueError(
-            f"'gallery_gains' must have a row a query. Got {len(pool)} rows for {len(ranked)} queries."
+            f"'gallery_gains' must have one row per query. Got {len(pool)} rows for {len(ranked)} queries."
         )
     for name, array in (("gains", ranked), ("gallery_gains", pool)):
         if not np.isfinite(array).all() or (array < 0).any():
