@@ -16,7 +16,6 @@ from matplotlib.text import Text
 
 from tumorsim import Cohort, Tumor
 from tumorsim.plotting import (
-    plot_box_robustness,
     plot_cohort,
     plot_history,
     plot_knn_curve,
@@ -29,8 +28,8 @@ BASELINE = Path(__file__).parent / "baseline"
 TOLERANCE = 3.0
 
 
-@pytest.fixture
-def same(request, tmp_path):
+@pytest.fixture(name="same")
+def same_picture(request, tmp_path):
     """Return a function that fails where a figure is not the one in `baseline/` of the test's name."""
 
     def compare(axes):
@@ -91,27 +90,6 @@ def test_history(same):
     same(plot_history(history))
 
 
-def test_box_robustness(same):
-    """Three kinds of perturbation with interval, worst tumors and chance."""
-    same(plot_box_robustness(_stability()))
-
-
 def test_cohort(same):
     """Sizes, counts, and places on the glass brain."""
     same(plot_cohort(_placed()))
-
-
-def _stability():
-    """Return a result as `evaluate_stability` gives it."""
-    return pd.DataFrame(
-        {
-            "kind": ["axes", "box_larger", "noise"],
-            "overlap": [1.0, 0.7, 0.8],
-            "ci_low": [1.0, 0.6, 0.7],
-            "ci_high": [1.0, 0.8, 0.9],
-            "p5": [1.0, 0.3, 0.5],
-            "chance": [0.2, 0.2, 0.2],
-            "n_neighbors": 5,
-            "n_tumors": 12,
-        }
-    )

@@ -11,14 +11,12 @@ from matplotlib.colors import to_rgba
 from tumorsim import Tumor
 from tumorsim.plotting import (
     common_extent,
-    plot_box_robustness,
     plot_cohort,
     plot_history,
     plot_knn_curve,
     plot_map,
     plot_methods,
     plot_neighbors,
-    plot_strengths,
     tumor_slices,
 )
 from tumorsim.rendering import COLORS, color_numbers
@@ -257,22 +255,6 @@ def test_pyplot_keeps_nothing(cohort, knn_table):
     assert plt.get_fignums() == before
 
 
-def test_box_robustness_shows_every_kind():
-    """Each kind of perturbation is a line from above, with its overlap, worst tumors and chance."""
-    result = pd.DataFrame(
-        {"kind": ["axes", "box_larger"], "overlap": [1.0, 0.6], "ci_low": [1.0, 0.5], "ci_high": [1.0, 0.7]}
-    ).assign(p5=[1.0, 0.2], chance=0.1, n_neighbors=5, n_tumors=9)
-    ax = plot_box_robustness(result)
-    lines = {line.get_label(): line for line in ax.lines}
-    np.testing.assert_allclose(lines["median tumor"].get_xdata(), (1.0, 0.6))
-    np.testing.assert_allclose(lines["5th percentile"].get_xdata(), (1.0, 0.2))
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["axes", "box larger"]
-    assert "5 neighbors" in ax.get_xlabel() and "9 tumors" in ax.get_title()
-    _render(ax)
-    with pytest.raises(ValueError, match="at least one kind"):
-        plot_box_robustness(result[:0])
-
-
 def test_cohort_with_places_has_a_glass_brain(cohort):
     """Where MNI places are known they are drawn, and pyplot keeps nothing."""
     import matplotlib.pyplot as plt
@@ -311,13 +293,3 @@ def test_methods_stand_beside_each_other_with_intervals():
     assert [text.get_text() for text in axes[0].get_yticklabels()] == ["all", "one"]
     with pytest.raises(ValueError, match="at least one method"):
         plot_methods(rows[rows["method"] == "chance"])
-
-
-def test_strengths_are_a_grid_of_scale_and_shift():
-    """Each cell carries its value, scales to the right and shifts downward."""
-    rows = pd.DataFrame({"scale": [0.8, 1.0, 1.0], "shift": [0.0, 0.0, 0.5], "value": [0.9, 1.0, 0.4]})
-    ax = plot_strengths(rows)
-    assert [text.get_text() for text in ax.texts] == ["0.90", "1.00", "0.40"]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.8", "1"]
-    with pytest.raises(ValueError, match="at least one strength"):
-        plot_strengths(rows[:0])

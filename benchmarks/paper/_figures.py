@@ -2,14 +2,15 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmarks.paper._plan import ALL
 from benchmarks.paper._report import MAIN, headline, split_strengths
 from tumorsim.evaluation import rank_gallery
 from tumorsim.io import atomic_path
-from tumorsim.plotting import plot_knn_curve, plot_map, plot_methods, plot_neighbors, plot_strengths
+from tumorsim.plotting import plot_knn_curve, plot_map, plot_methods, plot_neighbors
 
-__all__ = ["draw_all"]
+__all__ = ["draw_all", "plot_strengths"]
 
 N_SHOWN = 2  # neighbors of Fig. 6
 PANELS = ("type", "region", "hemisphere", "log_volume", "graded")
@@ -57,6 +58,41 @@ def draw_all(out, tidy, planned, results, bench):
     if results.get(("fig6", ALL)):
         _neighbors(keep, bench, results["fig6", ALL][0])
     return drawn
+
+
+def plot_strengths(result, *, ax=None):
+    """Plot scores over a grid of how boxes were scaled and shifted (Table 4 of the paper).
+
+    Parameters
+    ----------
+    result : DataFrame
+        One row per strength: ``scale``, ``shift``, ``value``.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    ax : Axes
+
+    Raises
+    ------
+    ValueError
+        If `result` is empty.
+    """
+    if not len(result):
+        raise ValueError("Parameter 'result' must hold at least one strength. Got none.")
+    grid = result.pivot_table(index="shift", columns="scale", values="value")
+    ax = Figure(figsize=(5.2, 3.0), layout="constrained").subplots() if ax is None else ax
+    values = grid.to_numpy(dtype=float)
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                    color="white" if value > 0.6 else "black")  # fmt: skip
+    ax.set_xticks(range(len(grid.columns)), [f"{v:g}" for v in grid.columns])
+    ax.set_yticks(range(len(grid.index)), [f"{v:g}" for v in grid.index])
+    ax.set(xlabel="scale of the box's sides", ylabel="shift, in sides")
+    return ax
 
 
 def _curve(rows, metric):

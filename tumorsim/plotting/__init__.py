@@ -1,19 +1,16 @@
 """Matplotlib figures of cohorts, training, retrieval and its neighbors; every function returns Axes."""
 
 from tumorsim.plotting._cohort import plot_cohort, plot_map
-from tumorsim.plotting._curves import plot_box_robustness, plot_history, plot_knn_curve
-from tumorsim.plotting._methods import plot_methods, plot_strengths
+from tumorsim.plotting._curves import plot_history, plot_knn_curve, plot_methods
 from tumorsim.plotting._pictures import common_extent, plot_neighbors, tumor_slices
 
 __all__ = [
     "common_extent",
-    "plot_box_robustness",
     "plot_cohort",
     "plot_history",
     "plot_knn_curve",
     "plot_map",
     "plot_methods",
     "plot_neighbors",
-    "plot_strengths",
     "tumor_slices",
 ]

@@ -1,12 +1,12 @@
-"""Curves: retrieval against k, loss against the epoch, neighbors under other boxes and scans."""
+"""Scores: retrieval against k, loss against the epoch, methods beside each other."""
 
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.plotting._style import finish, new_axes, readable, style_of
+from tumorsim.plotting._style import finish, new_axes, new_figure, readable, style_of
 from tumorsim.rendering import COLORS
 
-__all__ = ["plot_box_robustness", "plot_history", "plot_knn_curve"]
+__all__ = ["plot_history", "plot_knn_curve", "plot_methods"]
 
 _METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "r2": "R²", "spearman": "Spearman correlation"}
 
@@ -119,48 +119,55 @@ def plot_history(history, *, ax=None):
     return ax
 
 
-def plot_box_robustness(result, *, ax=None):
-    """Plot how many neighbors stay when box or scan are a little different (after Table 4 of the paper).
+def plot_methods(result, *, tasks=None, figure=None):
+    """Plot every method's score with its interval, a panel a task.
 
     Parameters
     ----------
     result : DataFrame
-        What `evaluation.evaluate_stability` returns: a row a ``kind`` with ``overlap``, ``ci_low``,
-        ``ci_high``, ``p5``, ``chance``, ``n_neighbors``, ``n_tumors``.
-    ax : Axes, optional
+        A row a method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``. Rows of
+        method ``chance`` are drawn as upright lines; methods without rows are not there.
+    tasks : sequence of str, optional
+        Panels, from the left; default all, in the order of `result`.
+    figure : Figure or SubFigure, optional
         Where to draw; default a new figure.
 
     Returns
     -------
-    ax : Axes
-        A line a kind, from above: the median over tumors with its 95 % interval, the 5th percentile as an
-        open square, chance as an upright stroke.
+    axes : ndarray of Axes of shape (n_tasks,)
 
     Raises
     ------
     ValueError
-        If `result` is empty.
+        If there is nothing to draw.
     """
-    if not len(result):
-        raise ValueError("Parameter 'result' must hold at least one kind of perturbation. Got none.")
-    ax = new_axes(ax, (6.8, 0.42 * len(result) + 1.6))
-    rows = np.arange(len(result))
-    overlap, low, high, worst, chance = (
-        result[name].to_numpy(dtype=float) for name in ("overlap", "ci_low", "ci_high", "p5", "chance")
-    )
-    ax.hlines(rows, low, high, color=COLORS[0], lw=5, alpha=0.3, label="95 % interval of the median")
-    ax.plot(overlap, rows, ls="", marker="o", color=COLORS[0], label="median tumor")
-    ax.plot(worst, rows, ls="", marker="s", mfc="none", color=COLORS[1], label="5th percentile")
-    ax.plot(chance, rows, ls="", marker="|", ms=14, mew=1.5, color="0.4", label="chance")
-    ax.set_yticks(rows, [readable(kind) for kind in result["kind"]])
-    ax.invert_yaxis()
-    ax.set(xlim=(-0.02, 1.02), xlabel=f"share of the {int(result['n_neighbors'].max())} neighbors that stay")
-    n = result["n_tumors"].astype(int)
-    number = str(n.max()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    ax.set_title(f"Neighbors of {number} tumors, disturbed against undisturbed")
-    finish(ax)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
+    tasks = list(dict.fromkeys(result["task"])) if tasks is None else list(tasks)
+    part = result[result["task"].isin(tasks)]
+    methods = [name for name in dict.fromkeys(part["method"]) if name != "chance"]
+    if not methods:
+        raise ValueError("Parameter 'result' must hold at least one method's score. Got none.")
+    if figure is None:
+        figure = new_figure((2.2 + 1.75 * len(tasks), 0.32 * len(methods) + 1.4))
+    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        rows = part[part["task"] == task]
+        for y, method in enumerate(methods):
+            for row in rows[rows["method"] == method].head(1).itertuples():
+                style = {"color": COLORS[0] if y == 0 else COLORS[1]}
+                ax.plot([row.ci_low, row.ci_high], [y, y], lw=2.5, alpha=0.4, **style)
+                ax.plot(row.value, y, ls="", marker="o", ms=5, **style)
+        for row in rows[rows["method"] == "chance"].head(1).itertuples():
+            ax.axvline(row.value, color="0.4", ls=":", lw=1.2)
+        metric = next(iter(rows["metric"]), "")
+        ax.set_title(readable(task), fontsize=9)
+        ax.set_xlabel(readable(metric), fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.grid(axis="x", color="0.92", lw=0.8)
+        ax.set_axisbelow(True)
+        finish(ax)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.4, -0.6)
+    return axes
 
 
 def _number(value):
