@@ -37,7 +37,9 @@ def neighbor_overlap_at_k(neighbors, other, k):
         check_gallery(array)
         k = check_cutoff(k, array)
     if len(first) != len(second):
-        raise ValueError(f"Both rankings must have one row per query. Got {len(first)} and {len(second)}.")
+        raise ValueError(
+            f"Both rankings must have one row per query. Got {len(first)} and {len(second)} rows."
+        )
     shared = (first[:, :k, None] == second[:, None, :k]).any(axis=2)
     return float(shared.mean())
 
