@@ -86,7 +86,7 @@ def test_a_vote_is_abstained_from_when_mixed_far_or_unlabelled(types, far, absta
 
 
 def test_what_a_filter_leaves_of_five_does_not_vote():
-    """One of one is no vote where five were asked for; where one was asked for it is."""
+    """One of one is no vote in a search for five; in a search for one it is."""
     for asked, abstains in ((None, "few labels"), (5, "few labels"), (2, "few labels"), (1, None)):
         row = votes(answer(["m"]), ARCHIVE, tasks=["type"], n_neighbors=asked).iloc[0]
         assert row["abstains"] == abstains
@@ -94,7 +94,7 @@ def test_what_a_filter_leaves_of_five_does_not_vote():
 
 
 def test_conditions_in_words():
-    """Values, lists, ranges and what is missing are told as they were asked for."""
+    """Values, lists, ranges and what is missing are told as they were given."""
     where = {"type": "glioma", "age": (">=", 40.0), "visit": ["1", "2"], "dose": ("!=", None)}
     assert describe_where(where) == "type = glioma, age >= 40, visit = 1 or 2, dose != not known"
 

@@ -62,8 +62,8 @@ def test_every_step_leaves_what_it_says(folder):
     assert {n for n in names if "partial" in n or n.startswith(".")} == set() and made <= names
 
 
-def test_held_out_patients_ask(folder, tmp_path):
-    """A fit with --hold-out parts the patients in two, and the held-out ones ask the others."""
+def test_held_out_patients_are_queries(folder, tmp_path):
+    """A fit with --hold-out splits the patients, and the held-out ones are queries."""
     model = tmp_path / "model.safetensors"
     run("fit", folder / "archive.csv", "-o", model, TRAINING, "--device cpu --tasks type --hold-out 0.34")
     parts = [pd.read_csv(tmp_path / f"model-{name}.csv") for name in ("trained", "held-out")]
@@ -175,7 +175,7 @@ def test_query_by_mask_finds_itself(folder, tmp_path):
 
 
 def test_a_manifest_is_a_query_too(folder, tmp_path):
-    """All tumors of a manifest are asked for at once, each with its own patient left out."""
+    """All tumors of a manifest are queries at once, each with its own patient left out."""
     result = ask(folder, "--exclude same_patient -n 2 -o", tmp_path / "near.csv", scan="archive.csv")
     near = pd.read_csv(tmp_path / "near.csv")
     assert len(near) == 12 and near["query_tumor_id"].nunique() == 6
@@ -229,7 +229,7 @@ def test_query_tells_closeness_votes_and_summary(folder):
 
 
 def test_query_report_shows_the_neighbors(folder, tmp_path):
-    """The answer sheet has three pictures for the query and each neighbor, from anywhere it is asked."""
+    """The answer sheet has three pictures for the query and each neighbor, from any folder."""
     ask(folder, "--mask", folder / "s0_mask.nii.gz", "-n 3 --report", tmp_path / "answer.html")
     page = (tmp_path / "answer.html").read_text()
     assert page.count("<image ") == 12 and page.count('class="outline"') == 12

@@ -102,7 +102,7 @@ def test_extent_holds_the_largest_box(cohort):
 
 
 def test_neighbors_are_named_and_outlined(cohort):
-    """A column a tumor and a row a plane; titles hold distance and label; masks are contoured."""
+    """One column per tumor and one row per plane; titles hold distance and label; masks are contoured."""
     axes = plot_neighbors(cohort[0], list(cohort[1:]), [0.5, 1.25, 2.0])
     assert axes.shape == (3, 4)
     assert axes[0, 0].get_title() == "query\nmeningioma"
@@ -278,7 +278,7 @@ def test_cohort_with_places_has_a_glass_brain(cohort):
 
 
 def test_methods_stand_beside_each_other_with_intervals():
-    """A panel a task, a dot at each method's value, chance as a line; a missing score leaves a gap."""
+    """One panel per task, a dot at each method's value, chance as a line; a missing score leaves a gap."""
     rows = pd.DataFrame(
         [
             ("all", "type", 0.8, 0.7, 0.9), ("one", "type", 0.6, 0.5, 0.7),

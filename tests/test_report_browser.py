@@ -1,4 +1,4 @@
-"""The answer sheet in a browser: it scrolls, shows what the voxels are, and asks nobody for anything."""
+"""The answer sheet in a browser: it scrolls, shows what the voxels are, and loads nothing."""
 
 import base64
 import io
@@ -55,7 +55,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, sheet):
-    """Return the sheet opened; at the end nothing was complained of and nothing asked for."""
+    """Return the sheet opened; at the end there was no error and no request."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     complaints, requests = [], []

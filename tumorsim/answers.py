@@ -119,12 +119,12 @@ def votes(
     archive_table : DataFrame
         ``index.metadata_``, of which base rates are taken; with a search's `where`, the rows that met it.
     n_neighbors : int, optional
-        Neighbors that were asked for: an answer to a search for one or two can have a vote, what a filter has
-        left of five cannot.
+        As in the search. With one or two neighbors, all of them must be labelled for a vote; fewer rows than
+        `n_neighbors`, as a filter leaves them, are no reason to vote on less.
     tasks : sequence of str, optional
         Default: all with a column ``label_<task>`` in which the archive has a label.
     min_labelled : int, default=3
-        Labelled neighbors below which there is no vote; `n_neighbors`, if fewer were asked for.
+        Labelled neighbors below which there is no vote; `n_neighbors`, if that is less.
     min_share : float, default=0.6
         Share of the labelled neighbors below which the first label does not win.
     calibration : calibration.VoteCalibration, optional

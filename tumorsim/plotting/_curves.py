@@ -26,7 +26,7 @@ def plot_knn_curve(result, *, metric=None, ax=None):
     Returns
     -------
     ax : Axes
-        A line a task, its 95 % confidence interval as a band, its chance level dotted.
+        One line per task, with its 95 % confidence interval as a band and its chance level dotted.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def plot_history(history, *, ax=None):
     Returns
     -------
     ax : Axes
-        A line a head, relative to its first epoch; upright lines where the learning rate falls.
+        One line per head, relative to its first epoch; vertical lines where the learning rate falls.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def plot_history(history, *, ax=None):
 
 
 def plot_methods(result, *, tasks=None, figure=None):
-    """Plot every method's score with its interval, a panel a task.
+    """Plot every method's score with its interval, in one panel per task.
 
     Parameters
     ----------
     result : DataFrame
-        A row a method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``. Rows of
+        One row per method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``. Rows of
         method ``chance`` are drawn as upright lines; methods without rows are not there.
     tasks : sequence of str, optional
         Panels, from the left; default all, in the order of `result`.

@@ -1,4 +1,4 @@
-"""One tumor as a column of the comparison: ids, pictures, and a cell a row of facts."""
+"""One tumor as a column of the comparison: ids, pictures, and one cell per fact."""
 
 import warnings
 

@@ -56,7 +56,7 @@ def save_report(
     path : str or Path
         The file to write.
     query : Tumor or sequence of Tumor
-        What was asked; a section each.
+        The query tumors; one section each.
     neighbors : DataFrame
         What `TumorIndex.search` or `find_similar` returned: ``query``, ``rank``, ``distance`` and the
         neighbors' metadata.
@@ -83,7 +83,7 @@ def save_report(
     margin_mm : float, default=30.0
         Surroundings of the box that are shown.
     full : bool, default=False
-        Embed whole scans instead, with their faces. Ask those who may say so first.
+        Embed whole scans instead, with their faces. Get permission first.
 
     Returns
     -------
@@ -186,8 +186,8 @@ def _section(query, i, neighbors, archive, show, drawing, around):
     sized = [t for t in shown if t is not None]
     drawing = drawing | {"extent_mm": picture_extent(sized, drawing["margin_mm"]) if sized else None}
     same_scan = query.table["case_id"] == row["case_id"]
-    asked = (int(same_scan.sum()), float(query.table.loc[same_scan, "volume_mm3"].sum()))
-    first = column_of(row, shown[0], lesions=asked if tumor.case.has_mask else None, **drawing)
+    scan = (int(same_scan.sum()), float(query.table.loc[same_scan, "volume_mm3"].sum()))
+    first = column_of(row, shown[0], lesions=scan if tumor.case.has_mask else None, **drawing)
     columns = [first]
     for (_, neighbor), picture_of in zip(neighbors.iterrows(), shown[1:], strict=True):
         lesions = None if around is None else around.lesions(neighbor)

@@ -43,11 +43,11 @@ class Answer:
     proposed : bool
         Whether the model proposed the tumors: nobody drew them.
     settings : dict
-        What was asked for, in words.
+        Parameters of the search, in words.
     show, aspects : tuple of str
-        Columns and aspects that were asked for.
+        Columns and aspects of the search, as given.
     index, embedder : TumorIndex, TumorEmbedder
-        What answered.
+        With which the answer was found.
     """
 
     queries: Cohort
@@ -141,7 +141,7 @@ class Answer:
         path : path
             The file to write.
         full : bool, default=False
-            Embed whole scans, with their faces. Ask those who may say so first.
+            Embed whole scans, with their faces. Get permission first.
         archive : iterable of Tumor, optional
             Where the neighbors' pictures come from. Default: the files that the index names.
         archive_name, model_name : str or path, optional

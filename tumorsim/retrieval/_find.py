@@ -160,7 +160,7 @@ def find_similar(
         alpha=alpha,
         calibration=calibration,
     )
-    settings = {"Neighbors asked for": n_neighbors, "Most of one patient": max_per_patient}
+    settings = {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
     settings |= {"Aspects": ", ".join(f"{a} {w:g}" for a, w in aspects.items())} if aspects else {}
