@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from tumorsim import Cohort, Tumor, make_cohort
-from tumorsim.anatomy import PLACE_TASKS, add_places, place_labels, region_at
+from tumorsim.anatomy import add_places, place_labels, region_at
+from tumorsim.records.columns import PLACE_TASKS
 
 MNI = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
 THICK_MM = 4.0  # slices above it are thick; simulated voxels are 2 mm wide, or slices up to 7.5 mm

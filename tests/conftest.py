@@ -5,9 +5,9 @@ import random
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from grids import ellipsoid_mask, reorder
 
 from tumorsim import Case
 from tumorsim.io import save_nifti
@@ -36,26 +36,6 @@ def real_data():
     if not Path(folder).is_dir():
         pytest.fail(f"TUMORSIM_TEST_DATA is not a folder: {folder}")
     return Path(folder)
-
-
-def reorder(array, affine, orientation):
-    """Return an array and its affine stored along other axes, by nibabel: 'LAS', 'PIR' and so on."""
-    image = nib.Nifti1Image(array, affine)
-    change = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(orientation))
-    )
-    image = image.as_reoriented(change)
-    return np.asanyarray(image.dataobj), image.affine
-
-
-def ellipsoid_mask(shape, ellipsoids, values=None):
-    """Return a uint8 mask of ellipsoids (center, radii) in voxels; `values` default to 1."""
-    grid = np.indices(shape)
-    mask = np.zeros(shape, np.uint8)
-    for i, (center, radii) in enumerate(ellipsoids):
-        scaled = [(g - c) / r for g, c, r in zip(grid, center, radii, strict=True)]
-        mask[sum(s * s for s in scaled) <= 1] = 1 if values is None else values[i]
-    return mask
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import reorder
+from grids import reorder
 from numpy.testing import assert_allclose
 from PIL import Image
 from test_cli import run
 
 from tumorsim import Case, Cohort, Tumor, load_cohort, make_cohort
 from tumorsim.anatomy import (
-    PLACE_TASKS,
     AreaMap,
     add_places,
     place_labels,
@@ -26,6 +25,7 @@ from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.geometry import bbox_from_mask, ras_affine, to_ras
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
+from tumorsim.records.columns import PLACE_TASKS
 
 MNI = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
 

@@ -120,7 +120,7 @@ def test_color_is_refused(tmp_path):
     """Voxels of three numbers each are no T1c scan."""
     colors = np.zeros((3, 4, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colors, np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(GeometryError, match="one number a voxel"):
+    with pytest.raises(GeometryError, match="one number per voxel"):
         load_image(tmp_path / "a.nii")
 
 

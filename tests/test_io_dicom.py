@@ -7,7 +7,7 @@ import dicoms
 import numpy as np
 import pydicom
 import pytest
-from conftest import reorder
+from grids import reorder
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 

@@ -5,7 +5,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from conftest import ellipsoid_mask, reorder
+from grids import ellipsoid_mask, reorder
 from numpy.testing import assert_array_equal
 from test_io_dicom import ORDERS, affine_of
 

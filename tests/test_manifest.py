@@ -15,7 +15,7 @@ from tumorsim import Case, Cohort, Tumor, load_cohort
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import save_nifti
 from tumorsim.manifest import build_manifest, save_manifest, tumors_from_case
-from tumorsim.records import MEASURES
+from tumorsim.records.columns import MEASURES
 
 TWO = (((5, 6, 7), (3, 3, 3)), ((14, 17, 20), (4, 4, 5)))  # two ellipsoids, the second larger
 SCAN_COLUMNS = ("patient_id", "case_id", "image", "mask", "label_type")
@@ -431,6 +431,19 @@ def test_rows_with_too_many_cells_are_bad(tmp_path, archive):
     path.write_text(path.read_text().rstrip() + ",surplus\n")
     with pytest.raises(ManifestError, match=r"line 3: the header has 11 columns, this row 12\."):
         load_cohort(path)
+
+
+def test_manifest_may_be_a_table_in_memory(tmp_path, archive):
+    """A DataFrame gives the cohort that its file gives; bad rows are named by its index."""
+    cohort = build_manifest(write_csv(tmp_path / "scans.csv", archive), tmp_path / "m.csv")
+    again = load_cohort(cohort.table)
+    tables_equal(cohort, again)
+    table = cohort.table.set_index(pd.Index(["r", "s", "t", "u", "v"]))
+    table.loc["t", "image"] = "gone.nii"
+    with pytest.raises(ManifestError, match=r"'table', row t: image 'gone\.nii' does not exist\."):
+        load_cohort(table)
+    with pytest.warns(UserWarning, match="without 1 of 5 rows"):
+        assert len(load_cohort(table, skip_bad=True)) == 4
 
 
 def test_text_among_measures_is_refused(tmp_path, archive):

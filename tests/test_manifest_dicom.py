@@ -11,7 +11,7 @@ import dicoms
 import numpy as np
 import pydicom
 import pytest
-from conftest import ellipsoid_mask, reorder
+from grids import ellipsoid_mask, reorder
 from numpy.testing import assert_array_equal
 
 from tumorsim import load_cohort

@@ -12,7 +12,7 @@ from scipy import ndimage
 from tumorsim import Cohort, Tumor
 from tumorsim.exceptions import GeometryError
 from tumorsim.manifest import find_lesions, tumors_from_case
-from tumorsim.records import MEASURES
+from tumorsim.records.columns import MEASURES
 
 TWO = (((5, 6, 7), (3, 3, 3)), ((14, 17, 20), (4, 4, 5)))  # two ellipsoids, the second larger
 

@@ -2,16 +2,17 @@
 
 import pickle
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tumorsim import Case, Cohort, Tumor
-from tumorsim.exceptions import CohortError, GeometryError, GridMismatchError
+from tumorsim.exceptions import CohortError, GeometryError, GridMismatchError, ManifestError
 from tumorsim.geometry import bbox_from_mask, ras_box
 from tumorsim.io import save_nifti
-from tumorsim.records import MEASURES
+from tumorsim.records.columns import MEASURES
 
 
 def tumor_of(case, tumor_id=None, **options):
@@ -44,7 +45,7 @@ def test_case_of_files_equals_case_in_memory(make_case, write_case, tmp_path):
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (np.zeros((3, 4, 5)), TypeError, "path or"),
+        (np.zeros((3, 4, 5)), TypeError, "path, a nibabel image or"),
         ((np.zeros((3, 4)), np.eye(4)), GeometryError, "3-D array"),
         ((np.zeros((3, 4, 0)), np.eye(4)), GeometryError, "3-D array"),
         ((np.zeros((3, 4, 5)), np.zeros((4, 4))), GeometryError, "case 'a'"),
@@ -56,6 +57,33 @@ def test_case_refuses_what_is_no_image(image, error, message):
     """Arrays without an affine, flat, empty or of text are refused at once."""
     with pytest.raises(error, match=message):
         Case(image, case_id="a", patient_id="p")
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PIR"])
+def test_case_takes_nibabel_images(make_case, orientation):
+    """An image of nibabel gives the voxels and affine that its file gives; a further axis of 1 goes."""
+    memory = make_case(orientation=orientation)
+    image = nib.Nifti1Image(memory.image[0][..., None], memory.image[1])
+    mask = nib.Nifti1Image(memory.mask[0].astype(np.int32), memory.mask[1])
+    case = Case(image, mask, case_id="a", patient_id="p")
+    assert_array_equal(case.load_image(), memory.load_image())
+    assert_array_equal(case.load_mask(), memory.load_mask())
+    assert_allclose(case.affine, memory.affine, atol=1e-5)  # headers are float32
+    assert case.shape == memory.shape and case.load_image().dtype == np.float32
+    flat = nib.Nifti1Image(np.zeros((3, 4), np.float32), np.eye(4))
+    with pytest.raises(GeometryError, match=r"image of case 'a' must be a 3-D image\. Got 2 dimensions"):
+        Case(flat, case_id="a", patient_id="p")
+
+
+def test_rescaled_nibabel_images_are_rescaled(tmp_path):
+    """Slope and intercept of a file that nibabel opened are applied, as they are to a path."""
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    image.header.set_slope_inter(2, 7)
+    nib.save(image, tmp_path / "a.nii.gz")
+    opened = Case(nib.load(tmp_path / "a.nii.gz"), case_id="a", patient_id="p")
+    by_path = Case(tmp_path / "a.nii.gz", case_id="a", patient_id="p")
+    assert_array_equal(opened.load_image(), by_path.load_image())
+    assert opened.load_image().dtype == by_path.load_image().dtype == np.float32
 
 
 def test_nan_voxels_are_counted(make_case):
@@ -271,6 +299,88 @@ def test_table_trusts_measures_of_the_manifest(make_case):
     row = Cohort([tumor_of(make_case(), metadata=metadata)]).table.iloc[0]
     assert row["volume_mm3"] == 5 and row["measured_from"] == "report"
     assert row["diameter_mm"] > 10 and row["case_id"] == "scan" and row["dose"] == 20
+
+
+def test_table_follows_its_tumors(cohort, monkeypatch):
+    """Labels, metadata and boxes that change after a table was made are in the next; masks are read once."""
+    assert cohort.table.loc[0, "label_type"] == "glioma" and "dose" not in cohort.table
+    reads = []
+    load_mask = Case.load_mask
+    monkeypatch.setattr(Case, "load_mask", lambda case: reads.append(case.case_id) or load_mask(case))
+    cohort[0].labels["type"] = "metastasis"
+    cohort[1].metadata["dose"] = 20
+    table = cohort.table
+    assert table.loc[0, "label_type"] == "metastasis" and table.loc[1, "dose"] == 20 and reads == []
+    cohort[0].bbox = cohort[0].bbox + np.array([[0, 0, 0], [1, 1, 1]])
+    assert cohort.table.loc[0, "x1"] == table.loc[0, "x1"] + 1
+    cohort[0].metadata["volume_mm3"] = 5.0
+    assert cohort[[0]].table.loc[0, "volume_mm3"] == 5.0 and reads == ["a"]
+
+
+@pytest.fixture
+def stored(cohort, write_case, tmp_path):
+    """Return the cohort with its scans as files."""
+    files = {case.case_id: write_case(case, tmp_path) for case in cohort.cases}
+    return Cohort(
+        Tumor(files[t.case.case_id], t.bbox, tumor_id=t.tumor_id, labels=t.labels, metadata=t.metadata)
+        for t in cohort
+    )
+
+
+def test_cohort_of_its_own_table_is_the_same(stored):
+    """A table turned into a cohort gives the table; tumors of one scan share its Case."""
+    again = Cohort.from_table(stored.table)
+    pd.testing.assert_frame_equal(again.table, stored.table)
+    assert again[1].case is again[2].case and len(again.cases) == 3
+    joined = pd.concat([stored[:2].table, stored[2:].table])  # the index starts again at 0
+    assert Cohort.from_table(joined).tumor_ids.tolist() == stored.tumor_ids.tolist()
+    assert again[2].labels == {"type": None, "side": None} and again[2].metadata["visit"] == 2
+
+
+def test_table_of_records_may_hold_images(cohort):
+    """What a Case takes may stand in a table; without a box the mask is the tumor."""
+    case = cohort[0].case
+    row = {"patient_id": "p", "case_id": "a", "tumor_id": "a/1", "image": case.image, "mask": case.mask}
+    tumor = Cohort.from_table(pd.DataFrame([row]))[0]
+    assert tumor.bbox.tolist() == bbox_from_mask(case.load_mask() > 0).tolist()
+    assert tumor.metadata == {} and tumor.labels == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tumor_id": "a/1"}, r"row 1: tumor_id 'a/1' must be unique\. It is in row 0 too"),
+        ({"tumor_id": None}, "row 1: 'tumor_id' must be non-empty"),
+        ({"patient_id": 7}, r"row 1: 'patient_id' must be text\. Got 7"),
+        (
+            {"case_id": "a", "patient_id": "q"},
+            "case_id 'a' must have one patient_id. Got 'q' here and 'p1' in",
+        ),
+        ({"image": "gone.nii"}, "row 1: image 'gone.nii' does not exist"),
+        ({"x1": 99}, "row 1: .*must lie inside the image"),
+        ({"x1": None}, "row 1: The box .* must be six whole numbers, or empty"),
+        ({"mask_value": "x"}, "row 1: mask_value must be"),
+        ({"volume_mm3": "big"}, "row 1: The column 'volume_mm3' must hold numbers"),
+    ],
+)
+def test_bad_rows_of_a_table_are_listed(stored, change, reason):
+    """A row that cannot be used is an error with its name; `on_error` gets it, and the rest is taken."""
+    table = stored.table.astype(object)
+    for column, value in change.items():
+        table.loc[1, column] = value
+    with pytest.raises(ManifestError, match=rf"rows cannot be used:[\s\S]*{reason}"):
+        Cohort.from_table(table)
+    noted = []
+    used = Cohort.from_table(table, on_error=lambda name, err: noted.append(name))
+    assert 1 in noted and len(used) == 4 - len(noted) and "a/1" in used.tumor_ids
+
+
+def test_unchecked_tables_read_no_file(stored):
+    """Without checks files may be gone; a column that is missing is an error all the same."""
+    table = stored.table.assign(image="gone.nii", mask=None)
+    assert Cohort.from_table(table, check=False).tumor_ids.tolist() == ["a/1", "b/1", "b/2", "c/1"]
+    with pytest.raises(ManifestError, match=r"Missing: image\. Got"):
+        Cohort.from_table(table.drop(columns="image"))
 
 
 def test_empty_cohort_has_an_empty_table():

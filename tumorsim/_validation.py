@@ -17,6 +17,7 @@ __all__ = [
     "check_real",
     "check_spacing",
     "check_text",
+    "is_missing",
 ]
 
 
@@ -63,6 +64,22 @@ def check_text(value, name):
     if not value.strip() or any(c in value for c in "\r\n\0"):
         raise ValueError(f"'{name}' must be non-empty text on one line. Got {value!r}.")
     return value
+
+
+def is_missing(value):
+    """Tell whether a cell holds nothing: None, NaN, or pandas' NA or NaT.
+
+    Examples
+    --------
+    >>> [is_missing(value) for value in (None, float("nan"), "", 0)]
+    [True, True, False, False]
+    """
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    try:
+        return bool(value != value)  # only NaN and NaT differ from themselves
+    except (TypeError, ValueError):
+        return False
 
 
 def check_pattern(value, name):

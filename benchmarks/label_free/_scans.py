@@ -6,7 +6,8 @@ import numpy as np
 
 from tumorsim.geometry import crop_slices, ras_affine, ras_box, select_mask, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity, resample
-from tumorsim.records import MEASURES, Case, Cohort, Tumor, group_by_case
+from tumorsim.records import Case, Cohort, Tumor, group_by_case
+from tumorsim.records.columns import MEASURES
 
 __all__ = [
     "Scan",

@@ -13,8 +13,7 @@ from test_baselines import needs_mirp
 from benchmarks.baselines import BASELINES, RandomVectors, TumorFeatures, morphometry_features
 from benchmarks.baselines._morphometry import AREAS, _brain_points, _scan_means
 from tumorsim import Case, Tumor
-from tumorsim.anatomy import region_at
-from tumorsim.anatomy._template import load_template
+from tumorsim.anatomy import load_template, region_at
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.preprocessing import normalize_intensity, resample
 

@@ -9,9 +9,8 @@ import numpy as np
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.io import load_image
 
-__all__ = ["PLACE_TASKS", "AreaMap", "place_labels", "region_at"]
+__all__ = ["AreaMap", "place_labels", "region_at"]
 
-PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
 _MIDLINE_MM = 5.0  # nearer to it a side would be a guess
 _FRONT_MM = -18.0  # MNI y
 _UPPER_MM = 10.0  # MNI z

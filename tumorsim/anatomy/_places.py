@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim._validation import check_integer, check_real
-from tumorsim.anatomy._areas import PLACE_TASKS, place_labels, region_at
+from tumorsim.anatomy._areas import place_labels, region_at
 from tumorsim.anatomy._picture import picture_file, save_picture
 from tumorsim.anatomy._register import register_to_mni
 from tumorsim.io import atomic_path, content_key, partial_file, remove_partial
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
+from tumorsim.records.columns import PLACE_TASKS
 
 __all__ = ["MIN_QUALITY", "add_places", "places_to_file", "register_case"]
 

@@ -35,7 +35,8 @@ def places(
     """
     if (areas is None) != (area_names is None):
         raise ValueError("--areas and --area-names belong together. Give both, or neither.")
-    from tumorsim.anatomy import PLACE_TASKS, AreaMap, places_to_file
+    from tumorsim.anatomy import AreaMap, places_to_file
+    from tumorsim.records.columns import PLACE_TASKS
 
     check_output(output)
     check_folder(qc)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_text
+from tumorsim._validation import check_text, is_missing
 
 __all__ = [
     "as_table",
@@ -116,11 +116,6 @@ def group_codes(table, columns):
     """Return integer codes (n_rows,) of the values of `columns`, and the dict value → code."""
     codes = pd.MultiIndex.from_frame(table[list(columns)]).factorize()
     return codes[0].astype(np.int64), {key: code for code, key in enumerate(codes[1])}
-
-
-def is_missing(value):
-    """Tell whether a scalar is None, NaN, NA or NaT."""
-    return value is None or value is pd.NA or value is pd.NaT or (np.isscalar(value) and bool(pd.isna(value)))
 
 
 def kind_of(value):

@@ -2,9 +2,10 @@
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
 from tumorsim.io._files import atomic_path, content_key, partial_file, remove_partial
-from tumorsim.io._images import load_image, read_geometry, save_nifti
+from tumorsim.io._images import arrays_of_nibabel, load_image, read_geometry, save_nifti
 
 __all__ = [
+    "arrays_of_nibabel",
     "atomic_path",
     "content_key",
     "load_embeddings",

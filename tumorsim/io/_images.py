@@ -8,7 +8,7 @@ from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine
 from tumorsim.io._files import atomic_path
 
-__all__ = ["load_image", "read_geometry", "save_nifti"]
+__all__ = ["arrays_of_nibabel", "load_image", "read_geometry", "save_nifti"]
 
 _NRRD_TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),
@@ -42,17 +42,9 @@ def read_geometry(path):
         If it is not a 3-D image, cannot be read, or its affine is no use (see `check_affine`).
     """
     path = _existing(path)
-    shape, affine = _read_nrrd_header(path) if _is_nrrd(path) else _nifti_geometry(_open_nifti(path))
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise GeometryError(
-            f"'{path}' must be a 3-D image. Got {len(shape)} dimensions of shape {tuple(shape)}. "
-            "Split it, and name the contrast-enhanced T1 volume."
-        )
-    if 0 in shape:
-        raise GeometryError(f"'{path}' has no voxels: its shape is {tuple(shape)}.")
-    return tuple(int(n) for n in shape), check_affine(affine, what=f"'{path}'")
+    what = f"'{path}'"
+    shape, affine = _read_nrrd_header(path) if _is_nrrd(path) else _nifti_geometry(_open_nifti(path), what)
+    return _checked_geometry(shape, affine, what)
 
 
 def load_image(path):
@@ -83,17 +75,28 @@ def load_image(path):
 
             array = nrrd.read(str(path), index_order="F")[0]
         else:
-            image = _open_nifti(path)
-            slope, inter = image.dataobj.slope, image.dataobj.inter
-            array = np.asanyarray(image.dataobj)
-            if array.dtype.kind == "f" or slope != 1 or inter != 0:
-                array = array.astype(np.float32)
+            array = _nifti_voxels(_open_nifti(path))
     except Exception as err:  # a truncated gzip, a bad byte: whatever the reader raises, name the file
         raise GeometryError(f"The voxels of '{path}' cannot be read: {err}. Copy the file anew.") from err
-    if array.dtype.kind not in "uif":
-        raise GeometryError(f"'{path}' must hold one number a voxel. Got {array.dtype}.")
-    native = array.dtype.newbyteorder("=")  # torch takes no other byte order
-    return np.ascontiguousarray(array.reshape(shape, order="F"), dtype=native), affine
+    return _plain_array(array, shape, f"'{path}'"), affine
+
+
+def arrays_of_nibabel(image, *, what="The image"):
+    """Return voxels and affine of an image of nibabel, as `load_image` does of a file.
+
+    Parameters
+    ----------
+    image : nibabel.spatialimages.SpatialImage
+    what : str, default="The image"
+        How messages call it.
+
+    Raises
+    ------
+    GeometryError
+        If it is not 3-D, has no voxels, or its affine is no use.
+    """
+    shape, affine = _checked_geometry(*_nifti_geometry(image, what), what)
+    return _plain_array(_nifti_voxels(image), shape, what), affine
 
 
 def save_nifti(path, array, affine):
@@ -146,11 +149,42 @@ def _open_nifti(path):
         raise GeometryError(f"'{path}' is neither NIfTI nor NRRD, or it is damaged: {err}") from err
 
 
-def _nifti_geometry(image):
+def _nifti_geometry(image, what):
     """Return shape and affine of a nibabel image."""
     if image.affine is None:
-        raise GeometryError(f"'{image.get_filename()}' has no affine, so its left and right are unknown.")
+        raise GeometryError(f"{what} has no affine, so its left and right are unknown.")
     return image.shape, image.affine
+
+
+def _nifti_voxels(image):
+    """Return the voxels of a nibabel image: as stored where they are not rescaled, else float32."""
+    stored = image.dataobj
+    array = np.asanyarray(stored)
+    if array.dtype.kind == "f" or getattr(stored, "slope", 1) != 1 or getattr(stored, "inter", 0) != 0:
+        array = array.astype(np.float32)
+    return array
+
+
+def _checked_geometry(shape, affine, what):
+    """Return shape, without further axes of length 1, and affine if they are those of a 3-D image."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise GeometryError(
+            f"{what} must be a 3-D image. Got {len(shape)} dimensions of shape {tuple(shape)}. "
+            "Split it, and name the contrast-enhanced T1 volume."
+        )
+    if 0 in shape:
+        raise GeometryError(f"{what} has no voxels: its shape is {tuple(shape)}.")
+    return tuple(int(n) for n in shape), check_affine(affine, what=what)
+
+
+def _plain_array(array, shape, what):
+    """Return voxels in this machine's byte order and `shape`."""
+    if array.dtype.kind not in "uif":
+        raise GeometryError(f"{what} must hold one number per voxel. Got {array.dtype}.")
+    native = array.dtype.newbyteorder("=")  # torch takes no other byte order
+    return np.ascontiguousarray(array.reshape(shape, order="F"), dtype=native)
 
 
 def _read_nrrd_header(path):

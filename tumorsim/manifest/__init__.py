@@ -5,10 +5,9 @@ from tumorsim.manifest._dicom import import_dicom, load_dicom_case, survey_dicom
 from tumorsim.manifest._lesions import find_lesions, tumors_from_case
 from tumorsim.manifest._load import load_cohort, read_manifest
 from tumorsim.manifest._pseudonyms import Pseudonyms
-from tumorsim.manifest._tables import OWN_COLUMNS, read_table, write_table
+from tumorsim.manifest._tables import read_table, write_table
 
 __all__ = [
-    "OWN_COLUMNS",
     "Pseudonyms",
     "build_manifest",
     "cohort_from_scans",

@@ -140,7 +140,7 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
             )
             rows.append(row)
         except (OSError, TypeError, ValueError) as err:
-            table.problems.add(row, err, table.locate)
+            table.problems.add(row, err, table)
     table.problems.finish(errors, n_rows=len(table.rows), skip_bad=skip_bad, always_list=True, stacklevel=4)
 
     for tumors, metadata in zip(found, table.metadata(rows), strict=True):

@@ -10,6 +10,14 @@ from pathlib import Path
 
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
+from tumorsim.records.columns import (
+    FILE_COLUMNS,
+    LABEL_PREFIX,
+    OWN_COLUMNS,
+    further_columns,
+    is_missing,
+    label_columns,
+)
 
 __all__ = [
     "Problems",
@@ -22,8 +30,6 @@ __all__ = [
     "write_table",
 ]
 
-BOX_COLUMNS = ("x0", "y0", "z0", "x1", "y1", "z1")
-OWN_COLUMNS = ("patient_id", "case_id", "tumor_id", "image", "mask", "mask_value", *BOX_COLUMNS)
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,14})")
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 _NO_NUMBER = ("", "NA", "NaN", "nan")  # how programs write a missing number
@@ -49,9 +55,10 @@ class Table:
         self.columns = columns
         self.rows = rows
         self.problems = Problems(path, unit)
-        self.tasks = [c.removeprefix("label_") for c in columns if c.startswith("label_")]
+        self.tasks = label_columns(columns)  # column → task
         self.folder = Path(os.path.realpath(path.parent))
-        if "" in self.tasks:
+        self.names = {}  # absolute path → how the table names it
+        if LABEL_PREFIX in self.tasks:
             raise ManifestError(f"'{path}': a label column must name its task: 'label_<task>'. Got 'label_'.")
         if not rows:
             raise ManifestError(f"'{path}' has a header, but no rows.")
@@ -68,11 +75,13 @@ class Table:
 
     def locate(self, cell):
         """Return the file that a cell names as an absolute path."""
-        return real_path(self.folder / Path(cell).expanduser())
+        path = real_path(self.folder / Path(cell).expanduser())
+        self.names[path] = cell
+        return path
 
     def existing_files(self, row):
         """Return column → absolute path of the files that a row names (`image`, `mask`), which must exist."""
-        files = {column: self.locate(row.get(column)) for column in ("image", "mask") if row.get(column)}
+        files = {column: self.locate(row.get(column)) for column in FILE_COLUMNS if row.get(column)}
         for column, path in files.items():
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"{column} '{row.get(column)}' does not exist.")
@@ -80,12 +89,24 @@ class Table:
 
     def labels(self, row):
         """Return task → label of a row, None where it is missing."""
-        return {task: row.get(f"label_{task}") or None for task in self.tasks}
+        return {task: row.get(column) or None for column, task in self.tasks.items()}
 
     def metadata(self, rows):
         """Return a dict of the further columns for each row: numbers where a whole column is numeric."""
-        names = [c for c in self.columns if c not in OWN_COLUMNS and not c.startswith("label_")]
-        return typed_cells([row.cells for row in rows], names)
+        return typed_cells([row.cells for row in rows], further_columns(self.columns))
+
+    def frame(self):
+        """Return own and label columns of the rows that are not bad as a DataFrame; its index: the lines."""
+        import pandas as pd
+
+        names = [name for name in (*OWN_COLUMNS, *self.tasks) if name in self.columns]
+        rows = [row for row in self.rows if row.line not in self.problems.reasons]
+        cells = [
+            {n: self.locate(row.get(n)) if n in FILE_COLUMNS and row.get(n) else row.get(n) for n in names}
+            for row in rows
+        ]
+        index = pd.Index([row.line for row in rows], name=self.problems.unit)
+        return pd.DataFrame(cells, index=index, columns=names, dtype=object)
 
 
 class Problems:
@@ -101,12 +122,14 @@ class Problems:
     def __len__(self):
         return len(self.reasons)
 
-    def add(self, row, err, locate=None):
-        """Note the error of a row; with `locate` its message names files as the table does."""
-        reason = str(err)
-        cells = [row.get(column) for column in ("image", "mask") if row.get(column)] if locate else []
-        for cell in cells:
-            reason = reason.replace(locate(cell), cell)
+    def add(self, row, err, table=None):
+        """Note the error of a row; with its `table` the message names files as the table does."""
+        reason, cells = str(err), []
+        if table is not None:
+            cells = [row.get(column) for column in FILE_COLUMNS if row.get(column)]
+            for cell in cells:
+                reason = reason.replace(table.locate(cell), cell)
+            reason = re.sub("'([^']*)'", lambda quoted: f"'{table.names.get(quoted[1], quoted[1])}'", reason)
         if cells and not any(cell in reason for cell in cells):
             reason = f"'{cells[0]}': {reason}"
         self.reasons.setdefault(row.line, reason if reason.endswith(".") else f"{reason}.")
@@ -263,10 +286,8 @@ def _is_parquet(path):
 
 def _text(value):
     """Return a cell as text: missing is empty, numbers keep every digit, line breaks are newlines."""
-    import pandas as pd
-
     # csv does not quote a lone carriage return before Python 3.13, and would read two rows
-    return "" if pd.isna(value) else str(value).replace("\r\n", "\n").replace("\r", "\n")
+    return "" if is_missing(value) else str(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _typed(cells):

@@ -4,7 +4,7 @@ import fnmatch
 import os
 
 from tumorsim.exceptions import ManifestError
-from tumorsim.manifest import OWN_COLUMNS
+from tumorsim.records.columns import further_columns
 
 __all__ = ["find_tables", "join_tables", "read_sheets"]
 
@@ -62,9 +62,7 @@ def join_tables(rows, found):
         numbers = {}
         for number, value in enumerate(sheet[key]):
             numbers.setdefault(value.lower(), []).append(number)
-        columns = [
-            c for c in sheet.columns if c not in OWN_COLUMNS and not c.startswith(("label_", "Unnamed:"))
-        ]
+        columns = [c for c in further_columns(sheet.columns) if not c.startswith("Unnamed:")]
         for row, case in zip(rows, ids, strict=True):
             of_case = next((numbers[one] for one in case if one in numbers), [])
             if len(of_case) == 1:  # several rows: of visits that cannot be told apart

@@ -1,26 +1,35 @@
 """`Case`: one scan of a patient."""
 
+from __future__ import annotations
+
 import os
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorsim._validation import check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
-from tumorsim.io import load_image, read_geometry
+from tumorsim.io import arrays_of_nibabel, load_image, read_geometry
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+    Source = str | os.PathLike | SpatialImage | tuple[np.ndarray, np.ndarray]
 
 __all__ = ["Case", "of_file"]
 
 
 class Case:
-    """One contrast-enhanced T1 scan of a patient, with its mask where there is one; voxels are read late.
+    """One contrast-enhanced T1 scan of a patient, with its mask where there is one; files are read late.
 
     Parameters
     ----------
-    image : str, Path or tuple (array, affine)
-        A NIfTI or NRRD file, or an array of shape (nx, ny, nz) with its affine (voxel → RAS+ mm).
-    mask : str, Path or tuple (array, affine), optional
+    image : str, Path, nibabel image or tuple (array, affine)
+        A NIfTI or NRRD file, an image of nibabel (its voxels are read at once), or an array of shape
+        (nx, ny, nz) with its affine (voxel → RAS+ mm).
+    mask : str, Path, nibabel image or tuple (array, affine), optional
         Integers on the image's own grid, 0 background.
     case_id, patient_id : str
         Identifiers; a patient's scans share `patient_id`.
@@ -37,7 +46,7 @@ class Case:
     ((7, 8, 9), [1.0, 1.0, 1.0], False)
     """
 
-    def __init__(self, image, mask=None, *, case_id, patient_id):
+    def __init__(self, image: Source, mask: Source | None = None, *, case_id: str, patient_id: str) -> None:
         self.case_id = check_text(case_id, "case_id")
         self.patient_id = check_text(patient_id, "patient_id")
         self.image = _check_source(image, f"image of case '{case_id}'")
@@ -52,32 +61,30 @@ class Case:
         return case_html(self)
 
     @property
-    def has_mask(self):
+    def has_mask(self) -> bool:
         """Whether a mask was given."""
         return self.mask is not None
 
     @cached_property
     def _geometry(self):
-        return (
-            read_geometry(self.image) if isinstance(self.image, str) else (self.image[0].shape, self.image[1])
-        )
+        return _geometry_of(self.image)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """Shape (nx, ny, nz), from the header."""
         return self._geometry[0]
 
     @property
-    def affine(self):
+    def affine(self) -> np.ndarray:
         """Voxel → RAS+ mm, shape (4, 4), from the header."""
         return self._geometry[1]
 
     @property
-    def spacing(self):
+    def spacing(self) -> np.ndarray:
         """Millimetres per voxel, shape (3,)."""
         return spacing_from_affine(self.affine)
 
-    def load_image(self):
+    def load_image(self) -> np.ndarray:
         """Return the voxels, shape (nx, ny, nz); a file is read each time.
 
         Raises
@@ -94,7 +101,7 @@ class Case:
             )
         return array
 
-    def load_mask(self):
+    def load_mask(self) -> np.ndarray | None:
         """Return the mask's integers, shape (nx, ny, nz), or None where there is no mask.
 
         Raises
@@ -119,21 +126,27 @@ class Case:
             array = array.astype(np.int32)
         return array
 
-    def check_grid(self):
+    def check_grid(self) -> None:
         """Raise ``GridMismatchError`` unless image and mask share a grid; reads headers only."""
         if self.mask is not None:
-            mask = (
-                read_geometry(self.mask) if isinstance(self.mask, str) else (self.mask[0].shape, self.mask[1])
-            )
-            check_same_grid(self.shape, self.affine, *mask, case_id=self.case_id)
+            check_same_grid(self.shape, self.affine, *_geometry_of(self.mask), case_id=self.case_id)
+
+
+def _geometry_of(source):
+    """Return shape and affine of a checked source: a path, or (array, affine)."""
+    return read_geometry(source) if isinstance(source, str) else (source[0].shape, source[1])
 
 
 def _check_source(source, what):
     """Return a path as str, or (array, affine) checked."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
+    if hasattr(source, "dataobj") and hasattr(source, "affine"):
+        source = arrays_of_nibabel(source, what=f"The {what}")
     if not isinstance(source, tuple | list) or len(source) != 2:
-        raise TypeError(f"The {what} must be a path or (array, affine). Got {type(source).__name__}.")
+        raise TypeError(
+            f"The {what} must be a path, a nibabel image or (array, affine). Got {type(source).__name__}."
+        )
     array = np.asarray(source[0])
     if array.dtype == bool:
         array = array.astype(np.uint8)

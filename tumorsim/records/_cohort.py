@@ -1,28 +1,25 @@
 """`Cohort`: a sequence of tumors with a table of them."""
 
-from functools import cached_property
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorsim.exceptions import CohortError
-from tumorsim.records._tumor import MEASURES, Tumor
+from tumorsim.records._table import row_of_tumor, tumors_of_table
+from tumorsim.records._tumor import Tumor
+from tumorsim.records.columns import ID_COLUMNS, LABEL_PREFIX, MEASURED_FROM, MEASURES, OWN_COLUMNS
 
 __all__ = ["Cohort", "group_by_case"]
 
-_ROW_COLUMNS = (
-    "patient_id",
-    "case_id",
-    "tumor_id",
-    "image",
-    "mask",
-    "mask_value",
-    "x0",
-    "y0",
-    "z0",
-    "x1",
-    "y1",
-    "z1",
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator
+
+    import pandas as pd
+
+    from tumorsim.records._case import Case
 
 
 class Cohort:
@@ -49,7 +46,7 @@ class Cohort:
     (2, 'a/1', 1, 1)
     """
 
-    def __init__(self, tumors):
+    def __init__(self, tumors: Iterable[Tumor]) -> None:
         self._tumors = list(tumors)
         seen = set()
         for tumor in self._tumors:
@@ -61,25 +58,66 @@ class Cohort:
                 )
             seen.add(tumor.tumor_id)
 
-    def __len__(self):
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        check: bool = True,
+        on_error: Callable[[Hashable, Exception], object] | None = None,
+    ) -> Cohort:
+        """Make a cohort from a table, one row per tumor: what `Cohort.table` returns, or a manifest holds.
+
+        Parameters
+        ----------
+        table : DataFrame
+            ``patient_id, case_id, tumor_id, image``, optional ``mask, mask_value``, the box
+            ``x0, y0, z0, x1, y1, z1`` (needed where there is no mask; with a mask and no box, all voxels of
+            ``mask_value`` are one tumor), ``label_<task>`` and any further columns, which become
+            ``Tumor.metadata``. ``image`` and ``mask`` may hold whatever `Case` takes.
+        check : bool, default=True
+            Whether files must exist, grids fit and boxes lie inside the image; headers are read for it.
+        on_error : callable, optional
+            Called with the name of a row in the table's index and the exception, for each row that cannot be
+            used; the others are taken. Default: raise.
+
+        Returns
+        -------
+        Cohort
+            Tumors in the order of the rows; those of one scan share its Case.
+
+        Raises
+        ------
+        ManifestError
+            If a column is missing, or rows cannot be used: all of them are listed.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> row = {"patient_id": "p", "case_id": "a", "tumor_id": "a/1", "image": "a.nii.gz"}
+        >>> row |= {"x0": 1, "y0": 2, "z0": 3, "x1": 4, "y1": 5, "z1": 6, "label_type": "glioma"}
+        >>> cohort = Cohort.from_table(pd.DataFrame([row]), check=False)
+        >>> cohort[0].labels, cohort[0].bbox.tolist()
+        ({'type': 'glioma'}, [[1, 2, 3], [4, 5, 6]])
+        """
+        return cls(tumors_of_table(table, check=check, on_error=on_error))
+
+    def __len__(self) -> int:
         return len(self._tumors)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tumor]:
         return iter(self._tumors)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: object) -> Tumor | Cohort:
         """Return a Tumor for an int, a Cohort for a slice, an integer array or a boolean array."""
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             return self._tumors[key]
         chosen = np.arange(len(self))[
             key if isinstance(key, slice) else np.asarray(key, dtype=_index_dtype(key))
         ]
-        cohort = Cohort(self._tumors[i] for i in np.atleast_1d(chosen))
-        if "table" in self.__dict__:
-            cohort.__dict__["table"] = self.table.iloc[np.atleast_1d(chosen)].reset_index(drop=True)
-        return cohort
+        return Cohort(self._tumors[i] for i in np.atleast_1d(chosen))
 
-    def __add__(self, other):
+    def __add__(self, other: Cohort) -> Cohort:
         if not isinstance(other, Cohort):
             return NotImplemented
         return Cohort([*self, *other])
@@ -93,32 +131,32 @@ class Cohort:
         return cohort_html(self)
 
     @property
-    def patient_ids(self):
+    def patient_ids(self) -> np.ndarray:
         """Patient of each tumor, ndarray of str; pass it as ``groups=`` to scikit-learn's splitters."""
         return np.array([tumor.patient_id for tumor in self], dtype=object)
 
     @property
-    def tumor_ids(self):
+    def tumor_ids(self) -> np.ndarray:
         """Identifier of each tumor, ndarray of str."""
         return np.array([tumor.tumor_id for tumor in self], dtype=object)
 
     @property
-    def cases(self):
+    def cases(self) -> list[Case]:
         """The scans, each once, in order of first appearance."""
         return list({id(tumor.case): tumor.case for tumor in self}.values())
 
     @property
-    def labels(self):
-        """DataFrame, a row a tumor, a column a task; a missing label is None."""
+    def labels(self) -> pd.DataFrame:
+        """DataFrame, one row per tumor, one column per task; a missing label is None."""
         import pandas as pd
 
         tasks = list(dict.fromkeys(task for tumor in self for task in tumor.labels))
         columns = {t: pd.Series([m.labels.get(t) for m in self], dtype=object) for t in tasks}
         return pd.DataFrame(columns, index=range(len(self)))
 
-    @cached_property
-    def table(self):
-        """DataFrame, a row a tumor: ids, files, box, labels, further columns, size, shape and place.
+    @property
+    def table(self) -> pd.DataFrame:
+        """DataFrame, one row per tumor: ids, files, box, labels, further columns, size, shape and place.
 
         Measures that the manifest carries are taken from there; the others are worked out from the masks
         on first use. ``measured_from`` says whether size comes from the mask or only from the box.
@@ -128,24 +166,23 @@ class Cohort:
         rows = [None] * len(self)
         for indices in group_by_case(self):
             case = self[indices[0]].case
-            needed = any(set(MEASURES) - set(self[i].metadata) for i in indices)
-            mask = case.load_mask() if needed else None
+            load_mask = functools.cache(case.load_mask)
             for i in indices:
-                rows[i] = _row(self[i], mask)
-        labels = self.labels.add_prefix("label_")
-        table = pd.DataFrame(rows, columns=None if rows else ["patient_id", "case_id", "tumor_id", "image"])
-        first = [c for c in _ROW_COLUMNS if c in table]
-        last = [c for c in (*MEASURES, "measured_from") if c in table]
+                rows[i] = row_of_tumor(self[i], self[i]._table_measures(load_mask))
+        labels = self.labels.add_prefix(LABEL_PREFIX)
+        table = pd.DataFrame(rows, columns=None if rows else [*ID_COLUMNS, "image"])
+        first = [c for c in OWN_COLUMNS if c in table]
+        last = [c for c in (*MEASURES, MEASURED_FROM) if c in table]
         return pd.concat([table[first], labels, table.drop(columns=[*first, *last]), table[last]], axis=1)
 
-    def summary(self):
+    def summary(self) -> pd.DataFrame:
         """Return counts by tumor type, as the paper's Table 1.
 
         Returns
         -------
         DataFrame
-            A row a type and one for all: patients, scans, tumors, tumors a scan, median volume in ml and
-            its 5th and 95th percentile. Tumors of unknown type are the row ``unknown``.
+            One row per type and one for all: patients, scans, tumors, tumors per scan, median volume in ml
+            and its 5th and 95th percentile. Tumors of unknown type are the row ``unknown``.
         """
         import pandas as pd
 
@@ -172,7 +209,7 @@ class Cohort:
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("type")
 
-    def check(self, *, voxels=False, progress=False):
+    def check(self, *, voxels: bool = False, progress: bool = False) -> None:
         """Look for geometry errors in every scan and report all of them together.
 
         Parameters
@@ -226,23 +263,6 @@ def _case_checks(case, tumors, voxels):
             yield lambda: mask.append(case.load_mask())
             for tumor in tumors:
                 yield lambda tumor=tumor: tumor.measure(mask[0])
-
-
-def _row(tumor, mask):
-    """Return one tumor's manifest columns and measures as a dict; `mask` is its case's, if it is needed."""
-    case = tumor.case
-    given = {name: tumor.metadata[name] for name in MEASURES if name in tumor.metadata}
-    measures = given if len(given) == len(MEASURES) else tumor.measure(mask) | given
-    row = {"patient_id": case.patient_id, "case_id": case.case_id, "tumor_id": tumor.tumor_id}
-    row["image"] = case.image if isinstance(case.image, str) else None
-    row["mask"] = case.mask if isinstance(case.mask, str) else None
-    row["mask_value"] = tumor.mask_value
-    row |= dict(zip(("x0", "y0", "z0", "x1", "y1", "z1"), tumor.bbox.ravel().tolist(), strict=True))
-    taken = {*row, *measures, "measured_from"}
-    row |= {name: value for name, value in tumor.metadata.items() if name not in taken}
-    row |= {name: measures[name] for name in MEASURES}
-    row["measured_from"] = tumor.metadata.get("measured_from", "mask" if case.has_mask else "box")
-    return row
 
 
 def _index_dtype(key):

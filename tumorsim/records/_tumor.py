@@ -1,15 +1,23 @@
 """`Tumor`: one lesion of a case."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from tumorsim._validation import check_box, check_mask_value, check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
+from tumorsim.records.columns import MEASURES, clean_label
 
-__all__ = ["MEASURES", "Tumor", "check_tumors"]
+__all__ = ["Tumor", "check_tumors"]
 
-MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
 
 
 class Tumor:
@@ -37,7 +45,16 @@ class Tumor:
         is checked by `check`, since that reads the header.
     """
 
-    def __init__(self, case, bbox, *, tumor_id, labels=None, mask_value=None, metadata=None):
+    def __init__(
+        self,
+        case: Case,
+        bbox: ArrayLike,
+        *,
+        tumor_id: str,
+        labels: Mapping[str, object] | None = None,
+        mask_value: int | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
         if not isinstance(case, Case):
             raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
         self.case = case
@@ -45,8 +62,9 @@ class Tumor:
         self.bbox = check_box(bbox, what=f"The box of tumor '{tumor_id}'")
         self.mask_value = ">0" if mask_value is None else str(mask_value)
         check_mask_value(self.mask_value)
-        self.labels = {task: _check_label(value, task) for task, value in (labels or {}).items()}
+        self.labels = {check_text(t, "task name"): clean_label(v, t) for t, v in (labels or {}).items()}
         self.metadata = dict(metadata or {})
+        self._measured = None  # what `measure` found, and of which box and values
 
     def __repr__(self):
         labels = ", ".join(f"{k}={v!r}" for k, v in self.labels.items() if v is not None)
@@ -58,24 +76,24 @@ class Tumor:
         return tumor_html(self)
 
     @property
-    def patient_id(self):
+    def patient_id(self) -> str:
         """The patient's identifier."""
         return self.case.patient_id
 
-    def check(self):
+    def check(self) -> None:
         """Raise ``GeometryError`` unless the box lies inside the image; reads the header only."""
         check_box(self.bbox, shape=self.case.shape, what=f"The box of tumor '{self.tumor_id}'")
 
-    def load_mask(self):
+    def load_mask(self) -> np.ndarray | None:
         """Return the lesion's voxels inside its box as bool, or None where the case has no mask."""
         mask = self.case.load_mask()
         return None if mask is None else self.select(mask)
 
-    def select(self, mask):
+    def select(self, mask: np.ndarray) -> np.ndarray:
         """Return as bool the lesion's voxels in the box, cut from the case's `mask` (nx, ny, nz)."""
         return select_mask(mask[crop_slices(self.bbox)], self.mask_value)
 
-    def measure(self, mask=None):
+    def measure(self, mask: np.ndarray | None = None) -> dict[str, float]:
         """Return size, shape and place as a dict of float.
 
         Parameters
@@ -114,18 +132,18 @@ class Tumor:
         x, y, z = self.case.affine[:3, :3] @ center + self.case.affine[:3, 3]
         return shape | {"x_mm": float(x), "y_mm": float(y), "z_mm": float(z)}
 
+    def _table_measures(self, load_mask):
+        """Return `MEASURES` as a dict: those of `metadata`; the others are measured once and kept.
 
-def _check_label(value, task):
-    """Return a label as str, or None where it is missing (None, NaN, empty text)."""
-    check_text(task, "task name")
-    if (
-        value is None
-        or type(value).__name__ == "NAType"
-        or value != value
-        or (isinstance(value, str) and not value.strip())
-    ):
-        return None
-    return check_text(str(value), f"label of task '{task}'")
+        `load_mask` returns the case's mask; it is called only where something has to be measured.
+        """
+        given = {name: self.metadata[name] for name in MEASURES if name in self.metadata}
+        if len(given) == len(MEASURES):
+            return given
+        key = (self.case, self.bbox.tobytes(), self.mask_value)
+        if self._measured is None or self._measured[0] != key:
+            self._measured = key, self.measure(load_mask())
+        return self._measured[1] | given
 
 
 def check_tumors(tumors):

@@ -12,12 +12,12 @@ import pandas as pd
 
 from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
 from tumorsim.io import atomic_path
-from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records import Cohort
+from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 __all__ = ["Answer", "neighbor_tumors"]
 
-_BOX = ("x0", "y0", "z0", "x1", "y1", "z1")
 _N_SHOWN = 10  # queries that a notebook shows
 
 
@@ -215,22 +215,13 @@ def neighbor_tumors(neighbors: pd.DataFrame) -> Cohort:
     cohort : Cohort
         Each tumor once. Files may have moved since; they are not looked at.
     """
-    tumors, cases = {}, {}
-    if {"image", *_BOX} <= set(neighbors.columns):
-        for row in neighbors.dropna(subset=["image", *_BOX]).to_dict("records"):
-            if row["tumor_id"] in tumors:
-                continue
-            mask = row.get("mask") if isinstance(row.get("mask"), str) else None
-            ids = {"case_id": row.get("case_id") or row["tumor_id"]}
-            ids["patient_id"] = row.get("patient_id") or UNKNOWN_PATIENT
-            case = cases.setdefault((row["image"], mask), Case(row["image"], mask, **ids))
-            box = np.reshape([int(row[name]) for name in _BOX], (2, 3))
-            value = row.get("mask_value") if isinstance(row.get("mask_value"), str) else None
-            labels = {n.removeprefix("label_"): v for n, v in row.items() if n.startswith("label_")}
-            tumors[row["tumor_id"]] = Tumor(
-                case, box, tumor_id=row["tumor_id"], labels=labels, mask_value=value
-            )
-    return Cohort(tumors.values())
+    if not {"tumor_id", "image", *BOX_COLUMNS} <= set(neighbors.columns):
+        return Cohort([])
+    rows = neighbors.reindex(columns=[*OWN_COLUMNS, *label_columns(neighbors)])
+    rows = rows.dropna(subset=["image", *BOX_COLUMNS]).drop_duplicates("tumor_id")
+    rows["case_id"] = rows["case_id"].fillna(rows["tumor_id"])
+    rows["patient_id"] = rows["patient_id"].fillna(UNKNOWN_PATIENT)
+    return Cohort.from_table(rows.reset_index(drop=True), check=False)
 
 
 def _plain(table):
