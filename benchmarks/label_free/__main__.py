@@ -1,11 +1,11 @@
-"""Ask an embedder on real scans that nobody has labelled: masks, and what it knows beyond head and place.
+"""Test an embedder on real scans without labels: masks, and what it knows beyond head and place.
 
     python -m benchmarks.label_free --data DIR --model model.safetensors --out DIR
 
 DIR holds ``real/scans.csv``, a table of scans with masks as ``tumorsim manifest`` reads it; scans of one
 patient are dates. ``--model default`` takes the shipped weights. Whole heads and stripped brains, known by a
 column ``stripped``, or else by ``BraTS`` in the column ``dataset``, are scored apart where that makes a
-difference. Tables go to ``--out`` as CSV too. What each shows, and what not: docs/label_free_tests.md.
+difference. Tables go to ``--out`` as CSV too. The documentation says what each of them shows, and what not.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def show(name, table, out):
 
 
 def masks(embedder, cohort):
-    """Return the Dice overlap of proposed and given masks, a scan a line, then the medians."""
+    """Return the Dice overlap of proposed and given masks, one scan per line, then the medians."""
     rows = []
     stripped = dict(zip(cohort.table["case_id"], is_stripped(cohort), strict=True))
     for case in cohort.cases:

@@ -12,7 +12,7 @@ from tumorsim.training import load_training_cases
 __all__ = ["HeadEdges", "head_center", "mirrored_box", "untrained_copies", "untrained_copy"]
 
 GRID_MM = 4.0
-GRID = 56  # voxels a side of the grid that heads are compared on: 224 mm
+GRID = 56  # voxels per side of the grid that heads are compared on: 224 mm
 BLANK_MM = 8.0  # around tumors
 SETTLING_SCANS, SETTLING_BATCHES, SETTLING_PATCH_MM = 8, 10, 128.0
 
@@ -56,7 +56,7 @@ def mirrored_box(tumor, *, center=None):
     Returns
     -------
     Tumor
-        In the same case, with ``-mirrored`` added to its id; what the mask holds there is not its concern.
+        In the same case, with ``-mirrored`` added to its id; the mask is not read there.
         Twice mirrored is the first box again, unless the other side is not imaged whole: then the box is
         shifted inside.
     """
@@ -101,7 +101,7 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
 
 
 def untrained_copies(embedder, tumors, seeds):
-    """Yield an `untrained_copy` a seed; the scans are prepared once."""
+    """Yield an `untrained_copy` per seed; the scans are prepared once."""
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.simulation import make_cohort
 
@@ -167,7 +167,7 @@ class HeadEdges:
     Parameters
     ----------
     cohort : Cohort
-        A row of the result a tumor; its scan's mask and all boxes of the scan in the cohort are blanked.
+        One row of the result per tumor; its scan's mask and all boxes of the scan in the cohort are blanked.
     centers : ndarray of shape (n, 3)
         `head_center` of each tumor's case.
     """

@@ -23,7 +23,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     embedder : object with ``transform(tumors)``
         Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
-        Dates are the ``case_id`` of a patient; patients of one date are what else could be found.
+        Dates are the ``case_id`` of a patient; the other patients are the other candidates.
     controls : bool or sequence of str, default=True
         Whether to add the rows other than ``tumor box``, or which of ``mirrored box``, ``centroid only``,
         ``head correlation`` and ``untrained``.
@@ -35,7 +35,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     Returns
     -------
     DataFrame
-        A row a ``method``:
+        One row per ``method``:
 
         - ``tumor box``: the embedder.
         - ``mirrored box``: the embedder on the same box at the other side of the head.
@@ -43,7 +43,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
         - ``head correlation``: of edges on a grid of 4 mm, tumors of both heads blanked, centers aligned.
         - ``untrained 1`` and so on: networks of the same shape, tumor box; then their mean.
 
-        ``mean_reciprocal_rank`` over queries; ``chance``, its expectation for a ranking by lot;
+        ``mean_reciprocal_rank`` over queries; ``chance``, its expectation for a random ranking;
         ``tumor_minus_mirror``, that of the tumor box less that of the mirrored box, for networks;
         ``n_queries``, ``n_gallery``; then a column ``rank <case_id>`` for each query, 1 is best. Ties count
         against the method.
@@ -51,7 +51,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
     Raises
     ------
     ValueError
-        If no patient has scans of two dates, or nobody else is there.
+        If no patient has scans of two dates, or there is no other patient.
     TypeError
         If untrained copies cannot be made of `embedder`.
 
@@ -99,7 +99,7 @@ def evaluate_other_date(embedder, cohort, *, controls=True, n_untrained=8, rando
 
 
 def date_queries(lesions):
-    """Return rows of `lesions`, one a scan, whose patient has another scan."""
+    """Return rows of `lesions`, one per scan, whose patient has another scan."""
     patients = lesions.patient_ids.astype(str)
     names, counts = np.unique(patients, return_counts=True)
     queries = np.flatnonzero(np.isin(patients, names[counts > 1]))

@@ -49,7 +49,7 @@ def evaluate_mirror(embedder, cohort, *, n_neighbors=5, random_state=0):
     Parameters
     ----------
     embedder : object with ``transform(tumors)``
-        Its ``predict``, if it has one, tells sides and types.
+        Its ``predict``, if it has one, gives sides and types.
     cohort : Cohort or sequence of Tumor
         One mirrored scan at a time is in memory.
     n_neighbors : int, default=5
@@ -60,7 +60,7 @@ def evaluate_mirror(embedder, cohort, *, n_neighbors=5, random_state=0):
     Returns
     -------
     DataFrame
-        A row a ``measure`` with ``value``, its 95 % interval ``ci_low``, ``ci_high``, ``n_tumors`` and
+        One row per ``measure`` with ``value``, its 95 % interval ``ci_low``, ``ci_high``, ``n_tumors`` and
         ``n_patients``:
 
         - ``sides_flipped``: share of predicted sides that change; 1 is right. Where `embedder` predicts

@@ -73,9 +73,9 @@ def evaluate_pattern(embedder, cohort, *, n_permutations=999, n_untrained=8, ran
     Returns
     -------
     DataFrame
-        A row a ``method`` (``tumor box``, ``untrained 1`` …): ``correlation``, Pearson's r of the distances;
-        ``partial_correlation`` and ``p_value``, given the differences of log-volume, place relative to the
-        head's center, and data set; ``n_tumors``, ``n_patients``.
+        One row per ``method`` (``tumor box``, ``untrained 1`` …): ``correlation``, Pearson's r of the
+        distances; ``partial_correlation`` and ``p_value``, given the differences of log-volume, place
+        relative to the head's center, and data set; ``n_tumors``, ``n_patients``.
 
     Raises
     ------

@@ -26,7 +26,7 @@ NOISE = 0.03  # of the brain's median
 BOX_SHARE = 0.2  # of a box's sides
 SHIFT_MM = 3.0
 THICK_MM = (1.0, 1.0, 5.0)
-MARGIN_MM = 4.0  # round brain and tumors, that stays when the skull is taken off
+MARGIN_MM = 4.0  # kept around brain and tumors when the skull is removed
 
 
 def perturb(cohort, kind, *, random_state=None):
@@ -52,12 +52,12 @@ def perturb(cohort, kind, *, random_state=None):
         ``field_of_view``,        20 and 40 mm less at both ends of the slice direction, as far as no tumor
         ``field_of_view_40``      of `cohort` is cut.
         ``stripped``              Air wherever neither the brain of MNI152, laid on the scan, nor a tumor
-                                  is nearer than 4 mm: about what a tool that takes the skull off leaves.
+                                  is nearer than 4 mm: about what skull-stripping leaves.
         ========================  =========================================================================
 
         The slice direction is that of the longest voxel edge, foot to head among equals.
     random_state : int, optional
-        Seed. What happens to a scan depends on the seed and its ids only, not on its company.
+        Seed. What happens to a scan depends on the seed and its ids only, not on the other scans.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def perturb(cohort, kind, *, random_state=None):
     Notes
     -----
     ``stripped`` is as good as the registration (`anatomy.register_to_mni`), to about 5 mm: some dura and bone
-    stay, and some cortex goes, as they do where brains are cut out by a program. It takes seconds a scan.
+    stay, and some cortex is lost, as with programs for skull-stripping. It takes seconds per scan.
 
     Examples
     --------

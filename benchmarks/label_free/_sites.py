@@ -1,4 +1,4 @@
-"""Several data sets in one table: whether embeddings tell them apart, and what comes across."""
+"""Several data sets in one table: whether embeddings tell them apart, and what one finds in the others."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ __all__ = ["evaluate_across_datasets", "evaluate_site_probe"]
 
 
 def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_RESAMPLES, random_state=0):
-    """Ask a linear classifier which data set a tumor is from.
+    """Train a linear classifier to tell which data set a tumor is from.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def evaluate_site_probe(X, table, *, column="dataset", n_folds=5, n_resamples=N_
 
 
 def evaluate_across_datasets(X, table, *, column="dataset", **options):
-    """Let each data set ask all others: how much of what is found comes across.
+    """Score the tumors of each data set as queries among those of all others.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def evaluate_across_datasets(X, table, *, column="dataset", **options):
     Returns
     -------
     dict of RetrievalScores
-        Data set that was left out and asked → scores. One whose labels the others do not share is not in it.
+        Data set whose tumors were the queries → scores. Without those whose labels no other data set has.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def evaluate_across_datasets(X, table, *, column="dataset", **options):
     names = table[column].astype(object).where(table[column].notna(), None).to_numpy()
     found = {}
     for name in sorted({str(n) for n in names if n is not None}):
-        asks, answers = names == name, (names != name) & (names != np.array(None))
-        part = table[asks], table[answers]
+        query, gallery = names == name, (names != name) & (names != np.array(None))
+        part = table[query], table[gallery]
         if not _shares_labels(*part):
             continue
         found[name] = evaluate_retrieval(
-            X[answers], part[1].reset_index(drop=True), query_X=X[asks],
+            X[gallery], part[1].reset_index(drop=True), query_X=X[query],
             query_table=part[0].reset_index(drop=True), **options,
         )  # fmt: skip
     return found

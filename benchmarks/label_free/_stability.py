@@ -27,22 +27,22 @@ def evaluate_stability(
     embedder : object with ``transform(tumors)``
         Distances are those of its ``space_``, if it has one.
     cohort : Cohort or sequence of Tumor
-        Labels are not looked at. One perturbed scan at a time is in memory.
+        Labels are not used. One perturbed scan at a time is in memory.
     kinds : sequence of str, optional
         Of `perturb`; default all.
     n_neighbors : int, default=10
         At most the number of tumors of other patients.
     min_diameter_mm : float, default=10.0
-        Smaller tumors are in the gallery but are not asked about.
+        Smaller tumors are in the gallery but are no queries.
     random_state : int, default=0
         Seed of the perturbations and of the bootstrap over patients (1,000 resamples).
 
     Returns
     -------
     DataFrame
-        A row a ``kind``: ``overlap``, the median over tumors of the share of neighbors that stay, its 95 %
-        interval ``ci_low``, ``ci_high``, its 5th and 25th percentile ``p5`` and ``p25``; ``chance``, the mean
-        overlap of two lists drawn by lot; ``relative_distance``, the mean distance to the undisturbed self
+        One row per ``kind``: ``overlap``, the median over tumors of the share of neighbors that stay, its
+        95 % interval ``ci_low``, ``ci_high``, its 5th and 25th percentile ``p5`` and ``p25``; ``chance``, the mean
+        overlap of two random lists; ``relative_distance``, the mean distance to the undisturbed self
         over its median distance to tumors of other patients; ``n_neighbors``, ``n_tumors``, ``n_patients``.
 
     Raises
@@ -62,16 +62,16 @@ def evaluate_stability(
     min_diameter_mm = check_real(min_diameter_mm, "min_diameter_mm")
     cohort = check_cohort(cohort)
     patients = cohort.patient_ids.astype(str)
-    asked = np.flatnonzero(cohort.table["diameter_mm"].to_numpy(dtype=float) >= min_diameter_mm)
-    if not len(asked):
+    large = np.flatnonzero(cohort.table["diameter_mm"].to_numpy(dtype=float) >= min_diameter_mm)
+    if not len(large):
         raise ValueError(f"'cohort' must hold a tumor of at least {min_diameter_mm} mm. Got none.")
     X = embed(embedder, cohort)
-    typical = distances_to_others(cohort, X)[1][asked]
-    n_others = np.array([(patients != patients[row]).sum() for row in asked])
+    typical = distances_to_others(cohort, X)[1][large]
+    n_others = np.array([(patients != patients[row]).sum() for row in large])
     k = min(n_neighbors, int(n_others.min()))
-    before = neighbors_of_other_patients(X, patients, X[asked], patients[asked], k)
-    weights = patient_weights(patients[asked], random_state)
-    queries = Cohort(cohort[int(row)] for row in asked)
+    before = neighbors_of_other_patients(X, patients, X[large], patients[large], k)
+    weights = patient_weights(patients[large], random_state)
+    queries = Cohort(cohort[int(row)] for row in large)
     rows = []
     for kind in kinds:
 
@@ -79,11 +79,11 @@ def evaluate_stability(
             return list(perturb(tumors, kind, random_state=random_state))
 
         Y = embed_by_case([embedder], queries, change)[0][:, 0]
-        after = neighbors_of_other_patients(X, patients, Y, patients[asked], k)
+        after = neighbors_of_other_patients(X, patients, Y, patients[large], k)
         overlap = np.array([neighbor_overlap_at_k(a, b, k) for a, b in zip(before, after, strict=True)])
         found = interval(_weighted_median(overlap, weights))
         low, quarter = np.percentile(overlap, (5, 25))
-        moved = np.linalg.norm(Y - X[asked], axis=1) / np.where(typical > 0, typical, np.nan)
+        moved = np.linalg.norm(Y - X[large], axis=1) / np.where(typical > 0, typical, np.nan)
         rows.append(
             {
                 "kind": kind,
@@ -95,8 +95,8 @@ def evaluate_stability(
                 "chance": float(np.mean(k / n_others)),
                 "relative_distance": float(np.mean(moved)),
                 "n_neighbors": k,
-                "n_tumors": len(asked),
-                "n_patients": len(set(patients[asked])),
+                "n_tumors": len(large),
+                "n_patients": len(set(patients[large])),
             }
         )
     return pd.DataFrame(rows)
@@ -105,7 +105,7 @@ def evaluate_stability(
 def evaluate_rescan(embedder, cohort, *, n_neighbors=5, min_diameter_mm=10.0, random_state=0):
     """Run `evaluate_stability` on what differs between two scans of one day: slices, field of view, skull.
 
-    Slices lie 3 mm up or down, the field of view ends 20 and 40 mm earlier, and the skull is taken off.
+    Slices lie 3 mm up or down, the field of view ends 20 and 40 mm earlier, and the skull is removed.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def transplant(tumor, host_case, center_mm, volume_mm3, *, tumor_id=None):
             f"Tumor '{tumor.tumor_id}' must lie inside the image of host '{host_case.case_id}'. Got voxels "
             f"{found[0].tolist()} to {found[1].tolist()} of {list(host.image.shape)}. Choose another site."
         )
-    ratio = np.abs(to_source).max(axis=1)  # source voxels a host voxel: smooth what would fold back
+    ratio = np.abs(to_source).max(axis=1)  # source voxels per host voxel: smooth what would alias
     image = gaussian_filter(image.astype(np.float64), 0.42 * np.sqrt(np.maximum(ratio**2 - 1, 0)))
     levels = brain_level(source.image, source.spacing), brain_level(host.image, host.spacing)
     (air, unit), (host_air, host_unit) = levels
@@ -134,7 +134,7 @@ def evaluate_transplant(
 ):
     """Find a tumor's other date among different tumors pasted at one site of one head, at equal volume.
 
-    Head, place and volume, which give the answer away in `evaluate_other_date`, are the same for all.
+    Head, place and volume, which suffice in `evaluate_other_date`, are the same for all.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def evaluate_transplant(
     Returns
     -------
     DataFrame
-        A row a ``method``, ``query_host`` and ``gallery_host``, which are the same, or, where there are
+        One row per ``method``, ``query_host`` and ``gallery_host``, which are the same, or, where there are
         several, each host and the next. Further columns as in `evaluate_other_date`. Methods:
 
         - ``tumor box``: the embedder on each pasted tumor's own box.
@@ -184,7 +184,7 @@ def evaluate_transplant(
     seeds = range(random_state, random_state + n_untrained)
     embedders = [embedder, _BoxSides(), *untrained_copies(embedder, lesions, seeds)]
 
-    embedded = []  # a host: an embedder: (n, 2, n_features), by own box and by equal box
+    embedded = []  # per host and embedder: (n, 2, n_features), by own box and by equal box
     for host in hosts:
         site = _site(host, np.asarray(offset_mm, dtype=np.float64))
         parts = [[] for _ in embedders]
