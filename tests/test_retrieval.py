@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import phantoms
@@ -58,16 +59,18 @@ def test_a_tumor_of_the_archive_finds_itself(embedder, index, archive):
 
 
 def test_every_kind_of_query_gives_one_answer(embedder, index, archive, tmp_path):
-    """A file, a case, a tumor and a manifest find the same neighbors."""
+    """A file, an image in memory, a case, a tumor, a manifest and its table find the same neighbors."""
     tumor = archive[0]
     save_manifest(archive[:1], tmp_path / "one.csv")
     files, mask = (tumor.case.image, tumor.case.mask), {"mask": tumor.case.mask}
     asked = [
         (files[0], mask),
+        (nib.load(files[0]), {"mask": nib.load(files[1])}),
         (Case(*files, case_id="c", patient_id="p"), {}),
         (tumor, {}),
         ([tumor], {}),
         (tmp_path / "one.csv", {}),
+        (archive[:1].table, {}),
     ]
     expected = find_similar(embedder, index, archive[:1])
     for query, options in asked:

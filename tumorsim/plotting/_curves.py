@@ -125,8 +125,8 @@ def plot_methods(result, *, tasks=None, figure=None):
     Parameters
     ----------
     result : DataFrame
-        One row per method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``. Rows of
-        method ``chance`` are drawn as upright lines; methods without rows are not there.
+        One row per method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``.
+        Rows of method ``chance`` are drawn as vertical lines; methods without rows are not there.
     tasks : sequence of str, optional
         Panels, from the left; default all, in the order of `result`.
     figure : Figure or SubFigure, optional

@@ -1,0 +1,26 @@
+"""The main job on an archive of phantoms, with the shipped weights."""
+
+import pandas as pd
+import phantoms
+from archives import write_cohort
+
+import tumorsim
+from tumorsim.demo import run_demo
+
+
+def test_demo_leaves_figures_a_table_and_a_sheet(tmp_path, monkeypatch):
+    """Every file that it names is there, and what it says holds query, neighbors and votes."""
+
+    def make_cohort(n_patients, *, output_dir, **_):
+        output_dir.mkdir(parents=True)
+        return write_cohort(phantoms.cohort(n_patients), output_dir)
+
+    monkeypatch.setattr(tumorsim, "make_cohort", make_cohort)
+    said = []
+    files = run_demo(tmp_path, n_patients=8, echo=said.append)
+    assert sorted(files) == ["answer", "cohort", "knn", "map", "neighbors"]
+    assert all(path.stat().st_size > 5000 for path in files.values())
+    assert {"hemisphere", "log_volume"} <= set(pd.read_csv(tmp_path / "knn.csv")["task"])
+    assert "rank  distance" in said[-2] and "of 5 neighbors" in said[-2] and "answer.html" in said[-1]
+    page = files["answer"].read_text()
+    assert page.count("<image ") == 18 and "simulated patients (6 tumors)" in page
