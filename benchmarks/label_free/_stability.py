@@ -41,8 +41,8 @@ def evaluate_stability(
     -------
     DataFrame
         One row per ``kind``: ``overlap``, the median over tumors of the share of neighbors that stay, its
-        95 % interval ``ci_low``, ``ci_high``, its 5th and 25th percentile ``p5`` and ``p25``; ``chance``, the mean
-        overlap of two random lists; ``relative_distance``, the mean distance to the undisturbed self
+        95 % interval ``ci_low``, ``ci_high``, its 5th and 25th percentile ``p5`` and ``p25``; ``chance``, the
+        mean overlap of two random lists; ``relative_distance``, the mean distance to the undisturbed tumor
         over its median distance to tumors of other patients; ``n_neighbors``, ``n_tumors``, ``n_patients``.
 
     Raises

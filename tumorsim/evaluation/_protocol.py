@@ -7,6 +7,7 @@ import pandas as pd
 
 from tumorsim._validation import check_integer
 from tumorsim.evaluation._statistics import STATISTICS, balanced_accuracy, interval
+from tumorsim.records import columns
 
 __all__ = [
     "Score",
@@ -75,10 +76,9 @@ def check_embeddings(X, table, name="X", table_name="table"):
 
 def find_tasks(table, query_table, targets, *, required=True):
     """Yield the tasks that both tables have; a target that they lack is an error if `required`."""
-    for column in table.columns:
-        if column.startswith("label_") and column in query_table:
-            found = labels(table[column]), labels(query_table[column])
-            yield Task(column.removeprefix("label_"), "class", *found)
+    for column, task in columns.label_columns(table).items():
+        if column in query_table:
+            yield Task(task, "class", labels(table[column]), labels(query_table[column]))
     for target in targets:
         column = "volume_mm3" if target == "log_volume" else target
         if column in table and column in query_table:

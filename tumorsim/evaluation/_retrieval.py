@@ -29,6 +29,7 @@ from tumorsim.metrics import (
     recall_at_k,
     reciprocal_rank,
 )
+from tumorsim.records import columns
 
 __all__ = ["evaluate_retrieval", "rank_gallery"]
 
@@ -283,7 +284,7 @@ def _relevance_scores(relevant, cutoffs):
 def _graded_scores(rankings, cutoffs):
     """Yield nDCG with a point each for the same type, region, side, and size within a factor of two."""
     table = rankings.table
-    grades = [labels(table[f"label_{name}"]) for name in GRADES if f"label_{name}" in table]
+    grades = [labels(table[c]) for c, task in columns.label_columns(table).items() if task in GRADES]
     sizes = numbers(table["volume_mm3"], "log_volume") if "volume_mm3" in table else None
     gains = []
     for order, (_, query) in zip(rankings.orders, rankings.blocks, strict=True):
