@@ -468,7 +468,7 @@ def test_parquet_without_pyarrow_is_explained(tmp_path, archive):
     (tmp_path / "scans.parquet").write_bytes(b"PAR1")
     scans = write_csv(tmp_path / "scans.csv", archive)
     for source, output in (("scans.parquet", "m.csv"), (scans, "m.parquet")):
-        with pytest.raises(ManifestError, match=r"pip install tumorsim\[parquet\]"):
+        with pytest.raises(ManifestError, match=r"pip install '\.\[parquet\]'"):
             build_manifest(tmp_path / source, tmp_path / output)
     assert not list(tmp_path.glob("m.*"))
 

@@ -17,6 +17,7 @@ __all__ = [
     "check_real",
     "check_spacing",
     "check_text",
+    "install_hint",
     "is_missing",
 ]
 
@@ -64,6 +65,17 @@ def check_text(value, name):
     if not value.strip() or any(c in value for c in "\r\n\0"):
         raise ValueError(f"'{name}' must be non-empty text on one line. Got {value!r}.")
     return value
+
+
+def install_hint(extra):
+    """Return how to install an extra of tumorsim: it is in no package registry, so from a clone.
+
+    Examples
+    --------
+    >>> install_hint("dicom")
+    "Run pip install '.[dicom]' in a clone of tumorsim."
+    """
+    return f"Run pip install '.[{extra}]' in a clone of tumorsim."
 
 
 def is_missing(value):

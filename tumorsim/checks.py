@@ -34,12 +34,12 @@ _KNOWN = frozenset(
 
 
 def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progress=False):
-    """Look through an archive for what spoils training and retrieval.
+    """Look through an archive for data that would spoil training and retrieval.
 
     Parameters
     ----------
     path : str or Path
-        A manifest with a row a tumor, as of `load_cohort`. Every scan is read, one at a time.
+        A manifest with one row per tumor, as of `load_cohort`. Every scan is read, one at a time.
     min_volume_mm3, max_volume_mm3 : float, default=14 and 200 000
         Lesions beyond these are reported; 14 is a ball of 3 mm, 200 000 (200 ml) one of 73 mm.
     progress : bool, default=False
@@ -48,8 +48,8 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     Returns
     -------
     DataFrame
-        A row a finding, worst first: ``severity`` (error: breaks or falsifies results; warning: look at it;
-        note: know it), ``check``, ``line`` of the manifest (0 where a finding is about a whole column),
+        One row per finding, worst first: ``severity`` (error: breaks or falsifies results; warning: look at
+        it; note: know it), ``check``, ``line`` of the manifest (0 where a finding is about a whole column),
         ``patient_id``, ``case_id``, ``tumor_id``, ``problem``, ``remedy``. Empty where nothing is wrong.
 
     Raises

@@ -1,9 +1,9 @@
 """Where in the brain a lesion lies: registration to MNI152, side, front or rear, upper or lower, area."""
 
 from tumorsim.anatomy._areas import AreaMap, place_labels, region_at
+from tumorsim.anatomy._fit import load_template
 from tumorsim.anatomy._places import add_places, places_to_file, register_case
 from tumorsim.anatomy._register import Registration, register_to_mni
-from tumorsim.anatomy._template import load_template
 
 __all__ = [
     "AreaMap",

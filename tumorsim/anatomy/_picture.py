@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorsim.anatomy._template import load_template
+from tumorsim.anatomy._fit import load_template
 from tumorsim.io import atomic_path
 from tumorsim.rendering import display_window
 

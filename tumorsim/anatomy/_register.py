@@ -6,8 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.anatomy._fit import Affine, Similarity, distance, fit, quality_of
-from tumorsim.anatomy._template import CENTER, SCALE, coarsen
+from tumorsim.anatomy._fit import CENTER, SCALE, Affine, Similarity, coarsen, distance, fit, quality_of
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
@@ -117,7 +116,7 @@ class _Level:
 
     @cached_property
     def slope(self):
-        """Change of intensity a mm along R, A and S; three arrays (x, y, z)."""
+        """Change of intensity per mm along R, A and S; three arrays (x, y, z)."""
         a_voxel = [
             np.gradient(self.image, axis=a) if n > 1 else 0 * self.image
             for a, n in enumerate(self.image.shape)

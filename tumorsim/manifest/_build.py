@@ -28,11 +28,12 @@ def build_manifest(
     Parameters
     ----------
     scans : str or Path
-        CSV or Parquet, a row a scan: ``patient_id, case_id, image, mask``, optional ``mask_value`` (which
+        CSV or Parquet, one row per scan: ``patient_id, case_id, image, mask``, optional ``mask_value`` (which
         overrides the argument), ``label_<task>`` and any further columns, which all tumors of the scan
         inherit. Paths are absolute or relative to the table.
     output : str or Path
-        The manifest to write, CSV or Parquet by its suffix: a row a tumor, with box, size, shape and place.
+        The manifest to write, CSV or Parquet by its suffix: one row per tumor, with box, size, shape and
+        place.
     mask_value, min_volume_mm3, merge_distance_mm, by_value
         As in `tumors_from_case`.
     skip_bad : bool, default=False

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
 from tumorsim.records.columns import (
@@ -274,9 +275,7 @@ def _read_parquet(path):
 def _require_pyarrow(path):
     """Raise ``ManifestError`` unless pyarrow is installed."""
     if importlib.util.find_spec("pyarrow") is None:
-        raise ManifestError(
-            f"'{path}' is a Parquet file, which needs pyarrow. Run 'pip install tumorsim[parquet]'."
-        )
+        raise ManifestError(f"'{path}' is a Parquet file, which needs pyarrow. {install_hint('parquet')}")
 
 
 def _is_parquet(path):

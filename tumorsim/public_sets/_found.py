@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tumorsim.public_sets._layouts import Layout
-from tumorsim.public_sets._metadata import join_tables
+from tumorsim.public_sets._tables import join_tables
 
 __all__ = ["Found", "Match", "NoPlaceError"]
 
@@ -37,7 +37,7 @@ class Found:
     progress: bool = False
 
     def __post_init__(self):
-        """Keep one file a case: that of the smallest collection, as corrected cases come alone."""
+        """Keep one file per case: that of the smallest collection, as corrected cases come alone."""
         crowd = {}
         for match in self.matches:
             crowd[_collection(match.path)] = crowd.get(_collection(match.path), 0) + 1
@@ -80,7 +80,7 @@ class Found:
         return None
 
     def cells(self, match):
-        """Return what every row of this set tells of a case."""
+        """Return the cells that every row of this set has."""
         layout = self.layout
         cells = {
             "patient_id": layout.patient_id.format(**match.groups),

@@ -1,22 +1,37 @@
 """Public data sets → Cohort: cases recognized by their names, tables joined, overlaps left out."""
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tumorsim._validation import check_choice
 from tumorsim.manifest import cohort_from_scans, save_manifest
 from tumorsim.public_sets import _readers
 from tumorsim.public_sets._found import Found, Match
 from tumorsim.public_sets._layouts import LAYOUTS
-from tumorsim.public_sets._overlaps import resolve_overlaps
+from tumorsim.public_sets._tables import resolve_overlaps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tumorsim.records import Cohort
 
 __all__ = ["list_scans", "load_dataset"]
 
 
 def load_dataset(
-    name, root, *, output=None, mask_value=None, min_volume_mm3=14.0, merge_distance_mm=2.0, progress=False
-):
+    name: str,
+    root: str | os.PathLike,
+    *,
+    output: str | os.PathLike | None = None,
+    mask_value: int | str | None = None,
+    min_volume_mm3: float = 14.0,
+    merge_distance_mm: float = 2.0,
+    progress: bool = False,
+) -> Cohort:
     """Read a public data set, as it lies on disk, as a Cohort.
 
     Parameters
@@ -32,7 +47,7 @@ def load_dataset(
         converted before is not converted again.
     mask_value : int or str, optional
         Voxels of masks that are tumor; default: the tumor core as each set's masks number it, without edema
-        and resection cavity. Masks that are made from contours or a file a lesion hold nothing else.
+        and resection cavity. Masks that are made from contours or one file per lesion hold nothing else.
     min_volume_mm3, merge_distance_mm : float
         As in `tumorsim.manifest.tumors_from_case`.
     progress : bool, default=False
@@ -87,7 +102,7 @@ def load_dataset(
     return cohort
 
 
-def list_scans(name, root):
+def list_scans(name: str, root: str | os.PathLike) -> pd.DataFrame:
     """List the cases of a public data set without reading a voxel.
 
     Parameters
@@ -98,9 +113,9 @@ def list_scans(name, root):
     Returns
     -------
     DataFrame
-        A row a case: ``patient_id, case_id, image, mask, dataset, …``, and ``problem``: why it would be left
-        out, empty where it would not. Cases whose files must be converted first are named by the file that
-        they were recognized by.
+        One row per case: ``patient_id, case_id, image, mask, dataset, …``, and ``problem``: why it would be
+        left out, empty where it would not. Cases whose files must be converted first are named by the file
+        that they were recognized by.
     """
     import pandas as pd
 

@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 
-from tumorsim.exceptions import GeometryError, ManifestError
+from tumorsim.exceptions import GeometryError, GridMismatchError, ManifestError
+from tumorsim.geometry import check_same_grid
 from tumorsim.io import load_image, read_geometry, save_nifti
 from tumorsim.io.dicom import mask_of_contours, read_series
 from tumorsim.public_sets._found import NoPlaceError
-from tumorsim.public_sets._grids import mask_on_grid
-from tumorsim.public_sets._metadata import find_tables, read_sheets
 from tumorsim.public_sets._slices import read_slices
+from tumorsim.public_sets._tables import find_tables, read_sheets
 
 __all__ = [
     "read_decathlon",
@@ -122,7 +122,7 @@ def _one_mask(paths, row):
         lesion, own = load_image(path)
         if len(np.unique(lesion)) > 2:
             raise GeometryError(f"'{path}' is no mask: it holds more than two values.")
-        lesion = mask_on_grid(
+        lesion = _mask_on_grid(
             (lesion > lesion.min()).astype(np.uint8), own, shape, affine, case_id=row["case_id"]
         )
         found.append((int(lesion.sum()), number, np.flatnonzero(lesion)))
@@ -286,7 +286,7 @@ def _moved(source, image, case_id):
     """Return a mask file on the grid of an image file, as uint8, and its affine."""
     mask, own = load_image(source)
     shape, affine = read_geometry(image)
-    return mask_on_grid((mask > 0).astype(np.uint8), own, shape, affine, case_id=case_id), affine
+    return _mask_on_grid((mask > 0).astype(np.uint8), own, shape, affine, case_id=case_id), affine
 
 
 def read_decathlon(found):
@@ -327,3 +327,30 @@ def _as_stored(image, affine):
     """Return an image as int16 where that loses nothing, and its affine."""
     small = image.astype(np.int16)
     return (small if np.array_equal(small, image) else image), affine
+
+
+def _mask_on_grid(mask, mask_affine, shape, affine, *, case_id):
+    """Return a mask (nx, ny, nz) of integers on the grid of an image, by nearest neighbor where grids differ.
+
+    Raises
+    ------
+    GridMismatchError
+        If nothing of the mask lies inside the image.
+    """
+    try:
+        check_same_grid(shape, affine, mask.shape, mask_affine, case_id=case_id)
+    except GridMismatchError:
+        pass
+    else:
+        return mask
+    from scipy.ndimage import affine_transform
+
+    to_mask = np.linalg.inv(mask_affine) @ affine  # voxel of the image → voxel of the mask
+    moved = affine_transform(
+        mask, to_mask[:3, :3], to_mask[:3, 3], output_shape=shape, order=0, prefilter=False
+    )
+    if mask.any() and not moved.any():
+        raise GridMismatchError(
+            f"Nothing of the mask of case '{case_id}' lies inside its image. Check that both are of one scan."
+        )
+    return moved

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import save_nifti
 
@@ -82,7 +83,7 @@ def _read_slice(path):
     try:
         import h5py
     except ImportError as err:
-        raise ManifestError("it needs h5py. Run 'pip install tumorsim[datasets]'") from err
+        raise ManifestError(f"it needs h5py. {install_hint('datasets')}") from err
     try:
         with h5py.File(path) as file:
             data = file["cjdata"]

@@ -20,7 +20,7 @@ HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower t
 HEAD_SHAPE = (99, 125, 105)
 HEAD_SPACING = 2.0
 _NOISE_SIZE = 64  # voxels
-_NOISE_WAVE = 8  # voxels a wavelength
+_NOISE_WAVE = 8  # voxels per wavelength
 
 
 class Maps(NamedTuple):
@@ -43,7 +43,7 @@ class Maps(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An anatomy in MNI millimetres, built once a process."""
+    """An anatomy in MNI millimetres, built once per process."""
 
     name: str
     brain: Maps  # channels gray, white, brain (probabilities)
@@ -56,7 +56,7 @@ class Head(NamedTuple):
     cerebellum: np.ndarray  # (n, 3), mm
     brainstem: np.ndarray  # (n, 3), mm
     real: bool  # from a label map, with sulci and tissues of its own
-    scale: np.ndarray  # (3,), MNI mm a mm of the person
+    scale: np.ndarray  # (3,), MNI mm per mm of the person
 
 
 @lru_cache(maxsize=1)

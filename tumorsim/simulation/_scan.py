@@ -94,7 +94,7 @@ def _draw_linear(rng, scale):
     ----------
     rng : numpy.random.Generator
     scale : ndarray of shape (3,)
-        MNI mm a mm of the person; what is drawn varies about it.
+        MNI mm per mm of the person; what is drawn varies about it.
     """
     rotation = np.eye(3)
     for axis, angle in enumerate(np.radians(rng.uniform(-12, 12, 3))):
@@ -108,7 +108,7 @@ def _draw_linear(rng, scale):
 
 
 def _draw_voxel(rng, spacing):
-    """Draw voxel edges (3,) in mm, points a voxel, and the axis along which slices are thick."""
+    """Draw voxel edges (3,) in mm, points per voxel, and the axis along which slices are thick."""
     axis = int(rng.choice(3, p=(0.15, 0.15, 0.70)))  # sagittal, coronal, axial
     if rng.random() >= _THICK_SHARE or spacing >= _THICKEST:
         return np.full(3, float(spacing)), 1, axis

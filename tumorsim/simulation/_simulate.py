@@ -1,6 +1,7 @@
 """Cohorts of simulated patients."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,16 @@ _GOLDEN = 0.6180339887498949
 
 
 def make_cohort(
-    n_patients,
+    n_patients: int,
     *,
-    random_state=None,
-    spacing=2.0,
-    types=None,
-    anatomies=None,
-    output_dir=None,
-    n_jobs=1,
-    progress=False,
-):
+    random_state: int | None = None,
+    spacing: float = 2.0,
+    types: Sequence[str] | None = None,
+    anatomies: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    output_dir: str | os.PathLike | None = None,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> Cohort:
     """Simulate contrast-enhanced T1 scans of patients with brain tumors.
 
     Each patient has one scan and tumors of one type, in the MNI152 anatomy that nilearn ships or in a real

@@ -6,6 +6,7 @@ import math
 import warnings
 from pathlib import Path
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError
 
 __all__ = ["close_reading", "numbers", "open_header", "pixel_source", "quiet", "require_dicom", "text"]
@@ -19,7 +20,7 @@ def require_dicom():
         import pydicom
     except ImportError as err:
         raise DicomError(
-            "DICOM needs pydicom and highdicom, which are not installed. Run 'pip install tumorsim[dicom]'."
+            f"DICOM needs pydicom and highdicom, which are not installed. {install_hint('dicom')}"
         ) from err
     return pydicom
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError, GeometryError
 from tumorsim.geometry import check_affine
 from tumorsim.io.dicom._open import close_reading, pixel_source
@@ -157,8 +158,8 @@ def _decoder_checked(path):
             available = False
         if not available:
             raise DicomError(
-                f"No decoder is installed for pixels compressed as {syntax.name}. Run 'pip install "
-                "tumorsim[dicom]', for HTJ2K also 'pip install pylibjpeg[openjpeg]', or export uncompressed."
+                f"No decoder is installed for pixels compressed as {syntax.name}. {install_hint('dicom')} "
+                "For HTJ2K run also 'pip install pylibjpeg[openjpeg]'. Or export uncompressed."
             ) from err
         raise
 

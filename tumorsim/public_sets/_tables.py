@@ -1,14 +1,19 @@
-"""Tables of public data sets (CSV, Excel): read as text, joined to scans by the ids that they hold."""
+"""Tables of public data sets: read as text, joined to scans; which exams and patients are in two sets."""
 
 import fnmatch
 import os
+import re
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import ManifestError
+from tumorsim.public_sets._layouts import LAYOUTS
 from tumorsim.records.columns import further_columns
 
-__all__ = ["find_tables", "join_tables", "read_sheets"]
+__all__ = ["find_tables", "join_tables", "read_sheets", "resolve_overlaps"]
 
-_EXTRA = "Run 'pip install tumorsim[datasets]'."
+_BRATS_ID = re.compile(r"(BraTS-MET-\d{5})(-\d{3})?", re.I)
+_UCSF_ID = re.compile(r"\d{6}[A-Z]", re.I)
+_CROSSWALKS = ("*mapping*.xlsx", "*mapping*.csv", *LAYOUTS["ucsf-bmsr"].tables)
 
 
 def find_tables(found, patterns=None):
@@ -39,7 +44,9 @@ def read_sheets(path):
         else:
             sheets = pd.read_excel(path, sheet_name=None, **options)
     except ImportError as err:
-        raise ManifestError(f"'{path}' is an Excel file, which needs openpyxl. {_EXTRA}") from err
+        raise ManifestError(
+            f"'{path}' is an Excel file, which needs openpyxl. {install_hint('datasets')}"
+        ) from err
     except Exception as err:  # zipfile, openpyxl and pandas raise kinds of their own
         raise ManifestError(f"The table '{path}' cannot be read: {err}") from err
     return {name: _clean(sheet) for name, sheet in sheets.items()}
@@ -48,8 +55,8 @@ def read_sheets(path):
 def join_tables(rows, found):
     """Return the rows (dicts) of a set with the columns that its tables have of the case or the patient.
 
-    A table with a row a case is joined by the case, one with a row a patient by the patient. The column of
-    ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
+    A table with one row per case is joined by the case, one with one row per patient by the patient. The
+    column of ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
     """
     sheets = [sheet for path in find_tables(found) for sheet in read_sheets(path).values()]
     ids = [_ids(found, match) for match in found.matches]
@@ -105,3 +112,60 @@ def _text(value):
     """Return a cell as text on one line."""
     text = " ".join(str(value).split())
     return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
+
+
+def resolve_overlaps(scans, sets):
+    """Return scans (dicts) of several `Found` sets with a ``problem`` where an exam is met a second time.
+
+    An exam under one id in two sets is taken once, from the set that comes first in the table of layouts.
+    Where ids differ, a table below the root that holds both tells which exams and patients are the same;
+    without one, all exams that may be meant are left out: a patient in training and test is worse.
+    """
+    taken = {}
+    for scan in (scan for scan in scans if not scan.get("problem")):
+        first = taken.setdefault(scan["case_id"], scan)
+        if first is not scan:
+            scan["problem"] = (
+                f"case '{scan['case_id']}' of '{scan['dataset']}' is taken from '{first['dataset']}'"
+            )
+    names = {found.name for found in sets}
+    crosswalk = {}
+    for scan in (scan for scan in scans if not scan.get("problem")):
+        name = scan["dataset"]
+        for other, pattern in LAYOUTS[name].overlaps:
+            if other in names and re.match(pattern, scan["case_id"], re.I):
+                if name not in crosswalk:
+                    crosswalk[name] = _crosswalk(sets) if name == "ucsf-bmsr" else {}
+                _settle(scan, other, crosswalk[name], taken)
+                break
+    return scans
+
+
+def _settle(scan, other, crosswalk, taken):
+    """Give a scan a problem, or its patient id in the set `other`, as `crosswalk` (id → id there) tells."""
+    if not crosswalk:
+        scan["problem"] = (
+            f"case '{scan['case_id']}' may be of a patient of '{other}' under another id, and no table below "
+            f"the root tells. Read '{scan['dataset']}' alone if you want it"
+        )
+        return
+    patient = scan["patient_id"].rpartition("-")[2]
+    same_patient = [there for here, there in crosswalk.items() if here.startswith(patient)]
+    there = crosswalk.get(scan["case_id"].rpartition("-")[2].upper())
+    if there in taken:
+        scan["problem"] = f"case '{scan['case_id']}' is case '{there}' of '{taken[there]['dataset']}'"
+    elif same_patient:
+        scan["patient_id"] = _BRATS_ID.match(same_patient[0]).group(1)
+
+
+def _crosswalk(sets):
+    """Return UCSF exam id → BraTS id, of every table that holds both in a row."""
+    pairs = {}
+    for path in dict.fromkeys(path for found in sets for path in find_tables(found, _CROSSWALKS)):
+        for sheet in read_sheets(path).values():
+            for row in sheet.itertuples(index=False, name=None):
+                here = next((cell.upper() for cell in row if _UCSF_ID.fullmatch(cell)), None)
+                there = next((cell for cell in row if _BRATS_ID.fullmatch(cell)), None)
+                if here and there:
+                    pairs[here] = there
+    return pairs
