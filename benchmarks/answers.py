@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from tumorsim import TumorEmbedder, TumorIndex, load_cohort, metrics
+from benchmarks import metrics
+from tumorsim import TumorEmbedder, TumorIndex, load_cohort
 from tumorsim.answers import votes
 from tumorsim.calibration import VoteCalibration
 from tumorsim.retrieval import embed_archive

@@ -8,8 +8,8 @@ import pandas as pd
 from benchmarks._checks import check_integer
 from benchmarks.label_free._controls import head_center, mirrored_box, untrained_copies
 from benchmarks.label_free._scans import check_cohort, embed, read_scan
+from benchmarks.metrics import partial_mantel
 from tumorsim.geometry import crop_slices, depth_inside, lesion_shape, select_mask
-from tumorsim.metrics import partial_mantel
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
 
@@ -64,7 +64,7 @@ def evaluate_pattern(embedder, cohort, *, n_permutations=999, n_untrained=8, ran
     cohort : Cohort or sequence of Tumor
         Tumors without a mask are left out. Metadata ``dataset``, where it is there, is held fixed.
     n_permutations : int, default=999
-        Of patients; see `metrics.partial_mantel`.
+        Of patients; see `benchmarks.metrics.partial_mantel`.
     n_untrained : int, default=8
         How many untrained networks; needs a `TumorEmbedder`. 0 leaves them out.
     random_state : int, default=0
@@ -88,8 +88,9 @@ def evaluate_pattern(embedder, cohort, *, n_permutations=999, n_untrained=8, ran
 
     Notes
     -----
-    Controls are held fixed as far as they act linearly (see `metrics.partial_mantel`), and a network that
-    sees intensities at all, trained or not, sees something of the pattern: compare with the untrained rows.
+    Controls are held fixed as far as they act linearly (see `benchmarks.metrics.partial_mantel`), and a
+    network that sees intensities at all, trained or not, sees something of the pattern: compare with the
+    untrained rows.
     """
     from scipy.spatial.distance import cdist
 

@@ -5,6 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.metrics import (
+    alignment,
+    antihub_share,
+    effective_rank,
+    hubness,
+    k_occurrence,
+    uniformity,
+)
 from benchmarks.paper._runs import training_rows
 from tumorsim.evaluation import (
     RetrievalScores,
@@ -14,14 +22,6 @@ from tumorsim.evaluation import (
     patient_weights,
     pool_scores,
     rank_gallery,
-)
-from tumorsim.metrics import (
-    alignment,
-    antihub_share,
-    effective_rank,
-    hubness,
-    k_occurrence,
-    uniformity,
 )
 
 __all__ = [

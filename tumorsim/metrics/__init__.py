@@ -1,7 +1,6 @@
-"""Metrics of retrieval, overlap and spaces: arrays in, numbers out."""
+"""Metrics of retrieval and overlap: arrays in, numbers out."""
 
 from tumorsim.metrics._chance import chance_levels, macro_average, ndcg_chance, relevance_of_neighbors
-from tumorsim.metrics._mantel import partial_mantel
 from tumorsim.metrics._overlap import dice, neighbor_overlap_at_k
 from tumorsim.metrics._retrieval import (
     average_precision,
@@ -11,33 +10,18 @@ from tumorsim.metrics._retrieval import (
     recall_at_k,
     reciprocal_rank,
 )
-from tumorsim.metrics._space import (
-    alignment,
-    antihub_share,
-    effective_rank,
-    hubness,
-    k_occurrence,
-    uniformity,
-)
 
 __all__ = [
-    "alignment",
-    "antihub_share",
     "average_precision",
     "chance_levels",
     "dice",
-    "effective_rank",
-    "hubness",
-    "k_occurrence",
     "macro_average",
     "mean_average_precision",
     "ndcg_at_k",
     "ndcg_chance",
     "neighbor_overlap_at_k",
-    "partial_mantel",
     "precision_at_k",
     "recall_at_k",
     "reciprocal_rank",
     "relevance_of_neighbors",
-    "uniformity",
 ]
