@@ -1,10 +1,15 @@
 """The whole way in one call: a query in, the most similar tumors of an archive and what they say out."""
 
 from tumorsim.retrieval._answer import Answer, neighbor_tumors
-from tumorsim.retrieval._embed import embed_archive, embed_to_file, load_embedder, read_embeddings
-from tumorsim.retrieval._evaluate import evaluate_files
+from tumorsim.retrieval._archive import (
+    embed_archive,
+    embed_to_file,
+    evaluate_files,
+    load_embedder,
+    read_embeddings,
+)
 from tumorsim.retrieval._find import find_similar
-from tumorsim.retrieval._segment import segment_to_file
+from tumorsim.retrieval._query import segment_to_file
 
 __all__ = [
     "Answer",

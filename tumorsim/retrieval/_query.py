@@ -1,4 +1,6 @@
-"""What a query may be → its tumors."""
+"""What a query may be → its tumors, or their proposed mask."""
+
+from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
@@ -6,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import tumorsim
 from tumorsim._validation import check_box, check_integer
+from tumorsim.io import save_nifti
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
-__all__ = ["UNKNOWN_PATIENT", "check_known", "read_query", "tumors_of"]
+__all__ = ["UNKNOWN_PATIENT", "check_known", "read_query", "segment_to_file", "tumors_of"]
 
 UNKNOWN_PATIENT = "unknown"
 _TABLES = (".csv", ".parquet")
@@ -83,6 +87,63 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
     case = Case(case.image, (proposed, case.affine), case_id=case.case_id, patient_id=case.patient_id)
     cohort = tumors_from_case(case, **(lesions | {"mask_value": ">0"}))
     return cohort[: check_integer(max_lesions, "max_lesions", minimum=1)]
+
+
+def segment_to_file(
+    embedder,
+    scan: str | PathLike,
+    output: str | PathLike | None = None,
+    *,
+    seg: str | PathLike | None = None,
+    series: str | None = None,
+    threshold: float = 0.5,
+) -> float:
+    """Propose a tumor mask for a scan, on the scan's own grid, and write it.
+
+    Parameters
+    ----------
+    embedder : TumorEmbedder
+        Fitted.
+    scan : path
+        T1c image (NIfTI or NRRD), or a folder of DICOM.
+    output : path, optional
+        Mask to write, ending in ``.nii`` or ``.nii.gz``.
+    seg : path, optional
+        DICOM SEG to write, which refers to the series of the folder.
+    series : str, optional
+        Pattern of the T1c series in the folder.
+    threshold : float, default=0.5
+        Probability from which a voxel is proposed as tumor.
+
+    Returns
+    -------
+    volume_ml : float
+        Of the proposed tumor.
+
+    Raises
+    ------
+    FileNotFoundError, DicomError, ValueError
+        If no file is to be written, its name does not suit, or the scan cannot be used.
+    """
+    dicom = _is_folder(scan)
+    if (output is None and seg is None) or (seg is not None and not dicom):
+        raise ValueError("Give a file to write: -o for NIfTI, or --seg for a DICOM SEG of --dicom.")
+    if output is not None and not str(output).lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            f"The mask is written as NIfTI: its name must end in .nii or .nii.gz. Got '{output}'."
+        )
+    if dicom:
+        case, source = load_dicom_case(scan, series=series, with_mask=False)
+    else:
+        case, source = read_query(scan), None
+    mask = embedder.segment(case, threshold=threshold)
+    if output is not None:
+        save_nifti(output, mask, case.affine)
+    if seg is not None:
+        from tumorsim.io.dicom import save_seg
+
+        save_seg(seg, mask, source, version=tumorsim.__version__)
+    return float(np.count_nonzero(mask) * case.spacing.prod() / 1000)
 
 
 def _case_of(query, mask, box, patient_id, case_id, dicom):
