@@ -39,7 +39,7 @@ def main():
         if path.exists():
             continue
         embedder = TumorEmbedder.from_pretrained(
-            START, precision=args.precision, cache_dir=args.out / "cache", random_state=0, verbose=1,
+            START, recipe__precision=args.precision, cache_dir=args.out / "cache", random_state=0, verbose=1,
             checkpoint_dir=args.out / path.stem,
         )  # fmt: skip
         rest = stacks[np.setdiff1d(np.arange(len(stacks)), held_out[fold])]

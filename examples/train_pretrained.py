@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorsim import Case, Cohort, Tumor, TumorEmbedder, load_cohort, make_cohort
+from tumorsim import Case, Cohort, Recipe, Tumor, TumorEmbedder, load_cohort, make_cohort
 from tumorsim.evaluation import block_folds
 from tumorsim.manifest import build_manifest
 from tumorsim.weights import average_models, register
@@ -37,8 +37,8 @@ CHUNK = 100  # patients; a killed simulation goes on with the next
 TASKS = ("type", "region", "hemisphere", "front_rear", "upper_lower")
 WEIGHTS = {"type": 2.0, "hemisphere": 1.0}  # what the plain distance shows least
 LAST_STAGES = {  # name → simulated patients, how many of them with their types, recipe
-    "all": (1600, 1600, {"max_epochs": 18, "balance_datasets": True}),
-    "types-of-400": (1600, 400, {"max_epochs": 12, "balance_datasets": True}),
+    "all": (1600, 1600, {"max_epochs": 18, "recipe__balance_datasets": True}),
+    "types-of-400": (1600, 400, {"max_epochs": 12, "recipe__balance_datasets": True}),
     "few": (93, 93, {"max_epochs": 15}),
 }
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
@@ -143,7 +143,7 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         embedder = TumorEmbedder(
-            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, precision=args.precision,
+            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, recipe=Recipe(precision=args.precision),
             n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip
@@ -187,9 +187,9 @@ def last_stage(args, base, stacks, simulated, path, name):
     labels = mixed.labels
     labels.loc[np.isin(mixed.patient_ids, patients[n_typed:]), "type"] = None
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, task_weights=WEIGHTS, lr=0.001, mask_balance=0.0, mask_dice=1.0,
-        precision=args.precision, n_jobs=2, cache_dir=args.out / "cache",
-        checkpoint_dir=args.out / path.stem, random_state=args.random_state, verbose=1, **recipe,
+        base, tasks=TASKS, task_weights=WEIGHTS, recipe__precision=args.precision, n_jobs=2,
+        cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
+        random_state=args.random_state, verbose=1, **recipe,
     )  # fmt: skip
     embedder.fit(mixed, labels, resume=True).save(path)
     return path

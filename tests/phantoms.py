@@ -6,6 +6,7 @@ import torch
 
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder
 from tumorsim.geometry import bbox_from_mask
+from tumorsim.training import Recipe
 
 torch.set_num_threads(1)  # as conftest does; a subprocess has no conftest
 
@@ -123,5 +124,8 @@ def cohort(n_scans=4, *, per_scan=1, **options):
 
 
 def tiny(**overrides):
-    """Return an embedder that trains in a second."""
-    return TumorEmbedder(**(TINY | overrides))
+    """Return an embedder that trains in a second; its recipe takes what the embedder itself does not."""
+    own = TumorEmbedder().get_params()
+    values = TINY | overrides
+    recipe = {name: values.pop(name) for name in list(values) if name not in own}
+    return TumorEmbedder(**({"recipe": Recipe(**recipe)} | values))

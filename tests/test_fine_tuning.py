@@ -33,8 +33,8 @@ def outcome():
 
 def start(model, **parameters):
     """Return the model, ready to go on."""
-    recipe = {k: v for k, v in TINY.items() if k not in ("spacing", "n_channels", "n_blocks")}
-    return TumorEmbedder.from_pretrained(model[0], **(recipe | parameters))
+    own = {k: v for k, v in TINY.items() if k not in ("spacing", "n_channels", "n_blocks")}
+    return TumorEmbedder.from_pretrained(model[0], **(own | parameters))
 
 
 def test_weights_embed_as_they_did(tumors, model):
@@ -50,18 +50,22 @@ def test_recipe_is_for_fine_tuning_however_the_weights_were_trained(tumors, tmp_
     tiny(tasks=["type"], task_weights={"type": 3}, precision="bfloat16", **own).fit(tumors).save(
         tmp_path / "m.safetensors"
     )
-    found = TumorEmbedder.from_pretrained(tmp_path / "m.safetensors").get_params()
+    embedder = TumorEmbedder.from_pretrained(tmp_path / "m.safetensors")
+    found = embedder.recipe.get_params() | {
+        name: getattr(embedder, name) for name in ("tasks", "task_weights")
+    }
     expected = {
         "max_epochs": 8, "lr": 0.001, "mask_dice": 1.0, "mask_balance": 0.0, "balance_datasets": False,
         "tasks": None, "task_weights": None, "contrastive": 0.0, "precision": "float32",
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
-    assert found["spacing"] == TINY["spacing"] and found["n_channels"] == TINY["n_channels"]
+    assert found["spacing"] == (TINY["spacing"],) * 3 and found["n_channels"] == TINY["n_channels"]
 
 
 def test_frozen_backbone_keeps_embeddings_and_learns_a_new_task(tumors, model):
     """Heads of other tasks are built and trained, and embeddings stay bit for bit."""
-    recipe = {"max_epochs": 8, "batches_per_epoch": 10, "lr": 0.1, "augment": False, "box_jitter": 0.0}
+    recipe = {"max_epochs": 8, "batches_per_epoch": 10, "lr": 0.1}
+    recipe |= {"recipe__augment": False, "recipe__box_jitter": 0.0}
     embedder = start(model, freeze_backbone=True, **recipe).fit(tumors, outcome())
     assert_array_equal(embedder.transform(tumors), model[1])
     assert embedder.tasks_ == ["outcome"] and embedder.classes_["outcome"] == ["grown", "stable"]

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional
 from torch.nn.functional import softplus
 
-from tumorsim import TumorEmbedder, roi_pool
+from tumorsim import Recipe, TumorEmbedder, roi_pool
 from tumorsim.nn import (
     ARCHITECTURES,
     Network,
@@ -177,14 +177,16 @@ def test_pad_to_cells_adds_air_at_the_far_ends():
 
 def test_paper_recipe_has_the_papers_numbers():
     """`paper()` follows section 2 of the paper to the letter, and overrides win."""
-    values = TumorEmbedder.paper().get_params()
+    values = Recipe.named("paper").get_params()
     expected = {
         "architecture": "paper", "n_channels": 64, "optimizer": "sgd", "max_epochs": 120,
         "batches_per_epoch": 200, "batch_size": 2, "lr": 0.1, "lr_schedule": "milestones",
         "lr_milestones": (90, 105), "mask_dice": 0.0, "mask_balance": 0.0,
     }  # fmt: skip
     assert {name: values[name] for name in expected} == expected
-    assert TumorEmbedder.paper(n_channels=16).n_channels == 16
+    embedder = TumorEmbedder.paper(n_channels=16, recipe__box_jitter=0.1)
+    assert embedder.n_channels == 16
+    assert embedder.recipe.get_params() == values | {"box_jitter": 0.1}
 
 
 def test_paper_network_is_the_papers():

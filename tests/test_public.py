@@ -10,6 +10,7 @@ PUBLIC = {
     "Cohort",
     "EmbeddingSpace",
     "Tumor",
+    "Recipe",
     "TumorEmbedder",
     "TumorIndex",
     "__version__",

@@ -20,7 +20,7 @@ from phantoms import cohort, scan, tiny
 from tumorsim import Cohort
 from tumorsim.exceptions import TrainingError
 from tumorsim.training import CHECKPOINT, Recipe, saved_seed
-from tumorsim.training._loop import _fixed, _learning_rate
+from tumorsim.training._loop import _learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -230,28 +230,16 @@ def test_nan_of_the_last_step_is_noticed(tumors):
     assert not hasattr(embedder, "network_")
 
 
-def test_a_run_without_the_contrastive_term_is_that_of_before():
-    """What identifies a run does not mention a term that is not there, so old checkpoints can be resumed."""
-    assert "contrastive" not in _fixed(recipe(contrastive=0.0))
-    assert _fixed(recipe(contrastive=0.5))["contrastive"] == 0.5
-
-
-def recipe(**values):
-    """Return a recipe with the given schedule."""
-    names = {name: None for name in Recipe.__dataclass_fields__}
-    return Recipe(**(names | values))
-
-
 def test_learning_rate_of_the_paper():
     """0.1 up to epoch 90, then a tenth, and a hundredth from epoch 105 on."""
-    paper = recipe(lr=0.1, lr_schedule="milestones", lr_milestones=(90, 105), max_epochs=120)
+    paper = Recipe(lr=0.1, lr_schedule="milestones", lr_milestones=(90, 105), max_epochs=120)
     found = [_learning_rate(paper, epoch) for epoch in (0, 89.995, 90, 104.995, 105, 119.995)]
     assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_cosine_warms_up_and_ends_near_zero():
     """The rate climbs for a twentieth of the time, peaks at `lr`, and falls to nothing."""
-    cosine = recipe(lr=0.003, lr_schedule="cosine", lr_milestones=(), max_epochs=20)
+    cosine = Recipe(lr=0.003, lr_schedule="cosine", lr_milestones=(), max_epochs=20)
     found = np.array([_learning_rate(cosine, epoch) for epoch in np.arange(0, 20, 0.01)])
     assert_allclose(found.max(), 0.003, rtol=1e-6)
     assert found.argmax() == 100

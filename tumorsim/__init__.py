@@ -12,6 +12,7 @@ _HOMES = {
     "load_dataset": "public_sets",
     "make_cohort": "simulation",
     "TumorEmbedder": "embedder",
+    "Recipe": "training",
     "TumorIndex": "index",
     "EmbeddingSpace": "spaces",
     "find_similar": "retrieval",

@@ -1,39 +1,38 @@
-"""`TumorEmbedder`: tumors in, one vector a tumor out; a thin scikit-learn estimator over the rooms below."""
+"""`TumorEmbedder`: tumors in, one vector per tumor out; a thin scikit-learn estimator."""
 
-import json
-from dataclasses import fields
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from tumorsim._validation import check_fitted, check_real
+from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
 from tumorsim.exceptions import WeightsError
 from tumorsim.geometry import crop_slices
 from tumorsim.inference import embed_boxes, mask_probability
 from tumorsim.nn import Network, choose_device, to_device
 from tumorsim.preprocessing import Preprocessing, VoxelCache
-from tumorsim.records import Case, Cohort, check_tumors, group_by_case
+from tumorsim.records import Case, Cohort, Tumor, check_tumors, group_by_case
 from tumorsim.spaces import feature_scale
 from tumorsim.training import (
-    FINE_TUNING,
-    PAPER,
-    PatchSampler,
     Recipe,
-    ahead,
-    check_parameters,
-    class_factors,
-    describe_cases,
     describe_data,
     encode_labels,
     find_classes,
     head_weights,
     label_table,
     load_training_cases,
+    prefetch_scans,
     run_seed,
+    settle_batch_norms,
     train,
-)  # fmt: skip
+)
 from tumorsim.weights import (
     embedding_space,
     find_weights,
@@ -42,15 +41,28 @@ from tumorsim.weights import (
     load_registry,
     save_model,
     start_from_weights,
-)  # fmt: skip
+)
 
 __all__ = ["TumorEmbedder"]
+
+SETTLING_SCANS = 8  # read by `initialize`
+# parameters that override the recipe's of the same name
+OVERRIDES = (
+    "n_channels",
+    "n_blocks",
+    "spacing",
+    "patch_size",
+    "batch_size",
+    "max_epochs",
+    "batches_per_epoch",
+    "lr",
+)
 
 
 class TumorEmbedder(TransformerMixin, BaseEstimator):
     """Learn from all labels of a cohort at once, and turn each tumor into a vector.
 
-    One 3-D CNN with several heads (tumor mask, and one a task) is trained on whatever labels there are;
+    One 3-D CNN with several heads (tumor mask, and one per task) is trained on whatever labels there are;
     a missing label drops its term of the loss. A tumor's embedding is the maximum of each channel of the
     backbone's feature map over the tumor's bounding box.
 
@@ -64,60 +76,25 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     task_weights : dict of float, optional
         A head's factor in the loss, ``mask`` among them; 0 removes a head from the loss. Default: mask
         6, tasks of two classes 1/3, other tasks 1, which brings their gradients to one order.
-    architecture : {"fast", "paper"}, default="fast"
-        See `nn.Network`.
-    n_channels : int, default=48
-        Channels of the feature map, and numbers in an embedding.
-    n_blocks : int, default=6
-        ResBlocks in the backbone; a feature sees ``8 * n_blocks * spacing`` mm to each side.
-    spacing : float or tuple of 3 float, default=2.0
-        Millimetres per voxel of the network's grid.
-    patch_size : int or tuple of 3 int, default=72
-        Voxels of a training patch, a multiple of 4.
-    batch_size : int, default=4
-        Patches a step.
-    max_epochs, batches_per_epoch : int, default=30, 100
-    optimizer : {"adamw", "sgd"}, default="adamw"
-        ``sgd`` uses Nesterov momentum 0.9.
-    lr : float, default=0.003
-    lr_schedule : {"cosine", "milestones"}, default="cosine"
-        A warm-up over the first twentieth, then down to 0; or a division by 10 at `lr_milestones`.
-    lr_milestones : tuple of int, default=(90, 105)
-        Epochs; only for ``lr_schedule="milestones"``.
-    weight_decay : float, default=1e-4
-    gradient_clip : float, default=5.0
-        Largest norm of the gradient.
-    mask_dice : float, default=0.5
-        Weight of the soft Dice loss beside the mask's cross-entropy, which alone is slow on small tumors.
-    mask_balance : float, default=0.5
-        A tumor voxel weighs ``share ** -mask_balance`` in the mask's cross-entropy, `share` being the tumor's
-        part of the patch: 0 is plain cross-entropy, 1 gives tumor and surroundings the same say.
-    contrastive : float, default=0.0
-        Weight of one more term, the supervised-contrastive loss (Khosla et al., 2020) of a batch's embeddings
-        by the labels of task ``type``, or of the first task where there is none. 0 leaves it out.
-    augment : bool, default=True
-        Mirror (the labels ``left`` and ``right`` swap), turn, stretch, thicken slices, crop the view, change
-        contrast and noise.
-    box_jitter : float, default=0.15
-        Boxes are stretched in training by up to this share of their sides, and shifted by up to half of it.
-    balance_classes : bool, default=True
-        Weigh classes by the inverse square root of their frequency.
-    balance_datasets : bool, default=False
-        Give every data set (column ``dataset`` of a manifest) the same share of the patches, however many
-        patients it has: for few scans of your own beside many others.
+    recipe : {"default", "paper", "fine-tune"} or Recipe, default="default"
+        How the network is built and trained. A name is looked up in `fit` (see `Recipe.named`);
+        ``"fine-tune"`` needs `initial_weights`. With a `Recipe`, nested names such as
+        ``recipe__weight_decay`` work in ``set_params`` and in a search.
+    n_channels, n_blocks, spacing, patch_size : optional
+        Shape of network and patches; see `Recipe`. Here and in the next line, None takes the recipe's value,
+        and anything else is used instead of it.
+    batch_size, max_epochs, batches_per_epoch, lr : optional
+        Length and rate of training; see `Recipe`. None takes the recipe's value.
     initial_weights : str or Path, optional
         Model file, or name of shipped weights (``tumorsim weights list``), that training starts from: the
         backbone and the mask's head are taken over, and of other heads the classes that both know. Its
         architecture and spacing must be those asked for. `from_pretrained` sets it.
     freeze_backbone : bool, default=False
         Train heads only, so that embeddings stay what they were; for small cohorts. Needs `initial_weights`.
-    precision : {"float32", "bfloat16"}, default="float32"
-        Of convolutions in training. ``bfloat16`` is about twice as fast where the hardware has it (AVX-512
-        BF16, AMX, recent GPUs) and slower elsewhere. Embeddings are always worked out in float32.
     device : str, default="auto"
         ``"auto"`` takes CUDA, else MPS, else the CPU.
     n_jobs : int, default=1
-        Threads that prepare scans and patches ahead of the network.
+        Threads that prefetch scans and patches for the network.
     cache_dir : str or Path, optional
         Keep prepared scans here, so that the next run need not prepare them again and memory stays free.
     checkpoint_dir : str or Path, optional
@@ -130,13 +107,15 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     network_ : nn.Network
+    recipe_ : Recipe
+        That of the fit: names looked up, overrides applied.
     tasks_ : list of str
     classes_ : dict of list of str
         Task → class names in the order of the head's outputs.
     space_ : EmbeddingSpace
         What an index must know: fingerprint, each task's aspect, the plain distance.
     history_ : list of dict
-        An entry an epoch: epoch, lr, loss, ``loss_<head>``, seconds.
+        One entry per epoch: epoch, lr, loss, ``loss_<head>``, seconds. Empty after `initialize`.
     n_features_out_ : int
 
     References
@@ -158,30 +137,17 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         *,
         tasks=None,
         task_weights=None,
-        architecture="fast",
-        n_channels=48,
-        n_blocks=6,
-        spacing=2.0,
-        patch_size=72,
-        batch_size=4,
-        max_epochs=30,
-        batches_per_epoch=100,
-        optimizer="adamw",
-        lr=0.003,
-        lr_schedule="cosine",
-        lr_milestones=(90, 105),
-        weight_decay=1e-4,
-        gradient_clip=5.0,
-        mask_dice=0.5,
-        mask_balance=0.5,
-        contrastive=0.0,
-        augment=True,
-        box_jitter=0.15,
-        balance_classes=True,
-        balance_datasets=False,
+        recipe="default",
+        n_channels=None,
+        n_blocks=None,
+        spacing=None,
+        patch_size=None,
+        batch_size=None,
+        max_epochs=None,
+        batches_per_epoch=None,
+        lr=None,
         initial_weights=None,
         freeze_backbone=False,
-        precision="float32",
         device="auto",
         n_jobs=1,
         cache_dir=None,
@@ -191,7 +157,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     ):
         self.tasks = tasks
         self.task_weights = task_weights
-        self.architecture = architecture
+        self.recipe = recipe
         self.n_channels = n_channels
         self.n_blocks = n_blocks
         self.spacing = spacing
@@ -199,22 +165,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.batches_per_epoch = batches_per_epoch
-        self.optimizer = optimizer
         self.lr = lr
-        self.lr_schedule = lr_schedule
-        self.lr_milestones = lr_milestones
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.mask_dice = mask_dice
-        self.mask_balance = mask_balance
-        self.contrastive = contrastive
-        self.augment = augment
-        self.box_jitter = box_jitter
-        self.balance_classes = balance_classes
-        self.balance_datasets = balance_datasets
         self.initial_weights = initial_weights
         self.freeze_backbone = freeze_backbone
-        self.precision = precision
         self.device = device
         self.n_jobs = n_jobs
         self.cache_dir = cache_dir
@@ -223,20 +176,22 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         self.verbose = verbose
 
     @classmethod
-    def paper(cls, **overrides):
-        """Return the recipe of arXiv:1810.09369, section 2; it needs a GPU.
+    def paper(cls, **parameters) -> TumorEmbedder:
+        """Return an embedder with the recipe of arXiv:1810.09369, section 2; it needs a GPU.
 
-        Where the text has lost a number (patch, spacing, blocks, loss weights) ours stands; see
-        "Deviations from the paper" in the documentation.
+        Parameters
+        ----------
+        **parameters
+            Of the estimator; ``recipe__augment=True`` and so on change the recipe.
 
         Examples
         --------
-        >>> TumorEmbedder.paper().max_epochs
+        >>> TumorEmbedder.paper(n_channels=16).recipe.max_epochs
         120
         """
-        return cls(**(PAPER | overrides))
+        return cls(recipe=Recipe.named("paper")).set_params(**parameters)
 
-    def fit(self, tumors, y=None, *, resume=False):
+    def fit(self, tumors: Cohort | Sequence[Tumor], y=None, *, resume: bool = False) -> TumorEmbedder:
         """Train on the tumors' labels and masks.
 
         Parameters
@@ -264,58 +219,122 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         TrainingError
             If the loss is not finite, or the checkpoint belongs to another run.
         """
-        values = check_parameters(self.get_params(deep=False))
-        preprocessing = Preprocessing(self.spacing, values["patch_shape"])
-        device = choose_device(self.device)
         seed = run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
+        plan = self._plan(tumors, y, seed)
+        if not plan.classes and not any(tumor.case.has_mask for tumor in plan.tumors):
+            raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
+        if plan.recipe.contrastive and not plan.classes:
+            raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
+        weights = head_weights(plan.classes, self.task_weights)
+        preprocessing, start = plan.preprocessing, {}
+        if self.initial_weights is not None:
+            preprocessing, start = start_from_weights(
+                plan.network, self.initial_weights, plan.classes, preprocessing, freeze=self.freeze_backbone
+            )
+        network = to_device(plan.network, plan.device)
+        cases = self._load(plan.tumors, plan.codes, preprocessing)
+        history, pooled = train(
+            network, cases, plan.classes, plan.recipe, plan.device, seed=seed, task_weights=weights,
+            start=start | preprocessing.to_dict(), n_jobs=self.n_jobs, checkpoint_dir=self.checkpoint_dir,
+            resume=resume, verbose=self.verbose,
+        )  # fmt: skip
+        self.history_ = history
+        scale = feature_scale(pooled, head_aspects(network), weights)
+        counts = {task: weights[task] for task in plan.classes}
+        record = describe_data(plan.tumors) | start
+        return self._set_fitted(network, plan.recipe, preprocessing, plan.classes, scale, record, counts)
+
+    def initialize(self, tumors: Cohort | Sequence[Tumor], y=None) -> TumorEmbedder:
+        """Build the network as `fit` does, but train nothing: what architecture and boxes give by themselves.
+
+        Its weights are drawn at random. Only the statistics of its batch norms and its feature scaling are
+        those of patches around the tumors, without which the network would be broken rather than untrained:
+        10 batches of 2 patches of 128 mm, not augmented. `initial_weights` are not read.
+
+        Parameters
+        ----------
+        tumors : Cohort or sequence of Tumor
+            The patches come from the first 8 scans, around the first tumor of each.
+        y : DataFrame, dict or array-like of shape (n_tumors,), optional
+            As in `fit`. Labels only say which heads the network has; none counts in `space_`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is out of range.
+        CohortError
+            If scans cannot be used.
+
+        Notes
+        -----
+        An integer `random_state` is the seed itself.
+        """
+        seed = run_seed(self.random_state)
+        if isinstance(self.random_state, numbers.Integral):
+            seed = int(self.random_state)
+        plan = self._plan(tumors, y, seed)
+        network = to_device(plan.network, plan.device)
+        first = [rows[0] for rows in group_by_case(plan.tumors)[:SETTLING_SCANS]]
+        cases = self._load([plan.tumors[row] for row in first], plan.codes[first], plan.preprocessing)
+        scale = feature_scale(settle_batch_norms(network, cases, plan.device, seed=seed))
+        self.history_ = []
+        record = {"untrained": seed}
+        return self._set_fitted(network, plan.recipe, plan.preprocessing, plan.classes, scale, record, {})
+
+    def _plan(self, tumors, y, seed):
+        """Return what `fit` and `initialize` begin with, everything checked, as a `_Plan`."""
+        recipe = self._check_parameters()
+        preprocessing = Preprocessing(recipe.spacing, recipe.patch_size)
+        device = choose_device(self.device)
         tumors = check_tumors(tumors)
         if not tumors:
             raise ValueError("'tumors' must hold at least one tumor. Got none.")
         labels = label_table(tumors, y, self.tasks)
         classes = find_classes(labels)
-        if not classes and not any(t.case.has_mask for t in tumors):
-            raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
-        if values["contrastive"] and not classes:
-            raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
-        values["task_weights"] = head_weights(classes, self.task_weights)
-        recipe = Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
-        codes = encode_labels(labels, classes)
-
-        shape = {name: values[name] for name in ("architecture", "n_channels", "n_blocks")}
+        shape = {name: getattr(recipe, name) for name in ("architecture", "n_channels", "n_blocks")}
         with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
             torch.manual_seed(seed)
             network = Network({task: len(names) for task, names in classes.items()}, **shape)
-        start = {}
-        if self.initial_weights is not None:
-            preprocessing, start = start_from_weights(
-                network, self.initial_weights, classes, preprocessing, freeze=values["freeze_backbone"]
-            )
-        network = to_device(network, device)
-        cases = load_training_cases(
+        codes = encode_labels(labels, classes)
+        return _Plan(tumors, recipe, classes, codes, preprocessing, device, network)
+
+    def _check_parameters(self):
+        """Return the recipe to use, after a check of all parameters."""
+        check_integer(self.n_jobs, "n_jobs", minimum=1)
+        check_choice(self.freeze_backbone, "freeze_backbone", (True, False))
+        if self.freeze_backbone and self.initial_weights is None:
+            raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
+        if isinstance(self.tasks, str):
+            raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {self.tasks!r}.")
+        if not isinstance(self.task_weights, dict | None):
+            raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {self.task_weights!r}.")
+        recipe = self.recipe
+        if isinstance(recipe, str):
+            trained = None
+            if recipe == "fine-tune":
+                if self.initial_weights is None:
+                    raise ValueError(
+                        "recipe='fine-tune' needs 'initial_weights': it goes on from their recipe."
+                    )
+                _, config = load_model(find_weights(self.initial_weights, progress=True))
+                trained = _parameters(config)[0]
+            recipe = Recipe.named(recipe, trained=trained)
+        elif not isinstance(recipe, Recipe):
+            raise TypeError(f"Parameter 'recipe' must be a name or a Recipe. Got {recipe!r}.")
+        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        return Recipe(**recipe.get_params(deep=False) | overrides).check()
+
+    def _load(self, tumors, codes, preprocessing):
+        """Return the tumors' scans as training cases."""
+        return load_training_cases(
             tumors, codes, preprocessing, cache=self._cache(), n_jobs=self.n_jobs, verbose=self.verbose
         )
-        names = ("patch_shape", "batch_size", "augment", "box_jitter", "balance_datasets")
-        sampling = {name: values[name] for name in names}
-        sampler = PatchSampler(cases, classes, random_state=seed, **sampling)
-        class_weights = None
-        if self.balance_classes:
-            class_weights = {
-                task: torch.tensor(class_factors(codes[:, i], len(names)), dtype=torch.float32, device=device)
-                for i, (task, names) in enumerate(classes.items())
-            }
-        described = [shape, preprocessing.to_dict(), classes, sampling, self.balance_classes, seed, start]
-        described += describe_cases(cases)
-        history, pooled = train(
-            network, sampler, recipe, device, class_weights=class_weights, identity=json.dumps(described),
-            checkpoint_dir=self.checkpoint_dir, resume=resume, verbose=self.verbose,
-        )  # fmt: skip
-        self.history_ = history
-        scale = feature_scale(pooled, head_aspects(network), values["task_weights"])
-        counts = {task: values["task_weights"][task] for task in classes}
-        self._set_fitted(network, preprocessing, classes, scale, describe_data(tumors) | start, counts)
-        return self
 
-    def transform(self, tumors):
+    def transform(self, tumors: Cohort | Sequence[Tumor]) -> np.ndarray:
         """Return the tumors' embeddings.
 
         Parameters
@@ -348,7 +367,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         X = np.zeros((len(tumors), self.n_features_out_), dtype=np.float32)
         cache = self._cache()
         groups = group_by_case(tumors)
-        volumes = ahead(
+        volumes = prefetch_scans(
             lambda rows: self.preprocessing_.prepare_case(tumors[rows[0]].case, cache=cache),
             groups, n_jobs=self.n_jobs, description="embedding", verbose=self.verbose,
         )  # fmt: skip
@@ -357,13 +376,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             X[rows] = embed_boxes(network, image, volume.boxes([tumors[r].bbox for r in rows]) + origin)
         return X
 
-    def predict_proba(self, tumors):
+    def predict_proba(self, tumors: Cohort | Sequence[Tumor]) -> dict[str, pd.DataFrame]:
         """Return each head's probabilities.
 
         Returns
         -------
         dict of DataFrame
-            Task → a row a tumor, a column a class.
+            Task → one row per tumor, one column per class.
         """
         pooled = torch.from_numpy(self._embed(tumors))
         with torch.inference_mode():
@@ -373,13 +392,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             for task, values in logits.items()
         }
 
-    def predict(self, tumors):
-        """Return each head's most probable class: DataFrame, a row a tumor, a column a task."""
+    def predict(self, tumors: Cohort | Sequence[Tumor]) -> pd.DataFrame:
+        """Return each head's most probable class: one row per tumor, one column per task."""
         tumors = check_tumors(tumors)
         best = {task: table.idxmax(axis=1) for task, table in self.predict_proba(tumors).items()}
         return pd.DataFrame(best, index=range(len(tumors)))
 
-    def segment(self, case, *, threshold=0.5):
+    def segment(self, case: Case, *, threshold: float = 0.5) -> np.ndarray:
         """Propose a tumor mask for a scan.
 
         Parameters
@@ -404,13 +423,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         probability = mask_probability(network, image)[inside]
         return (volume.to_source(probability) >= threshold).astype(np.uint8)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write a model file: safetensors with its configuration as JSON; nothing is pickled."""
         check_fitted(self, "network_")
         save_model(path, self.network_, self._config)
 
     @classmethod
-    def load(cls, path, *, device="auto"):
+    def load(cls, path: str | Path, *, device: str = "auto") -> TumorEmbedder:
         """Read a model file.
 
         Raises
@@ -421,25 +440,24 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         network, config = load_model(path)
         preprocessing = Preprocessing.from_dict(config["preprocessing"])
         try:
-            parameters = config["parameters"]
-            parameters |= {k: tuple(v) for k, v in parameters.items() if isinstance(v, list)}
-            embedder = cls(**parameters, device=device)
+            recipe, own = _parameters(config)
+            embedder = cls(recipe=Recipe(**recipe), device=device, **own)
             embedder.history_ = config["history"]
-            scale = np.asarray(config["scale"], dtype=np.float64)
-            weights = config["weights"]
             return embedder._set_fitted(
-                network, preprocessing, config["classes"], scale, config["training"], weights
-            )
-        except (KeyError, TypeError) as err:
+                network, embedder.recipe.check(), preprocessing, config["classes"],
+                np.asarray(config["scale"], dtype=np.float64), config["training"], config["weights"],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {err}.") from err
 
     @classmethod
-    def from_pretrained(cls, name=None, *, device="auto", **parameters):
+    def from_pretrained(
+        cls, name: str | Path | None = None, *, device: str = "auto", **parameters
+    ) -> TumorEmbedder:
         """Return a fitted embedder with shipped weights, ready for `transform`, `segment` and fine-tuning.
 
-        `fit` starts from these weights, with a recipe for fine-tuning: `lr` 0.001 for 8 epochs, the extent of
-        tumors rather than finding them (`mask_dice` 1, `mask_balance` 0), data sets not balanced. What it
-        leaves open is as the weights were trained. Only tasks that are labelled in your cohort keep a head.
+        `fit` starts from these weights with the recipe ``"fine-tune"`` (see `Recipe.named`). Only tasks that
+        are labelled in your cohort keep a head.
 
         Parameters
         ----------
@@ -448,7 +466,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             package, and needs no network.
         device : str, default="auto"
         **parameters
-            Parameters of the estimator, for `fit`.
+            Of the estimator, for `fit`; ``recipe__weight_decay=0.01`` and so on change the recipe.
 
         Raises
         ------
@@ -463,15 +481,18 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         """
         embedder = cls.load(find_weights(name, progress=True), device=device)
         initial = load_registry().default if name is None else str(name)
-        return embedder.set_params(initial_weights=initial, **(FINE_TUNING | parameters))
+        recipe = Recipe.named("fine-tune", trained=embedder.recipe.get_params())
+        embedder.set_params(initial_weights=initial, recipe=recipe, tasks=None, task_weights=None)
+        return embedder.set_params(**parameters)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Return names of the embedding's numbers, as scikit-learn's ``set_output`` needs them."""
         check_fitted(self, "network_")
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _set_fitted(self, network, preprocessing, classes, scale, training, weights):
+    def _set_fitted(self, network, recipe, preprocessing, classes, scale, training, weights):
         self.network_ = network.eval()
+        self.recipe_ = recipe
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
@@ -484,10 +505,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     @property
     def _config(self):
         """What a model file holds beside tensors."""
-        skipped = (
-            "device", "cache_dir", "checkpoint_dir", "random_state", "verbose", "n_jobs", "initial_weights",
-            "freeze_backbone",
-        )  # fmt: skip
         return {
             "architecture": self.network_.config,
             "preprocessing": self.preprocessing_.to_dict(),
@@ -498,7 +515,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "fingerprint": self.fingerprint_,
             "history": self.history_,
             "training": self.training_,
-            "parameters": {k: v for k, v in self.get_params(deep=False).items() if k not in skipped},
+            "parameters": self.recipe_.get_params()
+            | {"tasks": self.tasks, "task_weights": self.task_weights},
         }
 
     def _ready_network(self):
@@ -508,3 +526,23 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     def _cache(self):
         """Return the voxel cache, or None without `cache_dir`."""
         return None if self.cache_dir is None else VoxelCache(self.cache_dir)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `fit` and `initialize` begin with; `codes` are class numbers (n_tumors, n_tasks)."""
+
+    tumors: list
+    recipe: Recipe
+    classes: dict
+    codes: np.ndarray
+    preprocessing: Preprocessing
+    device: torch.device
+    network: Network
+
+
+def _parameters(config):
+    """Return the parameters in a model file's configuration: those of its recipe, and the embedder's own."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["parameters"].items()}
+    own = {name: values.pop(name) for name in ("tasks", "task_weights") if name in values}
+    return values, own

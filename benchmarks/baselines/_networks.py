@@ -6,6 +6,7 @@ from benchmarks._checks import check_integer, check_text
 from benchmarks.baselines._features import Baseline
 from benchmarks.label_free import untrained_copy
 from tumorsim.embedder import TumorEmbedder
+from tumorsim.training import Recipe
 
 __all__ = ["UntrainedEmbedder", "siamese", "single_task"]
 
@@ -80,9 +81,8 @@ def single_task(task, **overrides):
     {'mask': 0.0}
     """
     task = check_text(task, "task")
-    if task == "mask":
-        return TumorEmbedder(**({"tasks": ()} | overrides))
-    return TumorEmbedder(**({"tasks": (task,), "task_weights": {"mask": 0.0}} | overrides))
+    own = {"tasks": ()} if task == "mask" else {"tasks": (task,), "task_weights": {"mask": 0.0}}
+    return TumorEmbedder(recipe=Recipe(), **own).set_params(**overrides)
 
 
 def siamese(task="type", **overrides):
@@ -115,9 +115,10 @@ def siamese(task="type", **overrides):
     Examples
     --------
     >>> embedder = siamese(max_epochs=2)
-    >>> embedder.contrastive, embedder.task_weights
+    >>> embedder.recipe.contrastive, embedder.task_weights
     (1.0, {'mask': 0.0, 'type': 0.0})
     """
     task = check_text(task, "task")
-    own = {"tasks": (task,), "task_weights": {"mask": 0.0, task: 0.0}, "contrastive": 1.0}
-    return TumorEmbedder(**(own | {"batch_size": 8, "batches_per_epoch": 50} | overrides))
+    own = {"tasks": (task,), "task_weights": {"mask": 0.0, task: 0.0}}
+    own |= {"batch_size": 8, "batches_per_epoch": 50}
+    return TumorEmbedder(recipe=Recipe(contrastive=1.0), **own).set_params(**overrides)

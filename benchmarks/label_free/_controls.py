@@ -5,16 +5,14 @@ import numpy as np
 from benchmarks._checks import check_integer
 from benchmarks.label_free._scans import check_cohort, read_scan
 from tumorsim.geometry import crop_slices
-from tumorsim.preprocessing import Preprocessing, normalize_intensity, resample
+from tumorsim.preprocessing import normalize_intensity, resample
 from tumorsim.records import Tumor, group_by_case
-from tumorsim.training import load_training_cases
 
 __all__ = ["HeadEdges", "head_center", "mirrored_box", "untrained_copies", "untrained_copy"]
 
 GRID_MM = 4.0
 GRID = 56  # voxels per side of the grid that heads are compared on: 224 mm
 BLANK_MM = 8.0  # around tumors
-SETTLING_SCANS, SETTLING_BATCHES, SETTLING_PATCH_MM = 8, 10, 128.0
 
 
 def head_center(case):
@@ -80,7 +78,7 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
     Parameters
     ----------
     embedder : TumorEmbedder
-        Fitted or not: one that is not has no heads but the mask's, and says by its parameters what to build.
+        Its parameters say what to build; a fitted one also which heads, as far as `tumors` carry labels.
     tumors : Cohort or sequence of Tumor, optional
         Whose scans the batch norms are settled on; of at most 8 scans. Default: simulated scans.
     random_state : int, default=0
@@ -101,9 +99,10 @@ def untrained_copy(embedder, tumors=None, *, random_state=0):
 
 
 def untrained_copies(embedder, tumors, seeds):
-    """Yield an `untrained_copy` per seed; the scans are prepared once."""
-    from tumorsim.embedder import TumorEmbedder
-    from tumorsim.simulation import make_cohort
+    """Yield an `untrained_copy` per seed."""
+    from sklearn.base import clone
+
+    from tumorsim import TumorEmbedder, make_cohort
 
     seeds = [check_integer(seed, "random_state") for seed in seeds]
     if not seeds:
@@ -113,52 +112,11 @@ def untrained_copies(embedder, tumors, seeds):
             f"Untrained copies can be made of a TumorEmbedder. Got {type(embedder).__name__}; "
             "set n_untrained=0."
         )
-    preprocessing, classes, shape = _plan(embedder)
     tumors = make_cohort(6, random_state=0, spacing=4.0) if tumors is None else check_cohort(tumors)
-    groups = group_by_case(tumors)[:SETTLING_SCANS]
-    tumors = [tumors[rows[0]] for rows in groups]
-    cases = load_training_cases(
-        tumors, np.zeros((len(tumors), 0), np.int64), preprocessing, cache=None, n_jobs=1, verbose=0
-    )
+    several = tumors.labels.nunique() > 1
+    tasks = [task for task in getattr(embedder, "tasks_", ()) if several.get(task)]
     for seed in seeds:
-        yield _untrained(embedder, preprocessing, classes, shape, cases, seed)
-
-
-def _plan(embedder):
-    """Return preprocessing, classes a task and the network's shape, of an embedder that is fitted or not."""
-    from tumorsim.training import check_parameters
-
-    if hasattr(embedder, "network_"):
-        return embedder.preprocessing_, embedder.classes_, embedder.network_.config
-    values = check_parameters(embedder.get_params(deep=False))
-    shape = {name: values[name] for name in ("architecture", "n_channels", "n_blocks")}
-    return Preprocessing(values["spacing"], values["patch_shape"]), {}, shape
-
-
-def _untrained(embedder, preprocessing, classes, shape, cases, seed):
-    """Return an embedder of fresh weights whose batch norms are settled on patches of `cases`."""
-    import torch
-
-    from tumorsim.embedder import TumorEmbedder
-    from tumorsim.nn import Network, choose_device, to_device
-    from tumorsim.spaces import feature_scale
-    from tumorsim.training import PatchSampler, settle_batch_norms
-
-    sides = SETTLING_PATCH_MM / np.array(preprocessing.spacing) / 4
-    patch = tuple(int(side) * 4 for side in np.maximum(np.round(sides), 2))
-    sampler = PatchSampler(
-        cases, {}, patch_shape=patch, batch_size=2, augment=False, box_jitter=0.0, random_state=seed
-    )
-    with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
-        torch.manual_seed(seed)
-        network = Network({task: len(names) for task, names in classes.items()}, **shape)
-    device = choose_device(embedder.device)
-    network = to_device(network, device)
-    pooled = settle_batch_norms(network, sampler, 0, SETTLING_BATCHES, device)
-    copy = TumorEmbedder(**embedder.get_params(deep=False) | {"random_state": seed})
-    copy.history_ = []
-    scale = feature_scale(pooled)
-    return copy._set_fitted(network, preprocessing, classes, scale, {"untrained": seed}, weights={})
+        yield clone(embedder).set_params(tasks=tasks, random_state=seed).initialize(tumors)
 
 
 class HeadEdges:

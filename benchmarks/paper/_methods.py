@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.paper._data import digest
 
-__all__ = ["OF_NETWORK", "known_baselines", "make_baseline"]
+__all__ = ["OF_NETWORK", "known_baselines", "make_baseline", "new_embedder", "spelled"]
 
 SHAPE = ("architecture", "n_channels", "n_blocks", "spacing", "patch_size")
 
@@ -41,14 +41,29 @@ def make_baseline(config, out, baselines):
     return make(network, Path(out))
 
 
+def new_embedder(paper=False):
+    """Return an embedder of the paper's recipe or the default one, whose recipe can be changed by name."""
+    from tumorsim import TumorEmbedder
+    from tumorsim.training import Recipe
+
+    return TumorEmbedder(recipe=Recipe.named("paper" if paper else "default"))
+
+
+def spelled(parameters):
+    """Return flat parameters with the names that ``set_params`` of an embedder knows them by."""
+    from tumorsim import TumorEmbedder
+
+    own = TumorEmbedder().get_params()
+    return {name if name in own else f"recipe__{name}": value for name, value in parameters.items()}
+
+
 def _untrained(network, out):
     """Return the benchmark's network at random weights."""
     from benchmarks.baselines import UntrainedEmbedder
-    from tumorsim.embedder import TumorEmbedder
 
-    make = TumorEmbedder.paper if network.get("paper") else TumorEmbedder
     shape = {name: value for name, value in network["parameters"].items() if name in SHAPE}
-    return UntrainedEmbedder(make(**shape, cache_dir=out / "cache"), random_state=network["seed"])
+    embedder = new_embedder(network.get("paper")).set_params(**spelled(shape), cache_dir=out / "cache")
+    return UntrainedEmbedder(embedder, random_state=network["seed"])
 
 
 def _forest(network, out):

@@ -122,16 +122,15 @@ def pairs_of(methods):
 
 def _tuned(preset, tasks):
     """Yield pretrained weights, trained further on some patients, and as much training without them."""
-    from tumorsim.embedder import TumorEmbedder
-    from tumorsim.training import FINE_TUNING
+    from tumorsim.training import Recipe
     from tumorsim.weights import find_weights
 
     weights = {"name": preset.weights, "sha256": content_key(find_weights(preset.weights))}
     yield PRETRAINED, {"weights": weights, "parameters": {}}
     same = {"tasks": list(tasks)} | preset.tuning
     starts = {
-        TUNED: {"lr": FINE_TUNING["lr"]},
-        SCRATCH: {"lr": TumorEmbedder().lr, "initial_weights": None},
+        TUNED: {"lr": Recipe.named("fine-tune").lr},
+        SCRATCH: {"lr": Recipe().lr, "initial_weights": None},
     }
     for n in preset.tuned_sizes:
         for name, start in starts.items():

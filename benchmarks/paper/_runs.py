@@ -12,7 +12,7 @@ import pandas as pd
 import tumorsim
 from benchmarks.paper._boxes import box_iou, distort_boxes
 from benchmarks.paper._label_free import label_free_table
-from benchmarks.paper._methods import make_baseline
+from benchmarks.paper._methods import make_baseline, new_embedder, spelled
 from tumorsim.io import atomic_path
 from tumorsim.metrics import dice
 from tumorsim.spaces import EmbeddingSpace
@@ -188,10 +188,10 @@ def _network(run, data, out, folder, n_jobs, verbose):
     if "weights" in run.config:
         embedder = TumorEmbedder.from_pretrained(run.config["weights"]["name"])
     else:
-        embedder = TumorEmbedder.paper() if run.config.get("paper") else TumorEmbedder()
+        embedder = new_embedder(run.config.get("paper"))
     embedder.set_params(
-        **run.config["parameters"], random_state=run.config["seed"], checkpoint_dir=folder / "checkpoint",
-        cache_dir=out / "cache", n_jobs=n_jobs, verbose=verbose,
+        **spelled(run.config["parameters"]), random_state=run.config["seed"],
+        checkpoint_dir=folder / "checkpoint", cache_dir=out / "cache", n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     if not run.config["parameters"]:
         return embedder  # pretrained, and not trained further

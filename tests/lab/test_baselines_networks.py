@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks.baselines import UntrainedEmbedder, siamese, single_task
 from benchmarks.label_free import untrained_copy
-from tumorsim import TumorEmbedder
+from tumorsim import Recipe, TumorEmbedder
 from tumorsim.training._loop import _step
 
 SMALL = {name: value for name, value in phantoms.TINY.items() if name != "batch_size"}
@@ -42,8 +42,8 @@ def test_head_of_weight_0_gets_no_gradient(monkeypatch):
     cohort = phantoms.cohort(4)
     seen = []
 
-    def step(network, *args):
-        values = _step(network, *args)
+    def step(network, *args, **kwargs):
+        values = _step(network, *args, **kwargs)
         seen.append({name: float(p.grad.abs().max()) for name, p in network.named_parameters()})
         return values
 
@@ -57,7 +57,7 @@ def test_head_of_weight_0_gets_no_gradient(monkeypatch):
 def test_siamese_brings_tumors_of_a_type_together():
     """Training by comparison alone parts two types by direction: each tumor is nearer to all of its own."""
     cohort = phantoms.cohort(4)
-    recipe = SMALL | {"patch_size": 16, "augment": False, "lr": 0.02, "max_epochs": 4}
+    recipe = SMALL | {"patch_size": 16, "recipe__augment": False, "lr": 0.02, "max_epochs": 4}
     embedder = siamese(**recipe | {"batches_per_epoch": 10})
     assert embedder.batch_size == 8
     embedder.fit(cohort)
@@ -92,8 +92,10 @@ def test_model_files_without_the_parameter_load(tmp_path):
     cohort = phantoms.cohort(2)
     embedder = phantoms.tiny(max_epochs=1, contrastive=2.0, tasks=["type"]).fit(cohort)
     embedder.save(tmp_path / "new.safetensors")
-    assert TumorEmbedder.load(tmp_path / "new.safetensors").contrastive == 2.0
-    assert TumorEmbedder.from_pretrained(tmp_path / "new.safetensors").contrastive == 0.0  # to fine-tune
+    assert TumorEmbedder.load(tmp_path / "new.safetensors").recipe.contrastive == 2.0
+    assert (
+        TumorEmbedder.from_pretrained(tmp_path / "new.safetensors").recipe.contrastive == 0.0
+    )  # to fine-tune
     with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         metadata = file.metadata()
@@ -101,7 +103,7 @@ def test_model_files_without_the_parameter_load(tmp_path):
     del config["parameters"]["contrastive"]
     save_file(tensors, tmp_path / "old.safetensors", metadata=metadata | {"config": json.dumps(config)})
     old = TumorEmbedder.load(tmp_path / "old.safetensors")
-    assert old.contrastive == 0.0
+    assert old.recipe.contrastive == 0.0
     assert old.fingerprint_ == embedder.fingerprint_
 
 
@@ -123,11 +125,15 @@ def test_factories_keep_backbone_and_budget(factory):
     """Backbone, recipe and number of patches are those of the default; overrides win."""
     embedder, default = factory("type"), TumorEmbedder()
     same = set(default.get_params()) - {
-        "tasks", "task_weights", "contrastive", "batch_size", "batches_per_epoch",
+        "tasks", "task_weights", "recipe", "batch_size", "batches_per_epoch",
     }  # fmt: skip
     assert {n: getattr(embedder, n) for n in same} == {n: getattr(default, n) for n in same}
-    patches = [e.max_epochs * e.batch_size * e.batches_per_epoch for e in (embedder, default)]
-    assert patches[0] == patches[1]
+    own, default = embedder.recipe.get_params(), Recipe()
+    assert own == default.get_params() | {"contrastive": own["contrastive"]}
+    patches = (embedder.batch_size or own["batch_size"]) * (
+        embedder.batches_per_epoch or own["batches_per_epoch"]
+    )
+    assert patches == default.batch_size * default.batches_per_epoch
     assert factory("type", batch_size=2, n_channels=16).get_params()["batch_size"] == 2
     with pytest.raises(TypeError, match="'task' must be text"):
         factory(3)

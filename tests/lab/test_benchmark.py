@@ -19,11 +19,12 @@ from benchmarks.paper.__main__ import main
 from benchmarks.paper._boxes import box_iou, distort_boxes
 from benchmarks.paper._data import Data, load_data, load_real, split_of
 from benchmarks.paper._label_free import _Leaves, control_table, label_free_table
+from benchmarks.paper._methods import new_embedder, spelled
 from benchmarks.paper._plan import ALL, PRETRAINED, pairs_of, plan_runs
 from benchmarks.paper._report import write_report
 from benchmarks.paper._runs import training_rows
 from benchmarks.paper._scores import COLUMNS
-from tumorsim import Cohort, TumorEmbedder, make_cohort
+from tumorsim import Cohort, make_cohort
 from tumorsim.manifest import save_manifest
 from tumorsim.weights import load_registry
 
@@ -87,9 +88,9 @@ def test_every_planned_network_can_be_made():
     """Each preset's parameters are parameters of the embedder, and the paper's are the paper's."""
     for preset in PRESETS.values():
         for run in plan_runs(preset, data_of(phantoms.cohort(20))):
-            make = TumorEmbedder.paper if run.config.get("paper") else TumorEmbedder
-            own = {48} if "weights" in run.config else {4, *preset.channels, 64}
-            assert make(**run.config["parameters"]).n_channels in own
+            embedder = new_embedder(run.config.get("paper")).set_params(**spelled(run.config["parameters"]))
+            own = {None} if "weights" in run.config else {4, *preset.channels, 64}
+            assert embedder.n_channels in own
 
 
 def test_fine_tuned_and_from_scratch_differ_by_their_start_only():

@@ -1,6 +1,5 @@
 """Commands that build an archive: demo, manifest, check, fit, embed."""
 
-import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -200,7 +199,7 @@ def fit(
         "n_channels": n_channels,
         "n_blocks": n_blocks,
         "lr": lr,
-        "precision": precision,
+        "recipe__precision": precision,
         "freeze_backbone": freeze_backbone or None,
         "cache_dir": cache_dir,
         "checkpoint_dir": checkpoint_dir,
@@ -208,17 +207,17 @@ def fit(
     given = {name: value for name, value in given.items() if value is not None}
     if paper and initial_weights is not None:
         raise ValueError("--paper begins with nothing, --initial-weights does not. Give one of them.")
-    from tumorsim import TumorEmbedder, load_cohort
+    from tumorsim import Recipe, TumorEmbedder, load_cohort
 
     cohort = load_cohort(archive, skip_bad=skip_bad)
     if hold_out is not None:
         cohort = _keep_some(cohort, hold_out, random_state, output)
-    make = TumorEmbedder.paper if paper else TumorEmbedder
     if initial_weights is not None:
-        name = None if initial_weights == "default" else initial_weights
-        make = functools.partial(TumorEmbedder.from_pretrained, name)
-    common = {"device": device, "n_jobs": n_jobs, "random_state": random_state, "verbose": 1}
-    embedder = make(**given, **common).fit(cohort, resume=resume)
+        embedder = TumorEmbedder.from_pretrained(None if initial_weights == "default" else initial_weights)
+    else:
+        embedder = TumorEmbedder(recipe=Recipe.named("paper" if paper else "default"))
+    embedder.set_params(**given, device=device, n_jobs=n_jobs, random_state=random_state, verbose=1)
+    embedder.fit(cohort, resume=resume)
     embedder.save(output)
     first, last = embedder.history_[0], embedder.history_[-1]
     for name in (n for n in last if n.startswith("loss")):

@@ -4,8 +4,8 @@ import hashlib
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +15,53 @@ from tqdm import tqdm
 from tumorsim.exceptions import TrainingError
 from tumorsim.nn import multitask_loss, to_device
 from tumorsim.training._checkpoint import load_checkpoint, save_checkpoint
+from tumorsim.training._patches import PatchSampler
+from tumorsim.training._prefetch import prefetch
+from tumorsim.training._samples import describe_cases
+from tumorsim.training._targets import class_factors
 
-__all__ = ["Recipe", "settle_batch_norms", "train"]
+__all__ = ["settle_batch_norms", "train"]
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; see `TumorEmbedder` for what each value means."""
-
-    max_epochs: int
-    batches_per_epoch: int
-    optimizer: str
-    lr: float
-    lr_schedule: str
-    lr_milestones: tuple
-    weight_decay: float
-    gradient_clip: float
-    mask_dice: float
-    mask_balance: float
-    contrastive: float
-    task_weights: dict
-    precision: str
-    n_jobs: int
+SETTLING_PATCH_MM, SETTLING_BATCHES = 128.0, 10  # of a network that is not trained
 
 
 def train(
-    network, sampler, recipe, device, *, class_weights, identity, checkpoint_dir=None, resume=False, verbose=1
-):
+    network, cases, classes, recipe, device, *, seed, task_weights, start=None, n_jobs=1, checkpoint_dir=None,
+    resume=False, verbose=1,
+):  # fmt: skip
     """Train `network` in place.
 
     Parameters
     ----------
     network : Network
         On `device`.
-    sampler : patches.PatchSampler
+    cases : list of TrainingCase
+    classes : dict of list of str
+        Task → class names, in the order of the cases' labels and the network's heads.
     recipe : Recipe
+        Checked.
     device : torch.device
-    class_weights : dict of Tensor or None
-        Task → factors, on `device`.
-    identity : str
-        What data, architecture and sampling the run has; a checkpoint of another is refused.
+    seed : int
+        Of all that is drawn.
+    task_weights : dict of float
+        Head → factor in the loss.
+    start : dict, optional
+        What weights and preprocessing the run starts from, as JSON can hold it. A checkpoint of another
+        start, recipe, seed or of other cases is refused.
+    n_jobs : int, default=1
+        Threads that prefetch batches.
     checkpoint_dir : str or Path, optional
         Where the state is written after every epoch.
     resume : bool, default=False
         Go on from the checkpoint; where there is none, begin.
     verbose : int, default=1
         0: silent. 1: a progress bar with the time left and each head's loss, or, where standard error is no
-        terminal, a line an epoch.
+        terminal, one line per epoch.
 
     Returns
     -------
     history : list of dict
-        An entry an epoch: epoch (from 1), lr, loss, ``loss_<head>``, seconds.
+        One entry per epoch: epoch (from 1), lr, loss, ``loss_<head>``, seconds.
     pooled : ndarray of shape (m, n_channels)
         Embeddings of the tumors in the batches that fixed the batch norms at the end.
 
@@ -76,51 +71,96 @@ def train(
         If loss or gradient are not finite (the batch's cases are named), or the checkpoint is damaged or
         of another run.
     """
+    sampler = PatchSampler(
+        cases, classes, patch_shape=recipe.patch_size, batch_size=recipe.batch_size, augment=recipe.augment,
+        box_jitter=recipe.box_jitter, random_state=seed, balance_datasets=recipe.balance_datasets,
+    )  # fmt: skip
     optimizer = _make_optimizer(network, recipe)
-    identity = hashlib.sha256(f"{identity}|{json.dumps(_fixed(recipe), sort_keys=True)}".encode()).hexdigest()
+    parts = [recipe.get_params(), task_weights, classes, seed, start, describe_cases(cases)]
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     history = []
     if resume and checkpoint_dir is not None:
         history = load_checkpoint(Path(checkpoint_dir), network, optimizer, identity, device)
 
     total = recipe.max_epochs * recipe.batches_per_epoch
     done = len(history) * recipe.batches_per_epoch
-    on_terminal = sys.stderr.isatty()
     network.train()
+    step = partial(
+        _step, network, optimizer, recipe=recipe, task_weights=task_weights, device=device,
+        class_weights=_class_weights(cases, classes, device) if recipe.balance_classes else None,
+    )  # fmt: skip
+    # one thread for each batch: a team of threads for every one would fight the network's for the cores
+    batches = prefetch(sampler.batch, range(done, total), n_jobs=n_jobs, torch_threads=1)
+    hidden = None if verbose else True  # None: hidden where there is no terminal
     with (
-        tqdm(
-            total=total, initial=done, desc="training", unit="batch", disable=None if verbose else True
-        ) as bar,
-        _Prefetch(sampler, range(done, total), recipe.n_jobs) as batches,
+        closing(batches),
+        tqdm(total=total, initial=done, desc="training", unit="batch", disable=hidden) as bar,
     ):
         for epoch in range(len(history), recipe.max_epochs):
-            started = time.perf_counter()
-            sums, counts = {}, {}
-            for step in range(recipe.batches_per_epoch):
-                number = epoch * recipe.batches_per_epoch + step
-                lr = _learning_rate(recipe, number / recipe.batches_per_epoch)
-                losses = _step(network, optimizer, batches.next(), lr, recipe, device, class_weights)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                    counts[name] = counts.get(name, 0) + 1
-                bar.update()
-                if verbose:
-                    shown = {name: f"{sums[name] / counts[name]:.3f}" for name in sums}
-                    bar.set_postfix({"epoch": f"{epoch + 1}/{recipe.max_epochs}"} | shown, refresh=False)
-            means = {("loss" if n == "total" else f"loss_{n}"): sums[n] / counts[n] for n in sums}
-            seconds = round(time.perf_counter() - started, 3)
-            history.append({"epoch": epoch + 1, "lr": lr} | means | {"seconds": seconds})
-            if verbose and not on_terminal:  # a log file takes a line an epoch, not a bar
+            history.append(_epoch(step, batches, recipe, epoch, bar if verbose else None))
+            if verbose and not sys.stderr.isatty():  # a log file takes one line per epoch, not a bar
                 print(_epoch_line(history, recipe.max_epochs), file=sys.stderr, flush=True)
             if checkpoint_dir is not None:
-                save_checkpoint(
-                    Path(checkpoint_dir), network, optimizer, identity, sampler.random_state, history
-                )
-    n_settling = min(50, max(10, recipe.batches_per_epoch))
-    pooled = settle_batch_norms(network, sampler, total, n_settling, device)
+                save_checkpoint(Path(checkpoint_dir), network, optimizer, identity, seed, history)
+    pooled = _settle(network, sampler, total, min(50, max(10, recipe.batches_per_epoch)), device)
     network.eval()
     if not np.isfinite(pooled).all():
         raise TrainingError("The embeddings must be finite. Got NaN after the last step. Lower 'lr'.")
     return history, pooled
+
+
+def settle_batch_norms(network, cases, device, *, seed):
+    """Fix the batch norms of an untrained network on patches of scans, in place.
+
+    Parameters
+    ----------
+    network : Network
+        On `device`.
+    cases : list of TrainingCase
+    device : torch.device
+    seed : int
+        Which patches are drawn: 10 batches of 2 patches of 128 mm.
+
+    Returns
+    -------
+    pooled : ndarray of shape (m, n_channels)
+        Embeddings of the tumors in these patches.
+    """
+    sides = np.round(SETTLING_PATCH_MM / np.array(cases[0].volume.spacing) / 4)
+    patch = tuple(int(side) * 4 for side in np.maximum(sides, 2))
+    sampler = PatchSampler(
+        cases, {}, patch_shape=patch, batch_size=2, augment=False, box_jitter=0.0, random_state=seed
+    )
+    pooled = _settle(network, sampler, 0, SETTLING_BATCHES, device)
+    network.eval()
+    return pooled
+
+
+def _epoch(step, batches, recipe, epoch, bar):
+    """Do one epoch's gradient steps and return its entry of the history."""
+    started = time.perf_counter()
+    sums, counts = {}, {}
+    for number in range(recipe.batches_per_epoch):
+        done = epoch * recipe.batches_per_epoch + number
+        lr = _learning_rate(recipe, done / recipe.batches_per_epoch)
+        for name, value in step(next(batches), lr).items():
+            sums[name] = sums.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + 1
+        if bar is not None:
+            bar.update()
+            shown = {name: f"{sums[name] / counts[name]:.3f}" for name in sums}
+            bar.set_postfix({"epoch": f"{epoch + 1}/{recipe.max_epochs}"} | shown, refresh=False)
+    means = {("loss" if n == "total" else f"loss_{n}"): sums[n] / counts[n] for n in sums}
+    return {"epoch": epoch + 1, "lr": lr} | means | {"seconds": round(time.perf_counter() - started, 3)}
+
+
+def _class_weights(cases, classes, device):
+    """Return task → factor of each class, (n_classes,), on `device`."""
+    codes = np.concatenate([case.labels for case in cases])
+    return {
+        task: torch.tensor(class_factors(codes[:, i], len(names)), dtype=torch.float32, device=device)
+        for i, (task, names) in enumerate(classes.items())
+    }
 
 
 def _epoch_line(history, max_epochs):
@@ -131,7 +171,7 @@ def _epoch_line(history, max_epochs):
     return f"epoch {last['epoch']}/{max_epochs}: {losses}; about {minutes:.0f} min left"
 
 
-def _step(network, optimizer, batch, lr, recipe, device, class_weights):
+def _step(network, optimizer, batch, lr, *, recipe, task_weights, device, class_weights):
     """Do one gradient step and return the losses as floats."""
     batch = batch.to(device, to_device)
     for group in optimizer.param_groups:
@@ -142,7 +182,7 @@ def _step(network, optimizer, batch, lr, recipe, device, class_weights):
     total, parts = multitask_loss(
         outputs,
         batch,
-        task_weights=recipe.task_weights,
+        task_weights=task_weights,
         class_weights=class_weights,
         mask_dice=recipe.mask_dice,
         mask_balance=recipe.mask_balance,
@@ -188,8 +228,8 @@ def _learning_rate(recipe, epoch):
     return recipe.lr * float(0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm))))
 
 
-def settle_batch_norms(network, sampler, first, n_batches, device):
-    """Put running means to those of `n_batches` batches under the final weights; return their embeddings."""
+def _settle(network, sampler, first, n_batches, device):
+    """Set running means to those of `n_batches` batches under the final weights; return their embeddings."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d) and m.training]
     for norm in norms:
@@ -205,45 +245,3 @@ def settle_batch_norms(network, sampler, first, n_batches, device):
     for norm in norms:
         norm.momentum = 0.1
     return torch.cat(pooled).numpy()
-
-
-class _Prefetch:
-    """Make batches ahead in threads; their order and content do not depend on how many."""
-
-    def __init__(self, sampler, numbers, n_jobs):
-        self._sampler = sampler
-        self._numbers = iter(numbers)
-        self._n_ahead = n_jobs
-        self._futures = []
-
-    def __enter__(self):
-        # one thread each: a team of threads for every batch would fight the network's for the cores
-        self._n_threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._n_ahead, initializer=torch.set_num_threads, initargs=(1,))
-        for _ in range(self._n_ahead + 1):
-            self._submit()
-        return self
-
-    def __exit__(self, *_):
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._n_threads)  # of threads to come, too
-
-    def next(self):
-        """Return the next batch."""
-        batch = self._futures.pop(0).result()
-        self._submit()
-        return batch
-
-    def _submit(self):
-        number = next(self._numbers, None)
-        if number is not None:
-            self._futures.append(self._pool.submit(self._sampler.batch, number))
-
-
-def _fixed(recipe):
-    """Return what of a recipe changes its result; workers do not, nor does a term that is not there."""
-    values = asdict(recipe)
-    del values["n_jobs"]
-    if not values["contrastive"]:  # so a checkpoint from before there was one can be resumed
-        del values["contrastive"]
-    return values

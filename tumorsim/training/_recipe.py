@@ -1,82 +1,230 @@
-"""Parameters of `TumorEmbedder`: the paper's recipe, and what each value may be."""
+"""`Recipe`: how an embedder is built and trained, as one set of parameters."""
+
+from __future__ import annotations
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
-from tumorsim._validation import check_choice, check_integer, check_real
+from tumorsim._validation import check_choice, check_integer, check_real, check_spacing
 from tumorsim.nn import ARCHITECTURES
 
-__all__ = ["FINE_TUNING", "PAPER", "check_parameters"]
+__all__ = ["RECIPES", "Recipe"]
 
-PAPER = {
-    "architecture": "paper",
-    "n_channels": 64,
-    "n_blocks": 8,
-    "spacing": 1.5,
-    "patch_size": 128,
-    "batch_size": 2,
-    "max_epochs": 120,
-    "batches_per_epoch": 200,
-    "optimizer": "sgd",
-    "lr": 0.1,
-    "lr_schedule": "milestones",
-    "lr_milestones": (90, 105),
-    "weight_decay": 0.0,
-    "mask_dice": 0.0,
-    "mask_balance": 0.0,
-    "augment": False,
-    "box_jitter": 0.0,
-    "balance_classes": False,
+
+class Recipe(BaseEstimator):
+    """How a network is built and trained: shape, patches, optimizer, loss, augmentation.
+
+    A `TumorEmbedder` takes one as its parameter ``recipe``, and ``recipe__weight_decay`` and so on then work
+    in ``set_params`` and in a search. The defaults are the recipe called ``"default"``; `named` returns the
+    others.
+
+    Parameters
+    ----------
+    architecture : {"fast", "paper"}, default="fast"
+        See `nn.Network`.
+    n_channels : int, default=48
+        Channels of the feature map, and numbers in an embedding.
+    n_blocks : int, default=6
+        ResBlocks in the backbone; a feature sees ``8 * n_blocks * spacing`` mm to each side.
+    spacing : float or tuple of 3 float, default=2.0
+        Millimetres per voxel of the network's grid.
+    patch_size : int or tuple of 3 int, default=72
+        Voxels of a training patch, a multiple of 4.
+    batch_size : int, default=4
+        Patches per step.
+    max_epochs, batches_per_epoch : int, default=30, 100
+    optimizer : {"adamw", "sgd"}, default="adamw"
+        ``sgd`` uses Nesterov momentum 0.9.
+    lr : float, default=0.003
+        Learning rate.
+    lr_schedule : {"cosine", "milestones"}, default="cosine"
+        A warm-up over the first twentieth, then down to 0; or a division by 10 at `lr_milestones`.
+    lr_milestones : tuple of int, default=(90, 105)
+        Epochs; only for ``lr_schedule="milestones"``.
+    weight_decay : float, default=1e-4
+    gradient_clip : float, default=5.0
+        Largest norm of the gradient.
+    mask_dice : float, default=0.5
+        Weight of the soft Dice loss beside the mask's cross-entropy, which alone is slow on small tumors.
+    mask_balance : float, default=0.5
+        A tumor voxel weighs ``share ** -mask_balance`` in the mask's cross-entropy, `share` being the tumor's
+        part of the patch: 0 is plain cross-entropy, 1 gives tumor and surroundings equal weight.
+    contrastive : float, default=0.0
+        Weight of one more term, the supervised-contrastive loss (Khosla et al., 2020) of a batch's embeddings
+        by the labels of task ``type``, or of the first task where there is none. 0 leaves it out.
+    augment : bool, default=True
+        Mirror (the labels ``left`` and ``right`` swap), turn, stretch, thicken slices, crop the view, change
+        contrast and noise.
+    box_jitter : float, default=0.15
+        Boxes are stretched in training by up to this share of their sides, and shifted by up to half of it.
+    balance_classes : bool, default=True
+        Weigh classes by the inverse square root of their frequency.
+    balance_datasets : bool, default=False
+        Give every data set (column ``dataset`` of a manifest) the same share of the patches, however many
+        patients it has: for few scans of your own beside many others.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of convolutions in training. ``bfloat16`` is about twice as fast where the hardware has it (AVX-512
+        BF16, AMX, recent GPUs) and slower elsewhere. Embeddings are always computed in float32.
+
+    References
+    ----------
+    "Brain Tumor Image Retrieval via Multitask Learning", arXiv:1810.09369 (2018).
+
+    Examples
+    --------
+    >>> Recipe(weight_decay=0.01)
+    Recipe(weight_decay=0.01)
+    >>> Recipe.named("paper").optimizer
+    'sgd'
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture="fast",
+        n_channels=48,
+        n_blocks=6,
+        spacing=2.0,
+        patch_size=72,
+        batch_size=4,
+        max_epochs=30,
+        batches_per_epoch=100,
+        optimizer="adamw",
+        lr=0.003,
+        lr_schedule="cosine",
+        lr_milestones=(90, 105),
+        weight_decay=1e-4,
+        gradient_clip=5.0,
+        mask_dice=0.5,
+        mask_balance=0.5,
+        contrastive=0.0,
+        augment=True,
+        box_jitter=0.15,
+        balance_classes=True,
+        balance_datasets=False,
+        precision="float32",
+    ):
+        self.architecture = architecture
+        self.n_channels = n_channels
+        self.n_blocks = n_blocks
+        self.spacing = spacing
+        self.patch_size = patch_size
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.batches_per_epoch = batches_per_epoch
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.lr_milestones = lr_milestones
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.mask_dice = mask_dice
+        self.mask_balance = mask_balance
+        self.contrastive = contrastive
+        self.augment = augment
+        self.box_jitter = box_jitter
+        self.balance_classes = balance_classes
+        self.balance_datasets = balance_datasets
+        self.precision = precision
+
+    @classmethod
+    def named(cls, name: str, *, trained: dict | None = None) -> Recipe:
+        """Return a recipe by its name.
+
+        Parameters
+        ----------
+        name : {"default", "paper", "fine-tune"}
+            ``default``: the default values. ``paper``: section 2 of arXiv:1810.09369; where the text has lost
+            a number (patch, spacing, blocks, loss weights) ours stands. ``fine-tune``: as the initial weights
+            were trained, but with `lr` 0.001 for 8 epochs, for the extent of tumors rather than for finding
+            them (`mask_dice` 1, `mask_balance` 0), in float32, without `contrastive` and `balance_datasets`.
+        trained : dict, optional
+            Parameters that the initial weights were trained with; only ``fine-tune`` uses them.
+
+        Raises
+        ------
+        ValueError
+            If there is no recipe of this name.
+        """
+        check_choice(name, "recipe", RECIPES)
+        return cls(**((trained or {}) if name == "fine-tune" else {}) | RECIPES[name])
+
+    def check(self) -> Recipe:
+        """Return a copy with plain Python numbers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is out of range.
+        """
+        values = self.get_params(deep=False)
+        for name in ("n_channels", "n_blocks", "batch_size", "max_epochs", "batches_per_epoch"):
+            values[name] = check_integer(values[name], name, minimum=1)
+        check_choice(values["architecture"], "architecture", ARCHITECTURES)
+        check_choice(values["optimizer"], "optimizer", ("adamw", "sgd"))
+        check_choice(values["lr_schedule"], "lr_schedule", ("cosine", "milestones"))
+        check_choice(values["precision"], "precision", ("float32", "bfloat16"))
+        for name in ("augment", "balance_classes", "balance_datasets"):
+            values[name] = bool(check_choice(values[name], name, (True, False)))
+        for name in ("lr", "gradient_clip"):
+            values[name] = check_real(values[name], name, minimum=0, exclusive=True)
+        for name in ("weight_decay", "mask_dice", "contrastive"):
+            values[name] = check_real(values[name], name, minimum=0)
+        values["mask_balance"] = check_real(values["mask_balance"], "mask_balance", minimum=0, maximum=1)
+        values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)
+        values["spacing"] = tuple(float(s) for s in check_spacing(values["spacing"]))
+        values["patch_size"] = _check_patch(values["patch_size"])
+        values["lr_milestones"] = _check_milestones(values["lr_milestones"])
+        return Recipe(**values)
+
+
+RECIPES = {  # what differs from the defaults, or, in fine-tuning, from what the weights were trained with
+    "default": {},
+    "paper": {
+        "architecture": "paper",
+        "n_channels": 64,
+        "n_blocks": 8,
+        "spacing": 1.5,
+        "patch_size": 128,
+        "batch_size": 2,
+        "max_epochs": 120,
+        "batches_per_epoch": 200,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_schedule": "milestones",
+        "weight_decay": 0.0,
+        "mask_dice": 0.0,
+        "mask_balance": 0.0,
+        "augment": False,
+        "box_jitter": 0.0,
+        "balance_classes": False,
+    },
+    "fine-tune": {
+        "max_epochs": 8,
+        "lr": 0.001,
+        "mask_dice": 1.0,
+        "mask_balance": 0.0,
+        "contrastive": 0.0,
+        "balance_datasets": False,
+        "precision": "float32",
+    },
 }
 
-FINE_TUNING = {  # not as the weights were trained; what is not here is
-    "max_epochs": 8,
-    "lr": 0.001,
-    "mask_dice": 1.0,
-    "mask_balance": 0.0,
-    "balance_datasets": False,
-    "tasks": None,
-    "task_weights": None,
-    "contrastive": 0.0,
-    "precision": "float32",
-}
 
-
-def check_parameters(values):
-    """Return the parameters of a `TumorEmbedder` by name, checked, as plain Python numbers."""
-    values = dict(values)
-    for name in ("n_channels", "n_blocks", "batch_size", "max_epochs", "batches_per_epoch", "n_jobs"):
-        values[name] = check_integer(values[name], name, minimum=1)
-    check_choice(values["architecture"], "architecture", ARCHITECTURES)
-    check_choice(values["optimizer"], "optimizer", ("adamw", "sgd"))
-    check_choice(values["lr_schedule"], "lr_schedule", ("cosine", "milestones"))
-    check_choice(values["precision"], "precision", ("float32", "bfloat16"))
-    for name in ("augment", "balance_classes", "balance_datasets", "freeze_backbone"):
-        values[name] = bool(check_choice(values[name], name, (True, False)))
-    for name in ("lr", "gradient_clip"):
-        values[name] = check_real(values[name], name, minimum=0, exclusive=True)
-    for name in ("weight_decay", "mask_dice", "contrastive"):
-        values[name] = check_real(values[name], name, minimum=0)
-    values["mask_balance"] = check_real(values["mask_balance"], "mask_balance", minimum=0, maximum=1)
-    values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)
-    if values["freeze_backbone"] and values["initial_weights"] is None:
-        raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
-    if isinstance(values["tasks"], str):
-        raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {values['tasks']!r}.")
-    if not isinstance(values["task_weights"], dict | None):
-        raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {values['task_weights']!r}.")
-    if not isinstance(values["lr_milestones"], tuple | list):
-        raise TypeError(
-            f"Parameter 'lr_milestones' must be a tuple of epochs. Got {values['lr_milestones']!r}."
-        )
-    values["lr_milestones"] = tuple(
-        check_real(m, "lr_milestones", minimum=0) for m in values["lr_milestones"]
-    )
-    patch = np.asarray(values["patch_size"])
+def _check_patch(patch_size):
+    """Return three sides of a patch in voxels."""
+    patch = np.asarray(patch_size)
     whole = patch.shape in ((), (3,)) and patch.dtype.kind in "iu"
     if not whole or (patch < 8).any() or (patch % 4).any():
         raise ValueError(
             "Parameter 'patch_size' must be one or three whole numbers of voxels, multiples of 4 and at "
-            f"least 8. Got {values['patch_size']!r}."
+            f"least 8. Got {patch_size!r}."
         )
-    values["patch_shape"] = tuple(int(n) for n in np.broadcast_to(patch, 3))
-    return values
+    return tuple(int(n) for n in np.broadcast_to(patch, 3))
+
+
+def _check_milestones(milestones):
+    """Return epochs as a tuple of float."""
+    if not isinstance(milestones, tuple | list):
+        raise TypeError(f"Parameter 'lr_milestones' must be a tuple of epochs. Got {milestones!r}.")
+    return tuple(check_real(milestone, "lr_milestones", minimum=0) for milestone in milestones)

@@ -1,9 +1,4 @@
-"""Scans → prepared volumes, ahead of the network and few at a time."""
-
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-
-from tqdm import tqdm
+"""Tumors with class numbers → prepared scans, as training reads them."""
 
 import tumorsim
 from tumorsim._validation import check_mask_value
@@ -11,18 +6,9 @@ from tumorsim.exceptions import CohortError
 from tumorsim.geometry import select_mask
 from tumorsim.records import group_by_case
 from tumorsim.training._patches import TrainingCase
+from tumorsim.training._prefetch import prefetch_scans
 
-__all__ = ["ahead", "describe_cases", "describe_data", "load_training_cases"]
-
-
-def ahead(make, items, *, n_jobs, description, verbose):
-    """Yield ``make(item)`` in order, worked out in threads; at most ``n_jobs + 1`` results wait at once."""
-    with ThreadPoolExecutor(n_jobs) as pool:
-        waiting, coming = deque(), iter(items)
-        for _ in tqdm(items, description, unit="scan", disable=None if verbose and len(items) > 1 else True):
-            while len(waiting) <= n_jobs and (item := next(coming, None)) is not None:
-                waiting.append(pool.submit(make, item))
-            yield waiting.popleft().result()
+__all__ = ["describe_cases", "describe_data", "load_training_cases"]
 
 
 def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose):
@@ -40,7 +26,7 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
     Returns
     -------
     list of TrainingCase
-        One a scan.
+        One per scan.
 
     Raises
     ------
@@ -65,7 +51,7 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
             return f"case '{case.case_id}' ({where}): {err}"
 
     groups = group_by_case(tumors)
-    volumes = ahead(prepare, groups, n_jobs=n_jobs, description="preparing", verbose=verbose)
+    volumes = prefetch_scans(prepare, groups, n_jobs=n_jobs, description="preparing", verbose=verbose)
     cases, problems = [], []
     for rows, volume in zip(groups, volumes, strict=True):
         if isinstance(volume, str):

@@ -11,11 +11,11 @@ from tumorsim.records import Cohort
 __all__ = ["MISSING", "class_factors", "encode_labels", "find_classes", "head_weights", "label_table"]
 
 MISSING = -1
-RESERVED = ("contrastive", "embedding", "mask", "total")  # what network and history call so
+RESERVED = ("contrastive", "embedding", "mask", "total")  # names in the network and the history
 
 
 def label_table(tumors, y=None, tasks=None):
-    """Return a DataFrame of labels, a row a tumor, a column a task, None where missing.
+    """Return a DataFrame of labels, one row per tumor, one column per task, None where missing.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def label_table(tumors, y=None, tasks=None):
     elif y is not None and labels.isna().to_numpy().all():
         labels = pd.DataFrame({"target": np.asarray(y)})
     if len(labels.columns) and len(labels) != len(tumors):
-        raise ValueError(f"'y' must hold one row a tumor ({len(tumors)}). Got {len(labels)}.")
+        raise ValueError(f"'y' must hold one row per tumor ({len(tumors)}). Got {len(labels)}.")
     if tasks is not None:
         unknown = [task for task in tasks if task not in labels]
         if unknown:
@@ -56,12 +56,12 @@ def label_table(tumors, y=None, tasks=None):
 
 
 def find_classes(labels):
-    """Return task → sorted class names of a `label_table`; tasks of fewer than two are left out, aloud."""
+    """Return task → sorted class names of a `label_table`; warn of tasks with fewer than two."""
     classes = {task: sorted(set(labels[task].dropna())) for task in labels}
     for task in [task for task, names in classes.items() if len(names) < 2]:
         warnings.warn(
-            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=3
-        )  # of whoever calls `fit`
+            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=4
+        )  # of the caller of `fit`
         del classes[task]
     return classes
 
