@@ -17,6 +17,7 @@ __all__ = [
     "check_real",
     "check_spacing",
     "check_text",
+    "counted",
     "install_hint",
     "is_missing",
 ]
@@ -65,6 +66,11 @@ def check_text(value, name):
     if not value.strip() or any(c in value for c in "\r\n\0"):
         raise ValueError(f"'{name}' must be non-empty text on one line. Got {value!r}.")
     return value
+
+
+def counted(n, noun):
+    """Return ``1 tumor``, ``2 tumors``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def install_hint(extra):

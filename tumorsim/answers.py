@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_integer, check_real
+from tumorsim._validation import check_integer, check_real, counted
 
 __all__ = [
     "PLACE",
@@ -192,10 +192,10 @@ def describe_vote(vote):
     if vote["n_labelled"] == 0:
         return f"{task}: no vote, no neighbor has this label"
     label = str(vote["label"]).replace("_", " ")
-    of = f"{vote['n_neighbors']} neighbors"
+    of = counted(vote["n_neighbors"], "neighbor")
     if vote["n_labelled"] < vote["n_neighbors"]:
-        of = f"{vote['n_labelled']} labelled neighbors (of {vote['n_neighbors']})"
-    patients = f"{vote['n_patients']} patient{'' if vote['n_patients'] == 1 else 's'}"
+        of = f"{counted(vote['n_labelled'], 'labelled neighbor')} (of {vote['n_neighbors']})"
+    patients = counted(vote["n_patients"], "patient")
     text = f"{vote['n_votes']} of {of}, {patients}; base rate in this archive {100 * vote['base_rate']:.0f} %"
     if vote["abstains"] is not None and not pd.isna(vote["abstains"]):
         reason = {"far": "no close match", "mixed": "neighbors are mixed"}.get(vote["abstains"], "few labels")

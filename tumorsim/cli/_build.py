@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output
-from tumorsim.cli._parse import count, split_names
+from tumorsim.cli._parse import split_names
 
 
 @app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")
@@ -124,6 +124,7 @@ def check(
     One table, with severity and remedy: unreadable files, grids that differ, the same voxels twice, lost
     headers, sides that contradict the affine, constant images, tiny and huge lesions, label spellings.
     """
+    from tumorsim._validation import counted
     from tumorsim.checks import check_archive, exit_code
     from tumorsim.manifest import write_table
 
@@ -138,7 +139,7 @@ def check(
     elif len(findings):
         typer.echo(findings.to_string(index=False, justify="left", max_colwidth=None))
         counts = findings["severity"].value_counts()
-        typer.echo("Found " + ", ".join(f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items()) + ".")
+        typer.echo("Found " + ", ".join(counted(n, name) for name, n in counts.items()) + ".")
     else:
         typer.echo(f"Found nothing wrong in {archive}.")
     raise typer.Exit(exit_code(findings))
@@ -240,13 +241,14 @@ def embed(
     skip_bad: opt.SkipBad = False,
 ):
     """Turn each tumor of an archive into a vector."""
+    from tumorsim._validation import counted
     from tumorsim.manifest import load_cohort
     from tumorsim.retrieval import embed_to_file, load_embedder
 
     check_output(output)
     cohort = load_cohort(archive, skip_bad=skip_bad)
     X = embed_to_file(load_embedder(model, device=device, n_jobs=n_jobs), cohort, output, progress=True)
-    typer.echo(f"Wrote {output}: {count(len(X), 'tumor')}, {X.shape[1]} numbers each.")
+    typer.echo(f"Wrote {output}: {counted(len(X), 'tumor')}, {X.shape[1]} numbers each.")
 
 
 def _keep_some(cohort, share, random_state, output):
@@ -283,5 +285,7 @@ def _import_folder(folder, output, patterns, key_file, keep_patient_ids, dry_run
 
 def _say_written(output, cohort):
     """Print what a written manifest holds."""
+    from tumorsim._validation import counted
+
     typer.echo(cohort.summary().to_string())
-    typer.echo(f"Wrote {output}: {count(len(cohort), 'tumor')} in {count(len(cohort.cases), 'scan')}.")
+    typer.echo(f"Wrote {output}: {counted(len(cohort), 'tumor')} in {counted(len(cohort.cases), 'scan')}.")

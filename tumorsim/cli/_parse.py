@@ -2,14 +2,9 @@
 
 import re
 
-__all__ = ["count", "parse_aspects", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
+__all__ = ["parse_aspects", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
 
 _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
-
-
-def count(n, what):
-    """Return ``1 tumor``, ``2 tumors``."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def parse_where(texts, metadata):

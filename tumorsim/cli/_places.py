@@ -8,7 +8,6 @@ from typer import Option
 
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output
-from tumorsim.cli._parse import count
 
 
 @app.command(
@@ -35,6 +34,7 @@ def places(
     """
     if (areas is None) != (area_names is None):
         raise ValueError("--areas and --area-names belong together. Give both, or neither.")
+    from tumorsim._validation import counted
     from tumorsim.anatomy import AreaMap, places_to_file
     from tumorsim.records.columns import PLACE_TASKS
 
@@ -53,5 +53,5 @@ def places(
     )
     counts = cohort.labels[list(PLACE_TASKS)].notna().sum()
     filled = ", ".join(f"{task} {n}" for task, n in counts.items())
-    written = f"{count(len(cohort), 'tumor')} in {count(len(cohort.cases), 'scan')}"
+    written = f"{counted(len(cohort), 'tumor')} in {counted(len(cohort.cases), 'scan')}"
     typer.echo(f"Wrote {output}: {written}; with a label: {filled}.")

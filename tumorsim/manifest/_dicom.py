@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tumorsim._validation import check_pattern
+from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError, ManifestError
 from tumorsim.io import save_nifti
 from tumorsim.io.dicom import find_scan, find_scans, is_tumor, load_mask, modality_of, read_regions
@@ -111,8 +111,7 @@ def import_dicom(
             found = _tumors_of(scan, row, files, include, exclude, lesions)
             tumors += found
             used |= {one.uid for one in scan.masks}
-            plural = "s" if len(found) > 1 else ""
-            report.append(line | {"status": "tumors", "reason": f"{len(found)} tumor{plural}"})
+            report.append(line | {"status": "tumors", "reason": counted(len(found), "tumor")})
         except ValueError as err:
             report.append(line | {"status": "no tumors", "reason": str(err)})
 
@@ -127,7 +126,7 @@ def import_dicom(
     _write_tables(files, table, report)
     if not tumors:
         raise ManifestError(
-            f"No tumor was found in '{folder}': {_count(len(table), 'T1c scan')} could be read, none with a "
+            f"No tumor was found in '{folder}': {counted(len(table), 'T1c scan')} could be read, none with a "
             f"usable SEG or RTSTRUCT. '{files / 'series.csv'}' says why; '{files / 'scans.csv'}' lists the "
             "scans: fill in masks of your own, and give it to 'tumorsim manifest'."
         )
@@ -214,7 +213,7 @@ def survey_dicom(folder, *, series=None, include=None, exclude=None):
     for one, verdict in [*verdicts, *((one, f"skipped: {reason}") for one, reason in skipped)]:
         where = os.path.relpath(os.path.dirname(one.files[0]), folder)
         name = one.about["SeriesDescription"] or one.about["ProtocolName"]
-        yield f"{where} [{one.about['Modality']} {name!r}, {_count(len(one.files), 'file')}] {verdict}"
+        yield f"{where} [{one.about['Modality']} {name!r}, {counted(len(one.files), 'file')}] {verdict}"
     for where, reason in damaged:
         yield f"{where} damaged: {reason}"
 
@@ -256,8 +255,3 @@ def _write_tables(files, table, report):
         scans[column] = [Path(p).name if isinstance(p, str) else None for p in scans[column]]
     write_table(files / "scans.csv", scans)
     write_table(files / "series.csv", pd.DataFrame(report, columns=_REPORT))
-
-
-def _count(n, what):
-    """Return '1 file', '2 files'."""
-    return f"{n} {what}{'' if n == 1 else 's'}"

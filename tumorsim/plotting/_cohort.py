@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tumorsim._validation import check_choice
+from tumorsim._validation import check_choice, counted
 from tumorsim.plotting._style import finish, label_styles, new_axes, new_figure, readable
 from tumorsim.rendering import MISSING_COLOR
 
@@ -131,16 +131,14 @@ def _draw_sizes(ax, parts, colors):
     ax.hist(parts, bins=bins, stacked=True, color=colors, edgecolor="white", lw=0.5)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(
-        xlabel="volume (ml)", ylabel="tumors", title=f"Size of {len(volume)} tumor{'s' * (len(volume) != 1)}"
-    )
+    ax.set(xlabel="volume (ml)", ylabel="tumors", title=f"Size of {counted(len(volume), 'tumor')}")
 
 
 def _draw_counts(ax, parts, order, colors, task):
     """Draw how many tumors and patients each kind has."""
     patients = [part["patient_id"].nunique() for part in parts]
     bars = ax.barh(range(len(order)), [len(part) for part in parts], color=colors)
-    texts = [f" {len(p)} in {n} patient{'s' * (n != 1)}" for p, n in zip(parts, patients, strict=True)]
+    texts = [f" {len(p)} in {counted(n, 'patient')}" for p, n in zip(parts, patients, strict=True)]
     ax.bar_label(bars, texts, fontsize=9)
     ax.set_yticks(range(len(order)), [readable(kind) for kind in order])
     ax.invert_yaxis()
@@ -156,7 +154,7 @@ def _glass_brain(ax, places, kinds, order, colors):
     for kind, color in zip(order, colors, strict=True):
         if (kinds == kind).any():
             shown.add_markers(places[kinds == kind], marker_color=color, marker_size=18, alpha=0.8)
-    ax.set_title(f"Places of {len(places)} tumors (MNI)")
+    ax.set_title(f"Places of {counted(len(places), 'tumor')} (MNI)")
 
 
 def _project(X, method, random_state):

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from tumorsim._validation import counted
 from tumorsim.answers import PLACE, describe_agreement
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
@@ -67,7 +68,7 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
         facts["Longest diameter"] = _cell(f"{diameter:.0f} mm")
     if lesions is not None:
         number, total = lesions
-        many = f"{number} lesion{'s' * (number != 1)}"
+        many = counted(number, "lesion")
         facts["In this scan"] = _cell(many if total is None else f"{many}, {total / 1000:.3g} ml in all")
     for name in HISTORY:
         if name in row and name not in show:

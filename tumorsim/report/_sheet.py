@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import tumorsim
+from tumorsim._validation import counted
 from tumorsim.answers import describe_closeness, describe_summary, describe_vote
 from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
@@ -146,7 +147,7 @@ def describe_model(embedder, path=None):
         data = ", ".join(training.get("data", [])) or "unnamed"
         tumors, patients = training.get("n_tumors", "?"), training.get("n_patients", "?")
         facts |= {"pretrained_on_simulated": True} if "simulated" in training.get("data", []) else {}
-        facts["Trained on"] = f"{tumors} tumors of {patients} patients (data: {data})"
+        facts["Trained on"] = f"{counted(tumors, 'tumor')} of {counted(patients, 'patient')} (data: {data})"
     return facts
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim._validation import counted
 from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
 from tumorsim.io import atomic_path
 from tumorsim.records import Cohort
@@ -158,7 +159,7 @@ class Answer:
         """
         from tumorsim.report import describe_model, save_report
 
-        size = f"{self.index.n_samples_fit_} tumors"
+        size = counted(self.index.n_samples_fit_, "tumor")
         proposed = {"Query tumors": "proposed by the model, not drawn by a person"} if self.proposed else {}
         return save_report(
             path,
