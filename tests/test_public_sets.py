@@ -14,7 +14,7 @@ from tumorsim.cli import app
 from tumorsim.exceptions import ManifestError
 from tumorsim.geometry import to_ras
 from tumorsim.public_sets import list_scans
-from tumorsim.public_sets._layouts import LAYOUTS
+from tumorsim.public_sets._found import LAYOUTS
 from tumorsim.public_sets._slices import _shrink
 
 

@@ -24,24 +24,12 @@ def picture_file(folder, case_id):
 
 
 def save_picture(path, image, affine, tumors, to_mni, *, title, centers=()):
-    """Write a PNG of ten planes of a scan brought to MNI space, atomically.
+    """Write a PNG of ten planes of a scan brought to MNI space, atomically; radiological display.
 
-    Parameters
-    ----------
-    path : Path
-    image, tumors : ndarray of shape (nx, ny, nz)
-        The scan, and its tumor voxels (bool).
-    affine, to_mni : ndarray of shape (4, 4)
-        Voxel → RAS+ mm of the scan; those → MNI mm.
-    title : str
-        One line above the planes.
-    centers : sequence of ndarray of shape (3,)
-        Tumors in MNI mm: a plane through each of the first two joins the others.
-
-    Notes
-    -----
-    Cyan: outline of the template's brain, and of its white matter. Red: tumors. Yellow: where left meets
-    right, front meets rear and upper meets lower. Radiological display.
+    `image` and `tumors` (bool) are (nx, ny, nz); `affine` maps voxels to RAS+ mm of the scan, `to_mni` those
+    to MNI mm. A plane through each of the first two `centers` (3,), in MNI mm, joins the others. Cyan:
+    outline of the template's brain, and of its white matter. Red: tumors. Yellow: where left meets right,
+    front meets rear and upper meets lower.
     """
     from PIL import Image, ImageDraw
 

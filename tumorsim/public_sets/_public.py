@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from tumorsim._validation import check_choice
 from tumorsim.manifest import cohort_from_scans, save_manifest
 from tumorsim.public_sets import _readers
-from tumorsim.public_sets._found import Found, Match
-from tumorsim.public_sets._layouts import LAYOUTS
-from tumorsim.public_sets._tables import resolve_overlaps
+from tumorsim.public_sets._found import LAYOUTS, Found, Match
+from tumorsim.public_sets._tables import join_tables, resolve_overlaps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +126,8 @@ def _first_rows(sets):
     """Return the rows of all `sets` as far as names and tables tell, with their problems."""
     rows = []
     for found in sets:
-        rows += (found.bare_rows() if found.layout.reader else found.plain_rows()) + found.repeated
+        own = found.bare_rows() if found.layout.reader else join_tables(found.plain_rows(), found)
+        rows += own + found.repeated
     return resolve_overlaps(rows, sets)
 
 

@@ -332,10 +332,7 @@ def _as_stored(image, affine):
 def _mask_on_grid(mask, mask_affine, shape, affine, *, case_id):
     """Return a mask (nx, ny, nz) of integers on the grid of an image, by nearest neighbor where grids differ.
 
-    Raises
-    ------
-    GridMismatchError
-        If nothing of the mask lies inside the image.
+    ``GridMismatchError`` if nothing of the mask lies inside the image.
     """
     try:
         check_same_grid(shape, affine, mask.shape, mask_affine, case_id=case_id)

@@ -22,16 +22,9 @@ _AXIAL = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_slices(found):
     """Read Cheng's slices: stacks of consecutive numbers of one patient and type whose neighbors are alike.
 
-    Returns
-    -------
-    rows, lesions
-        As the other readers. All voxels of a stack's mask are one lesion.
-
-    Notes
-    -----
-    The files tell neither the plane nor the direction of the slices. Series of other planes have other
-    pictures, so a stack ends where neighbors correlate by less than 0.68: of 368 pairs of neighbors in real
-    axial stacks of this set 95 % correlate by 0.70 or more.
+    All voxels of a stack's mask are one lesion. The files tell neither the plane nor the direction of the
+    slices. Series of other planes have other pictures, so a stack ends where neighbors correlate by less than
+    0.68: of 368 pairs of neighbors in real axial stacks of this set 95 % correlate by 0.70 or more.
     """
     from tqdm import tqdm
 
@@ -73,13 +66,7 @@ def _numbered(found):
 
 
 def _read_slice(path):
-    """Return patient, type number, image (rows, columns) and mask of one file.
-
-    Raises
-    ------
-    ManifestError
-        If it is not such a file, or h5py is missing.
-    """
+    """Return patient, type number, image (rows, columns) and mask of one file, or raise ``ManifestError``."""
     try:
         import h5py
     except ImportError as err:

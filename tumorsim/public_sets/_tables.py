@@ -6,7 +6,7 @@ import re
 
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import ManifestError
-from tumorsim.public_sets._layouts import LAYOUTS
+from tumorsim.public_sets._found import LAYOUTS
 from tumorsim.records.columns import further_columns
 
 __all__ = ["find_tables", "join_tables", "read_sheets", "resolve_overlaps"]
@@ -30,10 +30,7 @@ def find_tables(found, patterns=None):
 def read_sheets(path):
     """Return the sheets of a CSV or Excel file: name → DataFrame of text, missing is empty.
 
-    Raises
-    ------
-    ManifestError
-        If it cannot be read, or openpyxl is missing.
+    ``ManifestError`` if it cannot be read, or openpyxl is missing.
     """
     import pandas as pd
 

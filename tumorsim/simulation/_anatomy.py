@@ -84,12 +84,7 @@ def head_grid():
 
 @lru_cache(maxsize=1)
 def load_head():
-    """Build the head model from the MNI152 2009a templates that nilearn ships; takes a few seconds.
-
-    Returns
-    -------
-    Head
-    """
+    """Return the `Head` of the MNI152 2009a templates that nilearn ships; takes a few seconds."""
     from scipy import ndimage
 
     tissue = template_tissue()
@@ -201,22 +196,10 @@ def _noise_maps():
 
 
 def noise(points, wavelength, frame, n_channels=5):
-    """Sample smooth noise of unit variance at `points` (n, 3) in mm.
+    """Return smooth noise of unit variance, its gradient per mm, three more noises; float32 (n_channels, n).
 
-    Parameters
-    ----------
-    points : ndarray of shape (n, 3), dtype=float32
-    wavelength : float
-        In mm.
-    frame : ndarray of shape (4, 3)
-        Rotation and, as the last row, phase in voxels; what makes one patient's noise his own.
-    n_channels : int, default=5
-        How many of the channels below.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n), dtype=float32
-        Noise; its gradient per mm; three more independent noises.
+    `points` (n, 3) and `wavelength` are in mm; `frame` (4, 3) is the rotation and, as the last row, the phase
+    in voxels that make a patient's own noise.
     """
     scale = _NOISE_WAVE / wavelength
     where = points @ (frame[:3] * scale).astype(np.float32) + frame[3].astype(np.float32)

@@ -96,13 +96,7 @@ def displace(points, lesions):
 def draw_intensities(rng, scan, lesions, depths):
     """Return the intensity of each point of `scan`, (n,), without field and noise; white matter is 1.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    scan : Scan
-    lesions : list of Lesion
-    depths : list of (index, depth)
-        Points near each lesion, (m,), and mm below its surface, (m,).
+    `depths` holds, for each lesion, the points near it, (m,), and mm below its surface, (m,).
     """
     contrast = _draw_contrast(rng)
     signal = np.full(len(scan.points), contrast.fluid, np.float32)

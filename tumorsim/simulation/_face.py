@@ -58,12 +58,8 @@ _ARTERIES = [
 def face_channels(mm, distance):
     """Return the channels of `CHANNELS` on the head grid; float32 (10, nx, ny, nz).
 
-    Parameters
-    ----------
-    mm : ndarray of shape (nx, ny, nz, 3)
-        MNI position of each voxel.
-    distance : ndarray of shape (nx, ny, nz)
-        mm to the brain's envelope; face structures keep 3 mm from it.
+    `mm` (nx, ny, nz, 3) is the MNI position of each voxel, `distance` (nx, ny, nz) its mm to the brain's
+    envelope, of which face structures keep 3 mm.
     """
     channels = {name: np.zeros(distance.shape, np.float32) for name in CHANNELS}
     free = np.clip((distance - 3) / 2, 0, 1)

@@ -43,30 +43,17 @@ _FIRST_OUTSIDE = 500  # numbers from here on are tissue outside the brain
 
 @lru_cache(maxsize=32)
 def load_label_head(path):
-    """Build the head model from a label map of a whole head; takes some ten seconds.
+    """Return the `Head` of a label map of a whole head, a file of about 1 mm; takes some ten seconds.
 
-    The map is brought to MNI space by `anatomy.register_to_mni`, so that midline, sinuses and landmarks of
-    the areas are where they are in the template to about 5 mm.
-
-    Parameters
-    ----------
-    path : str
-        NIfTI or NRRD of about 1 mm: FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more
-        for what lies outside.
-
-    Returns
-    -------
-    Head
-
-    Raises
-    ------
-    GeometryError
-        If it lacks cerebral white matter or cortex of a side.
+    The map holds FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more for what lies
+    outside. It is brought to MNI space by `anatomy.register_to_mni`, so that midline, sinuses and landmarks
+    of the areas are where they are in the template to about 5 mm. Without cerebral white matter or cortex of
+    a side: ``GeometryError``.
 
     References
     ----------
-    Label maps: Billot et al., "SynthSeg", Med Image Anal 86, 102789, 2023. Numbers outside the brain:
-    Puonti et al., NeuroImage 219, 117044, 2020.
+    Label maps: Billot et al., "SynthSeg", Med Image Anal 86, 102789, 2023. Numbers outside the brain: Puonti
+    et al., NeuroImage 219, 117044, 2020.
     """
     labels, affine = load_image(path)
     labels, affine = np.asarray(labels).astype(np.int16), np.asarray(affine, dtype=np.float64)

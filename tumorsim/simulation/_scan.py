@@ -90,11 +90,7 @@ def draw_scan(rng, spacing, head):
 def _draw_linear(rng, scale):
     """Draw rotation up to 12 degrees about each axis and scale up to 10 %; (3, 3), scanner → MNI mm.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    scale : ndarray of shape (3,)
-        MNI mm per mm of the person; what is drawn varies about it.
+    The size that is drawn varies about `scale` (3,), MNI mm per mm of the person.
     """
     rotation = np.eye(3)
     for axis, angle in enumerate(np.radians(rng.uniform(-12, 12, 3))):

@@ -203,12 +203,7 @@ def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
 def _place_tumors(rng, name, spacing, heads):
     """Draw a scan and tumors that lie in it whole and apart; one that can hold none is drawn again.
 
-    Returns
-    -------
-    scan : Scan
-    lesions : list of Lesion
-    depths : list of (index, depth), see `draw_intensities`
-    mask : ndarray of shape scan.shape, dtype=uint8
+    Returns the `Scan`, a list of `Lesion`, their `depths` (see `draw_intensities`) and the mask, uint8.
     """
     number = TYPES[name].count(rng)
     while True:

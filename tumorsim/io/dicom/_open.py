@@ -55,18 +55,9 @@ def close_reading(what):
 
 
 def open_header(path, keywords):
-    """Return the named elements of a DICOM file as a pydicom Dataset, or None if it is no DICOM file.
+    """Return the elements `keywords` of a DICOM file as a pydicom Dataset, or None if it is no DICOM file.
 
-    Parameters
-    ----------
-    path : str or Path
-    keywords : list of str
-        DICOM keywords; others are skipped unread.
-
-    Raises
-    ------
-    DicomError
-        If it is DICOM, or claims to be, and its header is damaged.
+    ``DicomError`` if it is DICOM, or claims to be, and its header is damaged.
     """
     pydicom = require_dicom()
     with close_reading("The header"), open(path, "rb") as file:
@@ -118,10 +109,7 @@ def text(dataset, keyword):
 def numbers(dataset, keyword, n, default=None):
     """Return an element as a tuple of `n` finite floats.
 
-    Raises
-    ------
-    DicomError
-        If it is missing without a `default`, or holds anything else.
+    ``DicomError`` if it is missing without a `default`, or holds anything else.
     """
     with quiet():
         try:
