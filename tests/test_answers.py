@@ -93,6 +93,12 @@ def test_what_a_filter_leaves_of_five_does_not_vote():
     assert votes(answer(["m", "m"]), ARCHIVE, n_neighbors=5)["abstains"][0] == "few labels"
 
 
+def test_one_neighbor_is_singular():
+    """One neighbor of one patient, as people say it."""
+    row = votes(answer(["m"]), ARCHIVE, tasks=["type"], n_neighbors=1).iloc[0]
+    assert describe_vote(row).startswith("type: m, 1 of 1 neighbor, 1 patient;")
+
+
 def test_conditions_in_words():
     """Values, lists, ranges and what is missing are told as they were given."""
     where = {"type": "glioma", "age": (">=", 40.0), "visit": ["1", "2"], "dose": ("!=", None)}

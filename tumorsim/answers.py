@@ -7,6 +7,7 @@ from tumorsim._validation import check_integer, check_real, counted
 
 __all__ = [
     "PLACE",
+    "aspect_shares",
     "describe_agreement",
     "describe_closeness",
     "describe_summary",
@@ -60,13 +61,7 @@ def describe_agreement(neighbor):
     >>> describe_agreement(shares)
     'agrees in place and size, not in type'
     """
-    shares = {
-        str(name).removeprefix("closer_than_"): value
-        for name, value in neighbor.items()
-        if str(name).startswith("closer_than_") and not pd.isna(value)
-    }
-    if "place" in shares:
-        shares = {name: value for name, value in shares.items() if name not in PLACE}
+    shares = aspect_shares(neighbor)
     same = [name.replace("_", " ") for name, value in shares.items() if value >= AGREES]
     other = [name.replace("_", " ") for name, value in shares.items() if value < DIFFERS]
     if same and other:
@@ -74,6 +69,29 @@ def describe_agreement(neighbor):
     if same:
         return f"agrees in {_listed(same)}"
     return f"does not agree in {_listed(other, 'or')}" if other else ""
+
+
+def aspect_shares(neighbor):
+    """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
+
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
+
+    Examples
+    --------
+    >>> aspect_shares({"closer_than_place": 0.96, "closer_than_region": 0.4, "distance": 1.5})
+    {'place': 0.96}
+    """
+    shares = {
+        str(name).removeprefix("closer_than_"): float(value)
+        for name, value in neighbor.items()
+        if str(name).startswith("closer_than_") and not pd.isna(value)
+    }
+    if "place" in shares:
+        shares = {name: value for name, value in shares.items() if name not in PLACE}
+    return shares
 
 
 def describe_where(where):

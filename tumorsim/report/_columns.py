@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from tumorsim._validation import counted
-from tumorsim.answers import PLACE, describe_agreement
+from tumorsim.answers import aspect_shares, describe_agreement
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
 from tumorsim.rendering import scale_bar_mm
@@ -75,13 +75,7 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
             facts[name] = _cell(shown_text(row[name]))
     if voxels is not None:
         facts["Voxels"] = voxels
-    closer = {
-        str(name).removeprefix("closer_than_"): float(value)
-        for name, value in row.items()
-        if str(name).startswith("closer_than_") and value == value
-    }
-    if "place" in closer:
-        closer = {name: share for name, share in closer.items() if name not in PLACE}
+    closer = aspect_shares(row)
     if closer:
         facts["Closer than random pairs"] = {"shares": [(k, round(100 * v)) for k, v in closer.items()]}
     facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
