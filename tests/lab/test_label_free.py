@@ -75,9 +75,8 @@ def simulated():
 @pytest.fixture(scope="module")
 def embedder(simulated):
     """Return a network that has learned nothing."""
-    trained = phantoms.tiny(spacing=4.0, tasks=["type", "hemisphere"], max_epochs=1, batches_per_epoch=2)
-    trained.fit(simulated)
-    return untrained_copy(trained, simulated, random_state=3)
+    empty = phantoms.tiny(spacing=4.0, tasks=["type", "hemisphere"], random_state=3)
+    return empty.initialize(simulated)
 
 
 @pytest.fixture(scope="module")
