@@ -162,6 +162,8 @@ def test_what_a_filter_leaves_of_five_does_not_vote(embedder, index, archive):
         ({"aspects": {"shape": 1}}, "'aspects' must name aspects of the index"),
         ({"exclude": ["s0/1", "s9/1"]}, "same_case, or tumor ids of the index. Got 's9/1'"),
         ({"exclude": []}, "tumor ids of the index"),
+        ({"exclude": "same_patent"}, "'exclude' must be"),
+        ({"n_neighbors": 0}, "'n_neighbors' must be at least 1"),
         ({"where": {"dose": 1}}, "'where' must name columns"),
         ({"mask": "m.nii.gz", "box": (0, 0, 0, 1, 1, 1)}, "leave one out"),
         ({"key_file": "archive.key"}, "belong to a folder of DICOM"),

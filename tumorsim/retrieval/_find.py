@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorsim._validation import check_fitted
+from tumorsim._validation import check_choice, check_fitted, check_integer
 from tumorsim.answers import describe_where, summarize, votes
 from tumorsim.calibration import VoteCalibration
 from tumorsim.index import where_mask
@@ -130,6 +130,7 @@ def find_similar(
     >>> answer.neighbors["rank"].tolist(), list(answer.neighbors)[:4]
     ([1, 2], ['query', 'rank', 'distance', 'label_type'])
     """
+    check_integer(n_neighbors, "n_neighbors", minimum=1)
     base = _check_search(index, where, exclude, aspects, show)
     vote_calibration = _check_votes(vote_calibration, index, n_neighbors, where, aspects, max_per_patient)
     check_known(query, exclude, patient_id=patient_id, case_id=case_id, key_file=key_file)
@@ -183,7 +184,9 @@ def _check_search(index, where, exclude, aspects, show):
     """Return the rows of the archive that meet `where`; raise where a column, aspect or id is unknown."""
     check_fitted(index, "metadata_")
     table = index.metadata_
-    if exclude is not None and not isinstance(exclude, str):
+    if isinstance(exclude, str):
+        check_choice(exclude, "exclude", ("same_patient", "same_case"))
+    elif exclude is not None:
         unknown = sorted(set(exclude) - set(table["tumor_id"]))
         if unknown or not len(exclude):
             raise ValueError(
