@@ -17,8 +17,12 @@ from tumorsim.retrieval._answer import Answer
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
 
 if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+    from pandas import DataFrame
+
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.index import TumorIndex
+    from tumorsim.records import Case, Tumor
 
 __all__ = ["find_similar"]
 
@@ -28,9 +32,9 @@ _NAMES = {"aspects": "aspects of the index", "show": "columns of the index"}
 def find_similar(
     embedder: TumorEmbedder,
     index: TumorIndex,
-    query,
+    query: str | PathLike | SpatialImage | Case | Tumor | Sequence[Tumor] | Cohort | DataFrame,
     *,
-    mask=None,
+    mask: str | PathLike | SpatialImage | tuple | None = None,
     box: Sequence[int] | None = None,
     n_neighbors: int = 5,
     where: Mapping | None = None,
