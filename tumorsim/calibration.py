@@ -14,6 +14,7 @@ from tumorsim._validation import check_fitted
 from tumorsim.answers import votes
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
+from tumorsim.records.columns import label_column
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -247,9 +248,9 @@ def _by_task(counted, metadata):
     """Return task → share of votes and whether the first label is right, of rows with a vote and a truth."""
     found = {}
     for task, rows in counted[counted["abstains"].isna()].groupby("task", sort=False):
-        if f"label_{task}" not in metadata:
+        if label_column(task) not in metadata:
             continue
-        truth = metadata[f"label_{task}"].to_numpy(dtype=object)[rows["query"].to_numpy(dtype=int)]
+        truth = metadata[label_column(task)].to_numpy(dtype=object)[rows["query"].to_numpy(dtype=int)]
         rows, truth = rows[pd.notna(truth)], truth[pd.notna(truth)]
         found[task] = _share(rows), (rows["label"].to_numpy(dtype=object) == truth).astype(int)
     return found

@@ -127,6 +127,7 @@ def index_remove(
 def index_info(index_dir: IndexDir):
     """Say what an index holds."""
     from tumorsim.index import TumorIndex
+    from tumorsim.records.columns import label_columns
 
     index = TumorIndex.load(index_dir)
     table = index.metadata_
@@ -142,11 +143,9 @@ def index_info(index_dir: IndexDir):
             "fingerprint": index.space_.fingerprint,
             "aspects": ", ".join(index.aspects_) or "none",
         }
-    for column in (name for name in table if name.startswith("label_")):
+    for column, task in label_columns(table).items():
         counts = table[column].value_counts()
-        facts[column.removeprefix("label_")] = (
-            ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
-        )
+        facts[task] = ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
     facts["columns"] = ", ".join(table.columns)
     for name, value in facts.items():
         typer.echo(f"{name + ':':<14} {value}")

@@ -8,6 +8,7 @@ from tumorsim.exceptions import ManifestError
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells, write_table
 from tumorsim.records import Case, Cohort
+from tumorsim.records.columns import label_columns
 
 __all__ = ["build_manifest", "cohort_from_scans", "save_manifest"]
 
@@ -160,11 +161,11 @@ def _describe_lesions(cohort, lesions):
         (t, lesions[t.case.case_id].get(int(t.mask_value), {})) for t in cohort if t.case.case_id in lesions
     ]
     names = dict.fromkeys(name for _, cells in known for name in cells)
-    further = [name for name in names if not name.startswith("label_")]
+    further = [name for name in names if name not in label_columns(names)]
     for (tumor, cells), metadata in zip(known, typed_cells([c for _, c in known], further), strict=True):
         tumor.metadata |= {name: value for name, value in metadata.items() if name in cells}
-        for name in (name for name in cells if name.startswith("label_")):
-            tumor.labels[name.removeprefix("label_")] = cells[name] or None
+        for name, task in label_columns(cells).items():
+            tumor.labels[task] = cells[name] or None
 
 
 def save_manifest(cohort, path):

@@ -4,6 +4,7 @@ import numpy as np
 
 from tumorsim._validation import check_choice, counted
 from tumorsim.plotting._style import finish, label_styles, new_axes, new_figure, readable
+from tumorsim.records.columns import is_missing, label_column
 from tumorsim.rendering import MISSING_COLOR
 
 __all__ = ["plot_cohort", "plot_map"]
@@ -52,7 +53,7 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
         raise ValueError(f"There must be one label per row: {len(X)}. Got {len(labels)}.")
     points, axis_names = _project(X, method, random_state)
     ax = new_axes(ax, (6.8, 5.0))
-    missing = np.array([value is None or value != value for value in labels])
+    missing = np.array([is_missing(value) for value in labels])
     style = {"c": MISSING_COLOR, "s": 14, "alpha": 0.6, "lw": 0}
     ax.scatter(*points[missing].T, label="unknown" if missing.any() else None, **style)
     known = [value for value, gone in zip(labels, missing, strict=True) if not gone]
@@ -98,7 +99,7 @@ def plot_cohort(cohort, *, task="type", figure=None):
     if len(cohort) == 0:
         raise ValueError("Parameter 'cohort' must hold at least one tumor. Got none.")
     table = cohort.table
-    column = f"label_{task}"
+    column = label_column(task)
     kinds = table[column] if column in table else table["tumor_id"].map(lambda _: None)
     styles = label_styles(kinds.dropna().astype(str))
     counts = kinds.dropna().astype(str).value_counts()

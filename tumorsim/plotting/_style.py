@@ -1,5 +1,6 @@
 """Colors, figures and names that all pictures share."""
 
+from tumorsim.records.columns import LABEL_PREFIX
 from tumorsim.rendering import COLORS, color_numbers
 
 __all__ = ["finish", "label_styles", "new_axes", "new_figure", "readable", "style_of"]
@@ -42,4 +43,4 @@ def readable(name, *, ids=False):
     for unit in ("mm3", "mm"):
         if text.endswith(f"_{unit}"):
             text = f"{text.removesuffix(f'_{unit}')} ({unit.replace('3', '³')})"
-    return text.removeprefix("label_").replace("_", " ").replace("$", r"\$")
+    return text.removeprefix(LABEL_PREFIX).replace("_", " ").replace("$", r"\$")

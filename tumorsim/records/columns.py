@@ -5,6 +5,7 @@ from tumorsim._validation import check_text, is_missing
 __all__ = [
     "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
     "PLACE_TASKS", "box_of", "clean_label", "further_columns", "is_missing", "known_measures",
+    "label_column",
     "label_columns",
 ]  # fmt: skip
 
@@ -16,6 +17,11 @@ LABEL_PREFIX = "label_"
 MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
 MEASURED_FROM = "measured_from"  # "mask", or "box" where size is only that of the box
 PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
+
+
+def label_column(task):
+    """Return the column of a task's labels, such as ``label_type``."""
+    return f"{LABEL_PREFIX}{task}"
 
 
 def label_columns(columns):

@@ -8,6 +8,7 @@ from tumorsim._validation import counted
 from tumorsim.answers import aspect_shares, describe_agreement
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
+from tumorsim.records.columns import is_missing, label_columns
 from tumorsim.rendering import scale_bar_mm
 from tumorsim.report._voxels import encode_voxels
 
@@ -105,16 +106,12 @@ def picture_extent(tumors, margin_mm):
 
 def labels_of(row):
     """Return task → label of a table's row; None where it is missing."""
-    return {
-        str(name).removeprefix("label_"): shown_text(value)
-        for name, value in row.items()
-        if str(name).startswith("label_")
-    }
+    return {task: shown_text(row[name]) for name, task in label_columns(row.keys()).items()}
 
 
 def shown_text(value):
     """Return a table's value as text, or None where it is missing."""
-    if value is None or value != value or value == "":
+    if is_missing(value) or value == "":
         return None
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tumorsim.records.columns import label_column
 from tumorsim.rendering import color_numbers
 from tumorsim.spaces import EmbeddingSpace
 
@@ -128,7 +129,7 @@ class Neighborhood:
 
     def types(self, neighbors, task):
         """Return label, neighbors with it and share of the archive's labelled tumors, most frequent first."""
-        column = f"label_{task}"
+        column = label_column(task)
         if column not in self.table:
             return []
         known = self.table[column].dropna()
@@ -161,13 +162,13 @@ class Neighborhood:
         return [name for name in (*self._named(task), "other", "not known") if (labels == name).any()]
 
     def _named(self, task):
-        column = f"label_{task}"
+        column = label_column(task)
         known = self.table[column].dropna() if column in self.table else []
         return [str(name) for name in known.value_counts().index[:_N_GROUPS]] if len(known) else []
 
     def _labels(self, task):
         """Return each row's label as text, shape (n_tumors,): rare ones are "other"."""
-        column = f"label_{task}"
+        column = label_column(task)
         if column not in self.table:
             return np.full(len(self.table), "not known", dtype=object)
         values = self.table[column]

@@ -13,6 +13,7 @@ from tumorsim._validation import counted
 from tumorsim.answers import describe_closeness, describe_summary, describe_vote
 from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
+from tumorsim.records.columns import label_columns
 from tumorsim.rendering import COLORS, MISSING_COLOR, OUTLINE_COLOR, PLANES, encode_png, outline_path
 from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
@@ -251,9 +252,9 @@ def _readable(tumor):
 def _counts(neighbors):
     """Return task → [(label, count), …] over the neighbors, most frequent first."""
     counts = {}
-    for name in (n for n in neighbors.columns if str(n).startswith("label_")):
+    for name, task in label_columns(neighbors).items():
         found = Counter(shown_text(value) for value in neighbors[name])
         if set(found) - {None}:
             ordered = sorted(found.items(), key=lambda item: (item[0] is None, -item[1]))  # unknown last
-            counts[name.removeprefix("label_")] = [(label or UNKNOWN, n) for label, n in ordered]
+            counts[task] = [(label or UNKNOWN, n) for label, n in ordered]
     return counts

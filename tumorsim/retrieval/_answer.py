@@ -64,7 +64,7 @@ class Answer:
     embedder: object
 
     def __post_init__(self):
-        labels = [name for name in self.neighbors if name.startswith("label_")]
+        labels = label_columns(self.neighbors)
         first = ["query", "rank", "distance", *labels]
         self.neighbors = self.neighbors[[*first, *self.neighbors.columns.drop(first)]]
 
@@ -190,7 +190,7 @@ class Answer:
     def _shown(self, found):
         """Return the columns of one query's neighbors that people read, with words on aspects."""
         names = ["rank", "distance", *(f"distance_{name}" for name in self.aspects), "tumor_id", "patient_id"]
-        names += [name for name in found if name.startswith("label_")] + ["volume_mm3", *self.show]
+        names += [*label_columns(found), "volume_mm3", *self.show]
         table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
         text = table.select_dtypes(exclude="number")
         table[text.columns] = text.where(text.notna(), "-")

@@ -11,6 +11,7 @@ from tumorsim.anatomy import place_labels
 from tumorsim.geometry import bbox_from_mask, crop_slices
 from tumorsim.io import atomic_path, save_nifti
 from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records.columns import BOX_COLUMNS, label_column
 from tumorsim.simulation._anatomy import load_head
 from tumorsim.simulation._appearance import draw_intensities, to_scanner
 from tumorsim.simulation._heads import load_label_head
@@ -300,7 +301,9 @@ def _write_manifest(path, cohort):
         for kind in ("image", "mask"):
             row[kind] = Path(os.path.relpath(getattr(case, kind), path.parent)).as_posix()
         row["mask_value"] = tumor.mask_value
-        row |= dict(zip(("x0", "y0", "z0", "x1", "y1", "z1"), tumor.bbox.ravel().tolist(), strict=True))
-        rows.append(row | {f"label_{task}": value for task, value in tumor.labels.items()} | tumor.metadata)
+        row |= dict(zip(BOX_COLUMNS, tumor.bbox.ravel().tolist(), strict=True))
+        rows.append(
+            row | {label_column(task): value for task, value in tumor.labels.items()} | tumor.metadata
+        )
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)

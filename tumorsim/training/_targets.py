@@ -7,6 +7,7 @@ import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.records import Cohort
+from tumorsim.records.columns import clean_label
 
 __all__ = ["MISSING", "class_factors", "encode_labels", "find_classes", "head_weights", "label_table"]
 
@@ -50,9 +51,7 @@ def label_table(tumors, y=None, tasks=None):
                 f"A task must not be called {', '.join(RESERVED)}. Got '{task}'. Rename it, or leave it out "
                 "with 'tasks'."
             )
-    return labels.apply(
-        lambda column: column.map(lambda v: None if pd.isna(v) or v == "" else str(v)).astype(object)
-    )
+    return labels.apply(lambda column: column.map(lambda v: clean_label(v, column.name)).astype(object))
 
 
 def find_classes(labels):
