@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused(tumors, model, monkeypatch):
         tiny(initial_weights=model[0], n_channels=12).fit(tumors)
     with pytest.raises(ValueError, match=r"Got spacing .* instead of \(3\.0, 3\.0, 3\.0\)"):
         tiny(initial_weights=model[0], spacing=3.0).fit(tumors)
-    monkeypatch.setattr("tumorsim.embedder.load_training_cases", None)  # no voxel is read for that
+    monkeypatch.setattr("tumorsim.training._plan.load_training_cases", None)  # no voxel is read for that
     with pytest.raises(ValueError, match="must have the architecture and spacing asked for"):
         tiny(initial_weights=model[0], n_blocks=2).fit(tumors)
     with pytest.raises(ValueError, match="'freeze_backbone' needs 'initial_weights'"):

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import WeightsError
-from tumorsim.weights import save_model
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +199,7 @@ def test_numpy_parameters_can_be_saved(tumors, tmp_path):
 def test_float16_model_embeds_nearly_the_same(fitted, tumors, tmp_path):
     """Rounded kernels change embeddings by less than a percent, but are another model."""
     path = tmp_path / "half.safetensors"
-    save_model(path, fitted.network_, fitted._config, dtype="float16")
+    fitted.save(path, dtype="float16")
     loaded = TumorEmbedder.load(path, device="cpu")
     X, half = fitted.transform(tumors), loaded.transform(tumors)
     # float16 has 11 bits, 5e-4; a few layers add up to some of these

@@ -4,59 +4,26 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from tumorsim._validation import check_choice, check_fitted, check_integer, check_real
+from tumorsim import training, weights
+from tumorsim._validation import check_choice, check_fitted, check_integer
 from tumorsim.exceptions import WeightsError
-from tumorsim.geometry import crop_slices
-from tumorsim.inference import embed_boxes, mask_probability
-from tumorsim.nn import Network, choose_device, to_device
+from tumorsim.inference import classify, embed_tumors, segment_case
+from tumorsim.nn import choose_device, to_device
 from tumorsim.preprocessing import Preprocessing, VoxelCache
-from tumorsim.records import Case, Cohort, Tumor, check_tumors, group_by_case
+from tumorsim.records import Case, Cohort, Tumor, check_tumors
 from tumorsim.spaces import feature_scale
-from tumorsim.training import (
-    Recipe,
-    describe_data,
-    encode_labels,
-    find_classes,
-    head_weights,
-    label_table,
-    load_training_cases,
-    prefetch_scans,
-    run_seed,
-    settle_batch_norms,
-    train,
-)
-from tumorsim.weights import (
-    embedding_space,
-    find_weights,
-    head_aspects,
-    load_model,
-    load_registry,
-    save_model,
-    start_from_weights,
-)
+from tumorsim.training import Recipe
 
 __all__ = ["TumorEmbedder"]
 
 SETTLING_SCANS = 8  # read by `initialize`
-# parameters that override the recipe's of the same name
-OVERRIDES = (
-    "n_channels",
-    "n_blocks",
-    "spacing",
-    "patch_size",
-    "batch_size",
-    "max_epochs",
-    "batches_per_epoch",
-    "lr",
-)
+OVERRIDES = "n_channels n_blocks spacing patch_size batch_size max_epochs batches_per_epoch lr".split()
 
 
 class TumorEmbedder(TransformerMixin, BaseEstimator):
@@ -219,30 +186,29 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         TrainingError
             If the loss is not finite, or the checkpoint belongs to another run.
         """
-        seed = run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
+        seed = training.run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
         plan = self._plan(tumors, y, seed)
-        if not plan.classes and not any(tumor.case.has_mask for tumor in plan.tumors):
-            raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
-        if plan.recipe.contrastive and not plan.classes:
-            raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
-        weights = head_weights(plan.classes, self.task_weights)
+        plan.check_learnable()
+        device = choose_device(self.device)
+        factors = training.head_weights(plan.classes, self.task_weights)
         preprocessing, start = plan.preprocessing, {}
         if self.initial_weights is not None:
-            preprocessing, start = start_from_weights(
+            preprocessing, start = weights.start_from_weights(
                 plan.network, self.initial_weights, plan.classes, preprocessing, freeze=self.freeze_backbone
             )
-        network = to_device(plan.network, plan.device)
-        cases = self._load(plan.tumors, plan.codes, preprocessing)
-        history, pooled = train(
-            network, cases, plan.classes, plan.recipe, plan.device, seed=seed, task_weights=weights,
+        network = to_device(plan.network, device)
+        cases = plan.load_cases(preprocessing, **self._reading())
+        history, pooled = training.train(
+            network, cases, plan.classes, plan.recipe, device, seed=seed, task_weights=factors,
             start=start | preprocessing.to_dict(), n_jobs=self.n_jobs, checkpoint_dir=self.checkpoint_dir,
             resume=resume, verbose=self.verbose,
         )  # fmt: skip
-        self.history_ = history
-        scale = feature_scale(pooled, head_aspects(network), weights)
-        counts = {task: weights[task] for task in plan.classes}
-        record = describe_data(plan.tumors) | start
-        return self._set_fitted(network, plan.recipe, preprocessing, plan.classes, scale, record, counts)
+        scale = feature_scale(pooled, weights.head_aspects(network), factors)
+        counts = {task: factors[task] for task in plan.classes}
+        return self._set_fitted(
+            network, plan.recipe, preprocessing, plan.classes, scale, counts, history,
+            training.describe_data(plan.tumors) | start,
+        )  # fmt: skip
 
     def initialize(self, tumors: Cohort | Sequence[Tumor], y=None) -> TumorEmbedder:
         """Build the network as `fit` does, but train nothing: what architecture and boxes give by themselves.
@@ -273,66 +239,36 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         -----
         An integer `random_state` is the seed itself.
         """
-        seed = run_seed(self.random_state)
+        seed = training.run_seed(self.random_state)
         if isinstance(self.random_state, numbers.Integral):
             seed = int(self.random_state)
         plan = self._plan(tumors, y, seed)
-        network = to_device(plan.network, plan.device)
-        first = [rows[0] for rows in group_by_case(plan.tumors)[:SETTLING_SCANS]]
-        cases = self._load([plan.tumors[row] for row in first], plan.codes[first], plan.preprocessing)
-        scale = feature_scale(settle_batch_norms(network, cases, plan.device, seed=seed))
-        self.history_ = []
-        record = {"untrained": seed}
-        return self._set_fitted(network, plan.recipe, plan.preprocessing, plan.classes, scale, record, {})
+        device = choose_device(self.device)
+        network = to_device(plan.network, device)
+        cases = plan.load_cases(plan.preprocessing, n_scans=SETTLING_SCANS, **self._reading())
+        scale = feature_scale(training.settle_batch_norms(network, cases, device, seed=seed))
+        return self._set_fitted(
+            network, plan.recipe, plan.preprocessing, plan.classes, scale, {}, [], {"untrained": seed}
+        )
 
     def _plan(self, tumors, y, seed):
-        """Return what `fit` and `initialize` begin with, everything checked, as a `_Plan`."""
-        recipe = self._check_parameters()
-        preprocessing = Preprocessing(recipe.spacing, recipe.patch_size)
-        device = choose_device(self.device)
-        tumors = check_tumors(tumors)
-        if not tumors:
-            raise ValueError("'tumors' must hold at least one tumor. Got none.")
-        labels = label_table(tumors, y, self.tasks)
-        classes = find_classes(labels)
-        shape = {name: getattr(recipe, name) for name in ("architecture", "n_channels", "n_blocks")}
-        with torch.random.fork_rng(devices=[]):  # leave the caller's random numbers alone
-            torch.manual_seed(seed)
-            network = Network({task: len(names) for task, names in classes.items()}, **shape)
-        codes = encode_labels(labels, classes)
-        return _Plan(tumors, recipe, classes, codes, preprocessing, device, network)
-
-    def _check_parameters(self):
-        """Return the recipe to use, after a check of all parameters."""
+        """Check all parameters and return what `fit` and `initialize` begin with."""
         check_integer(self.n_jobs, "n_jobs", minimum=1)
         check_choice(self.freeze_backbone, "freeze_backbone", (True, False))
+        choose_device(self.device)
         if self.freeze_backbone and self.initial_weights is None:
             raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
-        if isinstance(self.tasks, str):
-            raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {self.tasks!r}.")
-        if not isinstance(self.task_weights, dict | None):
-            raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {self.task_weights!r}.")
-        recipe = self.recipe
-        if isinstance(recipe, str):
-            trained = None
-            if recipe == "fine-tune":
-                if self.initial_weights is None:
-                    raise ValueError(
-                        "recipe='fine-tune' needs 'initial_weights': it goes on from their recipe."
-                    )
-                _, config = load_model(find_weights(self.initial_weights, progress=True))
-                trained = _parameters(config)[0]
-            recipe = Recipe.named(recipe, trained=trained)
-        elif not isinstance(recipe, Recipe):
-            raise TypeError(f"Parameter 'recipe' must be a name or a Recipe. Got {recipe!r}.")
-        overrides = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
-        return Recipe(**recipe.get_params(deep=False) | overrides).check()
-
-    def _load(self, tumors, codes, preprocessing):
-        """Return the tumors' scans as training cases."""
-        return load_training_cases(
-            tumors, codes, preprocessing, cache=self._cache(), n_jobs=self.n_jobs, verbose=self.verbose
-        )
+        trained = None
+        if isinstance(self.recipe, str) and self.recipe == "fine-tune":
+            if self.initial_weights is None:
+                raise ValueError(
+                    "recipe='fine-tune' needs 'initial_weights', whose own recipe it goes on from."
+                )
+            start = self.load(weights.find_weights(self.initial_weights, progress=True))
+            trained = start.recipe.get_params()
+        overrides = {name: getattr(self, name) for name in OVERRIDES}
+        recipe = training.resolve_recipe(self.recipe, trained=trained, overrides=overrides)
+        return training.plan_training(tumors, y, recipe, tasks=self.tasks, seed=seed)
 
     def transform(self, tumors: Cohort | Sequence[Tumor]) -> np.ndarray:
         """Return the tumors' embeddings.
@@ -360,21 +296,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
 
     def _embed(self, tumors):
         """Return embeddings as an array, whatever `set_output` says of `transform`."""
-        check_fitted(self, "network_")
         tumors = check_tumors(tumors)
-        Cohort(tumors).check()
-        network = self._ready_network()
-        X = np.zeros((len(tumors), self.n_features_out_), dtype=np.float32)
-        cache = self._cache()
-        groups = group_by_case(tumors)
-        volumes = prefetch_scans(
-            lambda rows: self.preprocessing_.prepare_case(tumors[rows[0]].case, cache=cache),
-            groups, n_jobs=self.n_jobs, description="embedding", verbose=self.verbose,
-        )  # fmt: skip
-        for rows, volume in zip(groups, volumes, strict=True):
-            image, origin = self.preprocessing_.pad(volume.image)
-            X[rows] = embed_boxes(network, image, volume.boxes([tumors[r].bbox for r in rows]) + origin)
-        return X
+        return embed_tumors(self._ready_network(), self.preprocessing_, tumors, **self._reading())
 
     def predict_proba(self, tumors: Cohort | Sequence[Tumor]) -> dict[str, pd.DataFrame]:
         """Return each head's probabilities.
@@ -384,12 +307,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         dict of DataFrame
             Task → one row per tumor, one column per class.
         """
-        pooled = torch.from_numpy(self._embed(tumors))
-        with torch.inference_mode():
-            logits = self._ready_network().classify(pooled.to(choose_device(self.device)))
+        probabilities = classify(self._ready_network(), self._embed(tumors))
         return {
-            task: pd.DataFrame(values.softmax(dim=1).cpu().numpy(), columns=self.classes_[task])
-            for task, values in logits.items()
+            task: pd.DataFrame(values, columns=self.classes_[task]) for task, values in probabilities.items()
         }
 
     def predict(self, tumors: Cohort | Sequence[Tumor]) -> pd.DataFrame:
@@ -412,21 +332,36 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         mask : ndarray of shape `case.shape`, dtype=uint8
             1 is tumor, on the case's own grid.
         """
-        check_fitted(self, "network_")
-        if not isinstance(case, Case):
-            raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
-        check_real(threshold, "threshold", minimum=0, maximum=1)
-        network = self._ready_network()
-        volume = self.preprocessing_.prepare_case(case, cache=self._cache())
-        image, origin = self.preprocessing_.pad(volume.image)
-        inside = crop_slices(np.stack([origin, origin + volume.image.shape]))
-        probability = mask_probability(network, image)[inside]
-        return (volume.to_source(probability) >= threshold).astype(np.uint8)
+        options = {"threshold": threshold, "cache": self._reading()["cache"]}
+        return segment_case(self._ready_network(), self.preprocessing_, case, **options)
 
-    def save(self, path: str | Path) -> None:
-        """Write a model file: safetensors with its configuration as JSON; nothing is pickled."""
+    def save(self, path: str | Path, *, dtype: str | None = None) -> None:
+        """Write a model file: safetensors with its configuration as JSON; nothing is pickled.
+
+        Parameters
+        ----------
+        path : str or Path
+        dtype : {"float16"}, optional
+            Round kernels to this type, which halves the file and makes another model of it.
+        """
         check_fitted(self, "network_")
-        save_model(path, self.network_, self._config)
+        config = {
+            "architecture": self.network_.config,
+            "preprocessing": self.preprocessing_.to_dict(),
+            "classes": self.classes_,
+            "aspects": dict(self.space_.aspects),
+            "scale": self.space_.scale,
+            "weights": dict(self.space_.weights),
+            "fingerprint": self.fingerprint_,
+            "history": self.history_,
+            "training": self.training_,
+            "parameters": {
+                **self.recipe_.get_params(),
+                "tasks": self.tasks,
+                "task_weights": self.task_weights,
+            },
+        }
+        weights.save_model(path, self.network_, config, dtype)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> TumorEmbedder:
@@ -437,15 +372,16 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         WeightsError
             If it is missing, damaged, or not what its fingerprint says.
         """
-        network, config = load_model(path)
+        network, config = weights.load_model(path)
         preprocessing = Preprocessing.from_dict(config["preprocessing"])
         try:
-            recipe, own = _parameters(config)
-            embedder = cls(recipe=Recipe(**recipe), device=device, **own)
-            embedder.history_ = config["history"]
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["parameters"].items()}
+            own = {name: values.pop(name) for name in ("tasks", "task_weights") if name in values}
+            embedder = cls(recipe=Recipe(**values), device=device, **own)
+            scale = np.asarray(config["scale"], dtype=np.float64)
             return embedder._set_fitted(
-                network, embedder.recipe.check(), preprocessing, config["classes"],
-                np.asarray(config["scale"], dtype=np.float64), config["training"], config["weights"],
+                network, embedder.recipe.check(), preprocessing, config["classes"], scale,
+                config["weights"], config["history"], config["training"],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {err}.") from err
@@ -479,8 +415,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         >>> embedder.n_features_out_, embedder.classes_["hemisphere"]
         (48, ['left', 'right'])
         """
-        embedder = cls.load(find_weights(name, progress=True), device=device)
-        initial = load_registry().default if name is None else str(name)
+        embedder = cls.load(weights.find_weights(name, progress=True), device=device)
+        initial = weights.load_registry().default if name is None else str(name)
         recipe = Recipe.named("fine-tune", trained=embedder.recipe.get_params())
         embedder.set_params(initial_weights=initial, recipe=recipe, tasks=None, task_weights=None)
         return embedder.set_params(**parameters)
@@ -490,59 +426,25 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_fitted(self, "network_")
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _set_fitted(self, network, recipe, preprocessing, classes, scale, training, weights):
+    def _set_fitted(self, network, recipe, preprocessing, classes, scale, counts, history, training):
         self.network_ = network.eval()
         self.recipe_ = recipe
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
-        self.n_features_out_ = network.heads[0].in_features if classes else len(scale)
-        self.space_ = embedding_space(network, preprocessing, scale, weights)
+        self.n_features_out_ = network.config["n_channels"]
+        self.space_ = weights.embedding_space(network, preprocessing, scale, counts)
         self.fingerprint_ = self.space_.fingerprint
+        self.history_ = history
         self.training_ = training
         return self
 
-    @property
-    def _config(self):
-        """What a model file holds beside tensors."""
-        return {
-            "architecture": self.network_.config,
-            "preprocessing": self.preprocessing_.to_dict(),
-            "classes": self.classes_,
-            "aspects": dict(self.space_.aspects),
-            "scale": self.space_.scale,
-            "weights": dict(self.space_.weights),
-            "fingerprint": self.fingerprint_,
-            "history": self.history_,
-            "training": self.training_,
-            "parameters": self.recipe_.get_params()
-            | {"tasks": self.tasks, "task_weights": self.task_weights},
-        }
-
     def _ready_network(self):
-        """Return the network on its device, in evaluation mode."""
+        """Return the network on its device, in evaluation mode, or say that nothing is fitted yet."""
+        check_fitted(self, "network_")
         return to_device(self.network_, choose_device(self.device)).eval()
 
-    def _cache(self):
-        """Return the voxel cache, or None without `cache_dir`."""
-        return None if self.cache_dir is None else VoxelCache(self.cache_dir)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What `fit` and `initialize` begin with; `codes` are class numbers (n_tumors, n_tasks)."""
-
-    tumors: list
-    recipe: Recipe
-    classes: dict
-    codes: np.ndarray
-    preprocessing: Preprocessing
-    device: torch.device
-    network: Network
-
-
-def _parameters(config):
-    """Return the parameters in a model file's configuration: those of its recipe, and the embedder's own."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["parameters"].items()}
-    own = {name: values.pop(name) for name in ("tasks", "task_weights") if name in values}
-    return values, own
+    def _reading(self):
+        """Return how scans are read, as keyword arguments."""
+        cache = None if self.cache_dir is None else VoxelCache(self.cache_dir)
+        return {"cache": cache, "n_jobs": self.n_jobs, "verbose": self.verbose}

@@ -5,12 +5,89 @@ import itertools
 import numpy as np
 import torch
 
+from tumorsim._validation import check_real
 from tumorsim.geometry import crop_slices
 from tumorsim.nn import FACTOR, pad_to_cells, roi_pool_upsampled, to_device
+from tumorsim.records import Case, Cohort, group_by_case
+from tumorsim.training import prefetch_scans
 
-__all__ = ["embed_boxes", "mask_probability"]
+__all__ = ["classify", "embed_boxes", "embed_tumors", "mask_probability", "segment_case"]
 
-TILE = 20  # cells a tile side: about 100 MB of 64 channels at full resolution
+TILE = 20  # cells per side of a tile: about 100 MB of 64 channels at full resolution
+
+
+def embed_tumors(network, preprocessing, tumors, *, cache=None, n_jobs=1, verbose=0):
+    """Return the embeddings of tumors; each scan is read once.
+
+    Parameters
+    ----------
+    network : Network
+        In evaluation mode.
+    preprocessing : Preprocessing
+    tumors : list of Tumor
+    cache : VoxelCache, optional
+    n_jobs : int, default=1
+        Threads that prefetch scans.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    ndarray of shape (n_tumors, n_channels), dtype=float32
+
+    Raises
+    ------
+    CohortError
+        If headers show that scans cannot be used; all of them are listed.
+    GeometryError
+        If the voxels of a scan cannot be used.
+    """
+    Cohort(tumors).check()
+    X = np.zeros((len(tumors), network.config["n_channels"]), dtype=np.float32)
+    groups = group_by_case(tumors)
+    volumes = prefetch_scans(
+        lambda rows: preprocessing.prepare_case(tumors[rows[0]].case, cache=cache),
+        groups, n_jobs=n_jobs, description="embedding", verbose=verbose,
+    )  # fmt: skip
+    for rows, volume in zip(groups, volumes, strict=True):
+        image, origin = preprocessing.pad(volume.image)
+        X[rows] = embed_boxes(network, image, volume.boxes([tumors[r].bbox for r in rows]) + origin)
+    return X
+
+
+@torch.inference_mode()
+def classify(network, embeddings):
+    """Return each head's probabilities, task → float32 (n_tumors, n_classes), from embeddings (n, c)."""
+    pooled = torch.from_numpy(embeddings).to(next(network.parameters()).device)
+    return {task: logits.softmax(dim=1).cpu().numpy() for task, logits in network.classify(pooled).items()}
+
+
+def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
+    """Return a mask of the voxels of a case that may be tumor, on its own grid; uint8 (nx, ny, nz).
+
+    Parameters
+    ----------
+    network : Network
+        In evaluation mode.
+    preprocessing : Preprocessing
+    case : Case
+    threshold : float, default=0.5
+        Probability from which a voxel is tumor.
+    cache : VoxelCache, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `case` is no `Case`, or the threshold is not from 0 to 1.
+    """
+    if not isinstance(case, Case):
+        raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
+    check_real(threshold, "threshold", minimum=0, maximum=1)
+    volume = preprocessing.prepare_case(case, cache=cache)
+    image, origin = preprocessing.pad(volume.image)
+    inside = crop_slices(np.stack([origin, origin + volume.image.shape]))
+    probability = volume.to_source(mask_probability(network, image)[inside])
+    return (probability >= threshold).astype(np.uint8)
 
 
 @torch.inference_mode()

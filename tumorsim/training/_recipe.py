@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from tumorsim._validation import check_choice, check_integer, check_real, check_spacing
 from tumorsim.nn import ARCHITECTURES
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["RECIPES", "Recipe", "resolve_recipe"]
 
 
 class Recipe(BaseEstimator):
@@ -209,6 +209,30 @@ RECIPES = {  # what differs from the defaults, or, in fine-tuning, from what the
         "precision": "float32",
     },
 }
+
+
+def resolve_recipe(recipe, *, trained=None, overrides=None):
+    """Return the checked `Recipe` that a name or an instance means.
+
+    Parameters
+    ----------
+    recipe : str or Recipe
+    trained : dict, optional
+        As in `Recipe.named`.
+    overrides : dict, optional
+        Parameter → value used instead of the recipe's; None leaves the recipe's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such recipe, or a parameter is out of range.
+    """
+    if isinstance(recipe, str):
+        recipe = Recipe.named(recipe, trained=trained)
+    elif not isinstance(recipe, Recipe):
+        raise TypeError(f"Parameter 'recipe' must be a name or a Recipe. Got {recipe!r}.")
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    return Recipe(**recipe.get_params(deep=False) | given).check()
 
 
 def _check_patch(patch_size):

@@ -28,9 +28,13 @@ def label_table(tumors, y=None, tasks=None):
 
     Raises
     ------
+    TypeError
+        If `tasks` is one name.
     ValueError
         If `y` has another length, or a task is not there or has a name that is taken.
     """
+    if isinstance(tasks, str):
+        raise TypeError(f"Parameter 'tasks' must be a sequence of names. Got {tasks!r}.")
     labels = Cohort(tumors).labels
     if isinstance(y, dict | pd.DataFrame):
         labels = pd.DataFrame(y).reset_index(drop=True).rename(columns=str)
@@ -59,7 +63,7 @@ def find_classes(labels):
     classes = {task: sorted(set(labels[task].dropna())) for task in labels}
     for task in [task for task, names in classes.items() if len(names) < 2]:
         warnings.warn(
-            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=4
+            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=5
         )  # of the caller of `fit`
         del classes[task]
     return classes
@@ -101,9 +105,13 @@ def head_weights(classes, given=None):
 
     Raises
     ------
+    TypeError
+        If `given` is no dict.
     ValueError
-        If `given` names another head, or a factor is negative.
+        If it names another head, or a factor is negative.
     """
+    if not isinstance(given, dict | None):
+        raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {given!r}.")
     weights = {"mask": 6.0} | {task: 1 / 3 if len(names) == 2 else 1.0 for task, names in classes.items()}
     for name, value in (given or {}).items():
         if name not in weights:
