@@ -42,7 +42,7 @@ def test_plain_numpy_reads_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"x0": [1]}, ValueError, "a value a row of X: 2"),
+        ({"x0": [1]}, ValueError, "a value per row of X: 2"),
         ({"x0": [1, object()]}, TypeError, "'x0' must hold text"),
         ({"x0": [1, float("inf")]}, TypeError, "'x0' must hold finite"),
     ],

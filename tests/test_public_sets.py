@@ -323,7 +323,7 @@ def test_exams_under_other_ids_are_resolved_by_a_table_or_left_out(tmp_path):
     trees.ucsf(tmp_path)
     trees.brats(tmp_path / "ASNR-MICCAI-BraTS2023-MET-Challenge-TrainingData", "MET", ["00500-000"])
     _, table, told = read("auto", tmp_path)
-    assert set(table["dataset"]) == {"brats-mets"} and "no table below the root tells" in told
+    assert set(table["dataset"]) == {"brats-mets"} and "no table below the root says which" in told
     mapping = [{"SubjectID": "100101A", "BraTS_MET_ID": "BraTS-MET-00500-000"}]
     trees.workbook(tmp_path / "BraTS2023_MET_Mapping.xlsx", Sheet1=mapping)
     _, table, told = read("auto", tmp_path)

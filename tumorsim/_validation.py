@@ -79,9 +79,9 @@ def install_hint(extra):
     Examples
     --------
     >>> install_hint("dicom")
-    "Run pip install '.[dicom]' in a clone of tumorsim."
+    "Run pip install '.[dicom]' in your clone of tumorsim."
     """
-    return f"Run pip install '.[{extra}]' in a clone of tumorsim."
+    return f"Run pip install '.[{extra}]' in your clone of tumorsim."
 
 
 def is_missing(value):

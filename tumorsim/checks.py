@@ -218,7 +218,7 @@ def _digest(image):
         for start in range(0, len(values), _BLOCK):
             block = values[start : start + _BLOCK]
             bits = block[block != 0].astype(np.float64).view(np.uint64) + _MIX[0]
-            bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]  # splitmix64, so that sums tell values apart
+            bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]  # splitmix64, so that sums differ as values do
             bits = (bits ^ (bits >> np.uint64(27))) * _MIX[2]
             bits ^= bits >> np.uint64(31)
             totals += (np.uint64(len(bits)), bits.sum(), (bits * (bits | np.uint64(1))).sum())
@@ -244,7 +244,7 @@ def _duplicates(digests):
 
 
 def _of_labels(cohort, lines):
-    """Return findings about label columns: spellings of one value, and types that tell the data set."""
+    """Return findings about label columns: spellings of one value, and types that follow the data set."""
     findings, table = [], cohort.labels
     for task in table.columns:
         values = table[task].dropna()
@@ -256,21 +256,21 @@ def _of_labels(cohort, lines):
             remedy = f"Write '{common}' everywhere, if they are."
             findings.append(_finding("warning", "label spelling", (None, lines[row]), problem, remedy))
     if _type_is_dataset(cohort):
-        problem = "Nearly all tumors of a data set are of one type: a network can tell types by the scanner."
+        problem = "Nearly all tumors of a data set are of one type: a network may learn the scanner only."
         remedy = "Report scores within a data set, and leave one data set out; see docs/public_sets.md."
         findings.append(_finding("note", "type is data set", (None, 0), problem, remedy))
     return findings
 
 
 def _type_is_dataset(cohort):
-    """Tell whether the column ``dataset`` tells the type of all but one tumor in twenty."""
+    """Tell whether the column ``dataset`` determines the type of all but one tumor in twenty."""
     pairs = Counter((tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort)
     pairs = Counter({pair: n for pair, n in pairs.items() if all(pair)})
     most = {}  # data set → (number, type) of its most frequent type
     for (source, kind), n in pairs.items():
         most[source] = max(most.get(source, (0, "")), (n, kind))
-    told = sum(n for n, _ in most.values())
-    return len({kind for _, kind in most.values()}) > 1 and told >= 0.95 * pairs.total()
+    determined = sum(n for n, _ in most.values())
+    return len({kind for _, kind in most.values()}) > 1 and determined >= 0.95 * pairs.total()
 
 
 def _variants(counts):

@@ -222,7 +222,7 @@ def depth_inside(mask, spacing):
 
 
 def rounded_box(edges, shape):
-    """Round edges (2, 3) in voxels to a box of at least one voxel a side inside `shape`; int64 (2, 3)."""
+    """Round edges (2, 3) in voxels to a box of at least one voxel per side inside `shape`; int64 (2, 3)."""
     start = np.clip(np.round(edges[0]), 0, np.array(shape) - 1)
     return np.stack([start, np.clip(np.round(edges[1]), start + 1, shape)]).astype(np.int64)
 
@@ -303,7 +303,7 @@ def _surface_area(mask, spacing):
     """Return the surface in mm2 of a bool `mask` whose border is background.
 
     Four times the mean projected area; the area projected along a direction is the number of runs of voxels
-    that end along it, times the area a line stands for. The 26 directions to the neighbors are weighted by
+    that end along it, times the area per line. The 26 directions to the neighbors are weighted by
     their share of the sphere.
     """
     from scipy.spatial import SphericalVoronoi

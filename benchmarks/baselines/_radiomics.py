@@ -28,7 +28,7 @@ def radiomics_features(tumors, *, library="mirp"):
     tumors : Cohort or sequence of Tumor
         All with masks.
     library : {"mirp"}, default="mirp"
-        Who computes them; ``pip install tumorsim[radiomics]``.
+        Who computes them; ``pip install '.[radiomics]'``.
 
     Returns
     -------
@@ -64,7 +64,9 @@ def radiomics_features(tumors, *, library="mirp"):
     try:
         from mirp import extract_features_generator
     except ImportError as err:
-        raise ImportError("Radiomics need mirp. Run 'pip install tumorsim[radiomics]'.") from err
+        raise ImportError(
+            "Radiomics need mirp. Run pip install '.[radiomics]' in your clone of tumorsim."
+        ) from err
     new = [tumor for tumor in dict.fromkeys(tumors) if tumor not in _MEASURED]
     for row, image, inside, spacing in lesions(new, margin_mm=RADIOMICS_MARGIN_MM):
         image, inside = _on_radiomics_grid(image, inside, spacing)

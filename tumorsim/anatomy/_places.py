@@ -47,7 +47,7 @@ def add_places(
     method : {"registration", "header"}, default="registration"
         See `register_to_mni`.
     qc_dir : str or Path, optional
-        Write a picture a scan there, ``<case_id>.png``.
+        Write one picture per scan there, ``<case_id>.png``.
     partial_dir : str or Path, optional
         Keep what is known of each scan here, and take from here what an earlier run has done of the same
         files, boxes and parameters. Scans in memory are not kept.
@@ -167,7 +167,7 @@ def _filled(tumor, place, trusted):
 
 
 def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
-    """Return a dict a tumor of one scan (labels and columns), or the reason why there is none."""
+    """Return one dict per tumor of one scan (labels and columns), or the reason why there is none."""
     case = tumors[0].case
     kept = _kept_file(partial_dir, tumors, areas, method)
     picture = None if qc_dir is None else picture_file(qc_dir, case.case_id)

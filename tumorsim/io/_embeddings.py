@@ -41,7 +41,7 @@ def save_embeddings(path, X, columns, space):
     columns = {str(name): [_plain(value, name) for value in values] for name, values in columns.items()}
     for name, values in columns.items():
         if len(values) != len(X):
-            raise ValueError(f"Column '{name}' must have a value a row of X: {len(X)}. Got {len(values)}.")
+            raise ValueError(f"Column '{name}' must have a value per row of X: {len(X)}. Got {len(values)}.")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:  # by name numpy would add '.npz'
         np.savez_compressed(
             file,

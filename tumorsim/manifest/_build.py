@@ -84,7 +84,7 @@ def build_manifest(
 
 
 def cohort_from_scans(scans, source, *, lesions=None, errors=None, progress=False, **options):
-    """Turn scans that are listed in memory into a Cohort; those that cannot be used are left out, and told.
+    """Turn scans listed in memory into a Cohort; those that cannot be used are left out, with a warning.
 
     Parameters
     ----------

@@ -53,14 +53,14 @@ def import_dicom(
         Show progress bars.
     **lesions
         ``mask_value``, ``min_volume_mm3``, ``merge_distance_mm``, ``by_value`` as in `tumors_from_case`. A
-        mask has a value a region.
+        mask has one value per region.
 
     Returns
     -------
     cohort : Cohort
         What `load_cohort` returns for the manifest.
     report : list of dict
-        One a series or damaged file: ``status`` ('tumors', 'no tumors', 'mask', 'skipped', 'damaged'), ids,
+        One per series or damaged file: ``status`` ('tumors', 'no tumors', 'mask', 'skipped', 'damaged'), ids,
         ``visit`` (study date, moved by a secret number of days of the patient's), ``modality``, ``n_files``,
         ``reason``, as in ``series.csv``; and ``where``, a path, which names patients in many exports and is
         therefore not in the file.
@@ -100,7 +100,7 @@ def import_dicom(
         line["case_id"] = names.case(scan.series.patient, scan.series.uid)
         try:
             if not scan.series.patient:
-                raise DicomError("PatientID is empty, so that it cannot be told whose scan it is.")
+                raise DicomError("PatientID is empty, so it is unknown whose scan it is.")
             row = {name: line[name] for name in ("patient_id", "case_id", "visit")}
             row["image"] = _save(files / f"{line['case_id']}_t1c.nii.gz", scan.load_image(), scan.affine)
         except DicomError as err:
@@ -196,8 +196,8 @@ def survey_dicom(folder, *, series=None, include=None, exclude=None):
     Yields
     ------
     str
-        A line a series or damaged file. Descriptions, paths and names of regions are the files' own, and may
-        name patients: for the screen, not for a file.
+        One line per series or damaged file. Descriptions, paths and names of regions are the files' own, and
+        may name patients: for the screen, not for a file.
     """
     scans, skipped, damaged = find_scans(folder, series)
     verdicts = [(s.series, f"T1c, {' x '.join(map(str, s.shape))}, masks: {len(s.masks)}") for s in scans]

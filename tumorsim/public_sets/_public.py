@@ -55,7 +55,7 @@ def load_dataset(
     Returns
     -------
     Cohort
-        Tumors with the label ``type`` where the set tells it, and further columns ``dataset``, ``visit``,
+        Tumors with the label ``type`` where the set gives it, and further columns ``dataset``, ``visit``,
         ``license`` and those of the set's own tables.
 
     Raises
@@ -80,7 +80,8 @@ def load_dataset(
     Notes
     -----
     The sets, how to get them, their licenses and overlaps: ``docs/public_sets.md``. In most of them all
-    tumors are of one type, so a network can tell the type by the hospital; keep ``dataset`` and look at it.
+    tumors are of one type, so a network can learn the hospital instead of the type; keep ``dataset`` and
+    compare.
     """
     folder = None if output is None else Path(output).with_name(f"{Path(output).stem}_files")
     scans, lesions = _collect(name, root, folder, Path(output) if output is not None else None, progress)
@@ -123,7 +124,7 @@ def list_scans(name: str, root: str | os.PathLike) -> pd.DataFrame:
 
 
 def _first_rows(sets):
-    """Return the rows of all `sets` as far as names and tables tell, with their problems."""
+    """Return the rows of all `sets` as far as names and tables say, with their problems."""
     rows = []
     for found in sets:
         own = found.bare_rows() if found.layout.reader else join_tables(found.plain_rows(), found)
@@ -167,7 +168,7 @@ def _recognize(name, root, folder, output, progress=False):
         what = "No case of any known data set" if name == "auto" else f"No case of '{name}'"
         raise ValueError(
             f"{what} lies below '{root}' ({len(files)} files). "
-            "docs/public_sets.md tells how each set names its files."
+            "docs/public_sets.md says how each set names its files."
         )
     order = [layout_name for layout_name in LAYOUTS if layout_name in matches]
     return [

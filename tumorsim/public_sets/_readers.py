@@ -77,7 +77,7 @@ def region_of(text):
 
 
 def read_gamma_knife(found):
-    """Read Brain-TR-GammaKnife: one NRRD file a lesion, described in two sheets."""
+    """Read Brain-TR-GammaKnife: one NRRD file per lesion, described in two sheets."""
     sheets = {"lesion_level": [], "course_level": []}
     for path in find_tables(found):
         for name, sheet in read_sheets(path).items():
@@ -213,7 +213,7 @@ def _filled(structures, image):
 
 
 def _t1_series(found):
-    """Return VS-SEG id → folder of its T1 series, as the table of directory names tells."""
+    """Return VS-SEG id → folder of its T1 series, from the table of directory names."""
     folders = {}
     for path in found.files.values():
         folder, _, name = path.rpartition("/")

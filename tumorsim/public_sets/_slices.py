@@ -22,7 +22,7 @@ _AXIAL = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_slices(found):
     """Read Cheng's slices: stacks of consecutive numbers of one patient and type whose neighbors are alike.
 
-    All voxels of a stack's mask are one lesion. The files tell neither the plane nor the direction of the
+    All voxels of a stack's mask are one lesion. The files state neither the plane nor the direction of the
     slices. Series of other planes have other pictures, so a stack ends where neighbors correlate by less than
     0.68: of 368 pairs of neighbors in real axial stacks of this set 95 % correlate by 0.70 or more.
     """

@@ -115,7 +115,7 @@ def resolve_overlaps(scans, sets):
     """Return scans (dicts) of several `Found` sets with a ``problem`` where an exam is met a second time.
 
     An exam under one id in two sets is taken once, from the set that comes first in the table of layouts.
-    Where ids differ, a table below the root that holds both tells which exams and patients are the same;
+    Where ids differ, a table below the root that holds both says which exams and patients are the same;
     without one, all exams that may be meant are left out: a patient in training and test is worse.
     """
     taken = {}
@@ -139,11 +139,11 @@ def resolve_overlaps(scans, sets):
 
 
 def _settle(scan, other, crosswalk, taken):
-    """Give a scan a problem, or its patient id in the set `other`, as `crosswalk` (id → id there) tells."""
+    """Give a scan a problem, or its patient id in the set `other`, from `crosswalk` (id → id there)."""
     if not crosswalk:
         scan["problem"] = (
             f"case '{scan['case_id']}' may be of a patient of '{other}' under another id, and no table below "
-            f"the root tells. Read '{scan['dataset']}' alone if you want it"
+            f"the root says which. Read '{scan['dataset']}' alone if you want it"
         )
         return
     patient = scan["patient_id"].rpartition("-")[2]

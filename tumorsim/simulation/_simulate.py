@@ -63,7 +63,7 @@ def make_cohort(
         template that nilearn ships, which is the default.
     output_dir : str or Path, optional
         Write ``images/*.nii.gz``, ``masks/*.nii.gz`` and ``manifest.csv`` there, and read them when needed;
-        default: keep arrays in memory, some 2 MB a scan at 2 mm.
+        default: keep arrays in memory, some 2 MB per scan at 2 mm.
     n_jobs : int, default=1
         Processes, as in joblib; -1 is all cores.
     progress : bool, default=False
@@ -86,7 +86,7 @@ def make_cohort(
     -----
     Label maps of heads carry FreeSurfer's numbers inside the brain and 24 for the fluid around it; numbers
     of 500 and more are tissue outside, as in the maps that SynthSeg was trained on (Billot 2023,
-    Apache-2.0). An affine map lays them on the template, in some ten seconds a head and process.
+    Apache-2.0). An affine map lays them on the template, in some ten seconds per head and process.
 
     Thirty in a hundred tumors sit where a tumor of any type might, with ring and tail drawn
     independently of the type, so that place alone does not settle it.

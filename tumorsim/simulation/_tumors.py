@@ -11,7 +11,7 @@ from tumorsim.simulation._anatomy import noise
 
 __all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
 
-_FREE_PLACE = 0.3  # share of tumors whose place, tail and ring tell nothing of their type
+_FREE_PLACE = 0.3  # share of tumors whose place, tail and ring do not depend on their type
 _DURA = 1.5  # mm outside the brain's envelope
 _PIA = -1.5  # the same for what grows in the brain and seldom breaks through its surface
 _BELOW_SELLA = 20.0  # the same for what grows in the sella, which lies in bone
@@ -90,13 +90,13 @@ class TumorType(NamedTuple):
     """One row of `TYPES`."""
 
     weight: float  # share of patients
-    count: Callable  # rng → tumors a patient
+    count: Callable  # rng → tumors per patient
     place: Callable  # rng, head → Place
     build: Callable  # rng, Place, typical (bool) → Lesion
 
 
 def draw_lesion(name, rng, head):
-    """Draw one tumor of the type `name` in a `Head`; three in ten sit and look as one of any type might."""
+    """Draw one tumor of the type `name` in a `Head`; three in ten have place and appearance of any type."""
     typical = rng.random() >= _FREE_PLACE
     source = name if typical else list(TYPES)[rng.integers(len(TYPES))]
     place = TYPES[source].place(rng, head)

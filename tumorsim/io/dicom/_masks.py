@@ -79,7 +79,7 @@ def is_tumor(region, include=None, exclude=None):
     -----
     Without `include`: the planner's type (GTV or not an organ, marker, dose …) and words of the name, whose
     digits and underscores do not count. Planning volumes with a margin (PTV, CTV), cavities, edema and organs
-    at risk are no tumors, and neither is a name without any word that tells a tumor.
+    at risk are no tumors, and neither is a name without any word for a tumor.
 
     Examples
     --------

@@ -45,8 +45,8 @@ def t1c_objection(series, pattern=None):
     Notes
     -----
     Without a pattern, a series is T1c if it is an MR image, primary or reformatted, whose name (description,
-    protocol, sequence) or whose echo and repetition time tell T1, and whose ContrastBolusAgent or name
-    tells contrast. Names that tell another weighting, a localizer, a map or a difference speak against it;
+    protocol, sequence) or whose echo and repetition time say T1, and whose ContrastBolusAgent or name
+    says contrast. Names that say another weighting, a localizer, a map or a difference speak against it;
     "pre" in a name outvotes an agent, which scanners write into every series of an examination.
     """
     about = series.about
@@ -76,7 +76,7 @@ def t1c_objection(series, pattern=None):
     if _WITHOUT.search(names):
         return "T1 without contrast, by its name"
     if _words(about["ContrastBolusAgent"]) in _NO_AGENT and not _CONTRAST.search(names):
-        return "T1 without contrast: neither ContrastBolusAgent nor its name tells of any"
+        return "T1 without contrast: neither ContrastBolusAgent nor its name says any"
     return None
 
 
