@@ -44,9 +44,7 @@ def manifest(
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write: one row per tumor.")],
     scans: Annotated[
         Path | None,
-        Argument(
-            help="Table with one row per scan (CSV); with --layout a folder.", metavar="[SCANS.csv|ROOT]"
-        ),
+        Argument(help="Table with one row per scan (CSV); with --layout a folder.", metavar="SCANS.csv|ROOT"),
     ] = None,
     layout: Annotated[
         str | None, Option(help="Public data set below ROOT, by name, or 'auto' for all that are there.")

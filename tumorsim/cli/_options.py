@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 Archive = Annotated[Path, Argument(help="Manifest with one row per tumor.", metavar="ARCHIVE.csv")]
-Scan = Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="[SCAN]")]
+Scan = Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")]
 Table = Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")]
 Model = Annotated[
     str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")

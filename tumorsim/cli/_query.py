@@ -27,7 +27,7 @@ def query(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
     scan: Annotated[
         Path | None,
-        Argument(help="T1c image (NIfTI or NRRD), or a manifest of query tumors.", metavar="[SCAN]"),
+        Argument(help="T1c image (NIfTI or NRRD), or a manifest of query tumors.", metavar="SCAN"),
     ] = None,
     model: opt.Model = None,
     mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,

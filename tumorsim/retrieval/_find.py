@@ -79,10 +79,12 @@ def find_similar(
         embedder's ``segment`` proposes the lesions.
     n_neighbors : int, default=5
         Rows per tumor; fewer where fewer tumors are left.
-    where, aspects, max_per_patient, alpha, calibration
-        As in `TumorIndex.search`.
+    where : mapping of str to condition, optional
+        Which tumors of the archive count, as in `TumorIndex.search`.
     exclude : {"same_patient", "same_case"} or sequence of str, optional
         Leave out tumors of the query's patient or case, or these tumor ids.
+    aspects, max_per_patient, alpha, calibration
+        As in `TumorIndex.search`.
     vote_calibration : calibration.VoteCalibration or path, optional
         What ``tumorsim evaluate --calibrate-votes`` wrote: votes get a probability.
     show : sequence of str, default=()
