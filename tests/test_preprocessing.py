@@ -238,7 +238,7 @@ def test_cache_removes_the_oldest_first(tmp_path):
     preprocessing = Preprocessing(2.0)
     cases = [case_and_mask(seed)[0] for seed in range(3)]
     one = preprocessing.prepare_case(cases[0]).image.nbytes + 128  # header of .npy
-    cache = VoxelCache(tmp_path, max_bytes=2 * one + 100)
+    cache = VoxelCache(tmp_path, max_bytes=int(2.5 * one))
     for age, case in zip((30, 20), cases[:2], strict=True):
         before = set(tmp_path.iterdir())
         preprocessing.prepare_case(case, cache=cache)
@@ -251,6 +251,34 @@ def test_cache_removes_the_oldest_first(tmp_path):
         cache.get(preprocessing, case, None, refuse)
     tight = VoxelCache(tmp_path, max_bytes=0)
     assert tight.get(preprocessing, cases[1], None, lambda: preprocessing.prepare_case(cases[1])).image.any()
+
+
+def numbered(i):
+    """Return a small case whose voxels differ from those of others."""
+    image = np.random.default_rng(i).random((8, 9, 10))
+    return Case((image, np.eye(4)), case_id=str(i), patient_id="p")
+
+
+def test_cache_looks_at_its_folder_once_while_it_is_small(tmp_path, monkeypatch):
+    """Work per scan does not grow with the number of files; new cache objects know what the last one saw."""
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path) or glob(path, pattern))
+    for i in range(20):
+        Preprocessing(2.0).prepare_case(numbered(i), cache=VoxelCache(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 20
+    assert listed.count(tmp_path) == 1
+
+
+def test_cache_notices_what_other_processes_write(tmp_path):
+    """A folder that others fill is looked at again before it is much beyond its size."""
+    preprocessing, limit = Preprocessing(2.0), 40_000
+    size = preprocessing.prepare_case(numbered(0)).image.nbytes + 128  # header of .npy
+    preprocessing.prepare_case(numbered(0), cache=VoxelCache(tmp_path, max_bytes=limit))
+    (tmp_path / "of-another-process.npy").write_bytes(bytes(2 * limit))
+    for i in range(1, 2 + limit // 20 // size):
+        preprocessing.prepare_case(numbered(i), cache=VoxelCache(tmp_path, max_bytes=limit))
+    assert not (tmp_path / "of-another-process.npy").exists()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= limit
 
 
 def test_damaged_cache_file_is_made_anew(tmp_path):

@@ -1,13 +1,7 @@
-"""Voxels on one grid: RAS+ order, one spacing, one intensity scale; and the cache of them."""
+"""A scan on the network's grid: RAS+ order, one spacing, one intensity scale."""
 
-import contextlib
-import hashlib
-import json
 import math
-import os
-import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +9,8 @@ import torch
 from tumorsim._validation import check_spacing
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import box_to_grid, ras_affine, ras_box, spacing_from_affine, to_ras, to_storage
-from tumorsim.io import atomic_path, content_key
 
-__all__ = ["Preprocessing", "Volume", "VoxelCache", "head_mask", "normalize_intensity", "resample"]
+__all__ = ["MAX_VOXELS", "Preprocessing", "Volume", "head_mask", "normalize_intensity", "resample"]
 
 _VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
 MAX_VOXELS = 512**3
@@ -244,93 +237,6 @@ def _intensity_range(image):
     if top <= floor:
         raise GeometryError(_one_intensity(floor))
     return floor, top
-
-
-class VoxelCache:
-    """Prepared scans as ``.npy`` files, keyed by content and preprocessing, safe for several processes.
-
-    Parameters
-    ----------
-    directory : str or Path
-        Made when needed; it may be deleted at any time.
-    max_bytes : int, default=20 GB
-        Oldest files go first when it grows beyond.
-    """
-
-    def __init__(self, directory, *, max_bytes=20 * 1024**3):
-        self.directory = Path(directory)
-        self.max_bytes = max_bytes
-
-    def get(self, preprocessing, case, mask, make):
-        """Return the `Volume` of `case` as memory maps, from `make()` where it is not here yet."""
-        files = {"image": self.directory / f"{self._key(preprocessing, case, case.image)}-image.npy"}
-        if mask is not None:
-            files["mask"] = self.directory / f"{self._key(preprocessing, case, mask)}-mask.npy"
-        arrays = {name: _map(file) for name, file in files.items()}
-        if any(array is None for array in arrays.values()):
-            volume = make()
-            for name, file in files.items():
-                # Windows refuses to replace what another process has mapped: then it is there already
-                with (
-                    contextlib.suppress(PermissionError),
-                    atomic_path(file) as temporary,
-                    open(temporary, "wb") as stream,
-                ):
-                    np.save(stream, getattr(volume, name), allow_pickle=False)
-            self._shrink(keep=set(files.values()))
-            for name, file in files.items():  # another process may have removed it by now
-                mapped = _map(file)
-                arrays[name] = getattr(volume, name) if mapped is None else mapped
-        return Volume(arrays["image"], arrays.get("mask"), preprocessing.spacing, case.shape, case.affine)
-
-    @staticmethod
-    def _key(preprocessing, case, source):
-        grid = {name: preprocessing.to_dict()[name] for name in ("spacing", "version")}
-        digest = hashlib.sha256(json.dumps(grid, sort_keys=True).encode())
-        digest.update(case.affine.tobytes())
-        if isinstance(source, str):
-            digest.update(content_key(source).encode())
-        else:
-            array = np.ascontiguousarray(source[0] if isinstance(source, tuple) else source)
-            digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
-        return digest.hexdigest()[:40]
-
-    def _shrink(self, keep):
-        files = []
-        for file in self.directory.glob("*.npy"):
-            try:
-                stat = file.stat()
-            except FileNotFoundError:  # another process removed it
-                continue
-            if not file.name.startswith(".") or time.time() - stat.st_mtime > 3600:  # being written: not ours
-                files.append((stat.st_mtime, stat.st_size, file))
-        total = sum(size for _, size, _ in files)
-        for _, size, file in sorted(files):
-            if total <= self.max_bytes:
-                break
-            if file not in keep:
-                with contextlib.suppress(PermissionError):  # in use, on Windows
-                    file.unlink(missing_ok=True)
-                    total -= size
-
-
-def _map(file):
-    """Map a ``.npy`` file into memory and mark it as used; None where there is none, or a damaged one.
-
-    NumPy's own maps hold a file handle each, of which a process may have 256 on macOS; these hold none.
-    """
-    try:
-        with contextlib.suppress(PermissionError):  # written by somebody else
-            os.utime(file)
-        with open(file, "rb") as stream:
-            np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            start = stream.tell()
-        size = start + math.prod(shape) * dtype.itemsize
-        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
-    except (FileNotFoundError, ValueError, RuntimeError):  # not there, or damaged
-        return None
-    return content[start:].view(dtype).reshape(shape)
 
 
 def _one_intensity(value):

@@ -1,0 +1,127 @@
+"""The voxel cache: prepared scans in a folder."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tumorsim.io import atomic_path, content_key
+from tumorsim.preprocessing._volume import Volume
+
+__all__ = ["VoxelCache"]
+
+_LOCK = threading.Lock()
+_SIZES = {}  # folder → bytes when it was last looked at, bytes that this process has written since
+
+
+class VoxelCache:
+    """Prepared scans as ``.npy`` files, keyed by content and preprocessing, safe for several processes.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Made when needed; it may be deleted at any time.
+    max_bytes : int, default=20 GB
+        When it grows beyond, the files that were used longest ago are removed until 95 % are left.
+    """
+
+    def __init__(self, directory, *, max_bytes=20 * 1024**3):
+        self.directory = Path(directory)
+        self.max_bytes = max_bytes
+
+    def get(self, preprocessing, case, mask, make):
+        """Return the `Volume` of `case` as memory maps, from `make()` where it is not here yet."""
+        files = {"image": self.directory / f"{self._key(preprocessing, case, case.image)}-image.npy"}
+        if mask is not None:
+            files["mask"] = self.directory / f"{self._key(preprocessing, case, mask)}-mask.npy"
+        arrays = {name: _map(file) for name, file in files.items()}
+        if any(array is None for array in arrays.values()):
+            volume = make()
+            written = 0
+            for name, file in files.items():
+                # Windows refuses to replace what another process has mapped: then it is there already
+                with (
+                    contextlib.suppress(PermissionError),
+                    atomic_path(file) as temporary,
+                    open(temporary, "wb") as stream,
+                ):
+                    np.save(stream, getattr(volume, name), allow_pickle=False)
+                    written += stream.tell()
+            self._count(written, keep=set(files.values()))
+            for name, file in files.items():  # another process may have removed it by now
+                mapped = _map(file)
+                arrays[name] = getattr(volume, name) if mapped is None else mapped
+        return Volume(arrays["image"], arrays.get("mask"), preprocessing.spacing, case.shape, case.affine)
+
+    @staticmethod
+    def _key(preprocessing, case, source):
+        grid = {name: preprocessing.to_dict()[name] for name in ("spacing", "version")}
+        digest = hashlib.sha256(json.dumps(grid, sort_keys=True).encode())
+        digest.update(case.affine.tobytes())
+        if isinstance(source, str):
+            digest.update(content_key(source).encode())
+        else:
+            array = np.ascontiguousarray(source[0] if isinstance(source, tuple) else source)
+            digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
+        return digest.hexdigest()[:40]
+
+    def _count(self, written, keep):
+        """Add to the known size, and look at the folder only if it is too large or has not been seen lately.
+
+        Other processes write, too: so the folder is looked at anew after each twentieth of the limit.
+        """
+        folder = str(self.directory.resolve())
+        with _LOCK:
+            size, since = _SIZES.get(folder, (None, 0))
+            since += written
+            if size is None or size + since > self.max_bytes or since > self.max_bytes / 20:
+                size, since = self._shrink(keep), 0
+            _SIZES[folder] = size, since
+
+    def _shrink(self, keep):
+        """Remove the oldest files if there are too many, but none of `keep`; return the size of the rest."""
+        files = []
+        for file in self.directory.glob("*.npy"):
+            try:
+                stat = file.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            if not file.name.startswith(".") or time.time() - stat.st_mtime > 3600:  # being written: not ours
+                files.append((stat.st_mtime, stat.st_size, file))
+        total = sum(size for _, size, _ in files)
+        if total <= self.max_bytes:
+            return total
+        for _, size, file in sorted(files):
+            if total <= 0.95 * self.max_bytes:  # so that the next scans do not each look at all files again
+                break
+            if file not in keep:
+                with contextlib.suppress(PermissionError):  # in use, on Windows
+                    file.unlink(missing_ok=True)
+                    total -= size
+        return total
+
+
+def _map(file):
+    """Map a ``.npy`` file into memory and mark it as used; None where there is none, or a damaged one.
+
+    NumPy's own maps hold a file handle each, of which a process may have 256 on macOS; these hold none.
+    """
+    try:
+        with contextlib.suppress(PermissionError):  # written by somebody else
+            os.utime(file)
+        with open(file, "rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            start = stream.tell()
+        size = start + math.prod(shape) * dtype.itemsize
+        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+    except (FileNotFoundError, ValueError, RuntimeError):  # not there, or damaged
+        return None
+    return content[start:].view(dtype).reshape(shape)
