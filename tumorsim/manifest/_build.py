@@ -191,7 +191,7 @@ def save_manifest(cohort, path):
                 f"A manifest lists files. Got case '{case.case_id}' in memory. Write its arrays with "
                 "tumorsim.io.save_nifti and make the Case from the paths, or give make_cohort an output_dir."
             )
-    frame = cohort.table.copy()
+    frame = cohort.table
     folder = path.parent
     for column in ("image", "mask"):
         if column in frame:

@@ -104,12 +104,8 @@ def load_head():
     return Head(
         name="mni152",
         brain=tissue,
-        shell=Maps(
-            torch.from_numpy(np.stack([distance, skin, cerebrum, mm[..., 0]]))[None],
-            HEAD_ORIGIN,
-            HEAD_SPACING,
-        ),
-        extras=Maps(torch.from_numpy(extras)[None], HEAD_ORIGIN, HEAD_SPACING),
+        shell=head_maps([distance, skin, cerebrum, mm[..., 0]]),
+        extras=head_maps(extras),
         **starting_points(mm, distance, cerebrum, gray, white, inside, areas),
         real=False,
         scale=np.full(3, 1.05),  # the template is larger than people are
