@@ -29,7 +29,7 @@ def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
     """Return binary cross-entropy in which a rare tumor weighs more, a scalar tensor: the mean over elements.
 
     A tumor voxel weighs ``share ** -balance``, where `share` is the tumor's part of its element: 0 is plain
-    cross-entropy, 1 gives all tumor and all other voxels the same say.
+    cross-entropy, 1 gives all tumor and all other voxels equal weight.
 
     Parameters
     ----------
@@ -92,14 +92,14 @@ def multitask_loss(
     Parameters
     ----------
     outputs : dict
-        What `Network.forward` returns: ``mask`` (n, 1, x, y, z) logits, ``embedding`` (m, c), and a task's
+        What `Network.forward` returns: ``mask`` (n, 1, x, y, z) logits, ``embedding`` (m, c), and each task's
         logits (m, n_classes).
     batch : patches.Batch
         ``mask`` (n, 1, x, y, z), ``mask_known`` bool (n,), ``labels`` int64 (m, n_tasks), -1 where missing.
     task_weights : dict of float
         A head's factor; ``mask`` is one.
     class_weights : dict of Tensor of shape (n_classes,), optional
-        Factors against class imbalance, a task.
+        Factors against class imbalance, per task.
     mask_dice : float, default=0
         Share of soft Dice in the mask's loss, beside binary cross-entropy. The paper uses none.
     mask_balance : float, default=0.0

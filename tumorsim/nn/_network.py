@@ -95,7 +95,7 @@ class PaperMaskHead(nn.Module):
 
 
 class FoldMaskHead(nn.Module):
-    """Unfold cells to half resolution beside the stem's detail, two ResBlocks, then 8 logits a place.
+    """Unfold cells to half resolution beside the stem's detail, two ResBlocks, then 8 logits per place.
 
     A logit of the cell itself is added: so the loss reaches the backbone by a short way, and large tumors,
     which no detail shows, are found as a whole.
@@ -199,7 +199,7 @@ class Network(nn.Module):
         return upsample(self.cells(x))
 
     def classify(self, pooled):
-        """Return logits (m, n_classes) a task, from embeddings (m, c)."""
+        """Return logits (m, n_classes) per task, from embeddings (m, c)."""
         return {task: head(pooled) for task, head in zip(self.tasks, self.heads, strict=True)}
 
     def forward(self, x, boxes, index=None):
@@ -217,12 +217,12 @@ class Network(nn.Module):
         Returns
         -------
         dict of Tensor
-            ``mask`` (n, 1, x, y, z), ``embedding`` (m, c), then a task's logits (m, n_classes).
+            ``mask`` (n, 1, x, y, z), ``embedding`` (m, c), then each task's logits (m, n_classes).
         """
         detail = self.stem.detail(x)
         cells = self.blocks(self.stem.cells(detail))  # (n, c, x/4, y/4, z/4)
         mask = self.mask_head(cells, detail).float()
-        with torch.autocast(x.device.type, enabled=False):  # the rest is cheap, and wants every digit
+        with torch.autocast(x.device.type, enabled=False):  # the rest is cheap, and needs full precision
             pooled = roi_pool_upsampled(cells.float(), boxes, index, factor=FACTOR)  # (m, c)
             return {"mask": mask, "embedding": pooled} | self.classify(pooled)
 

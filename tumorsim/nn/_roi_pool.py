@@ -61,7 +61,7 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
     ----------
     coarse : Tensor of shape (n, c, x, y, z)
     boxes : array-like of shape (m, 2, 3), dtype=int
-        In voxels of the upsampled map, `factor` times as many an axis.
+        In voxels of the upsampled map, `factor` times as many per axis.
     index : array-like of shape (m,), dtype=int, optional
     factor : int
 

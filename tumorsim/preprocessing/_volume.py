@@ -241,7 +241,7 @@ def _intensity_range(image):
 
 def _one_intensity(value):
     """Return the message for an image without contrast."""
-    return f"The image has one intensity only ({value:g}), so there is nothing to see in it."
+    return f"The image has one intensity only ({value:g}), so it shows nothing."
 
 
 def _axis_weights(n_in, n_out, ratio, start=0.0):
@@ -253,6 +253,6 @@ def _axis_weights(n_in, n_out, ratio, start=0.0):
 
 
 def _grid_shape(shape, spacing, new_spacing):
-    """Return how many new voxels cover the old extent, at least one an axis."""
+    """Return how many new voxels cover the old extent, at least one per axis."""
     extent = np.asarray(shape) * np.asarray(spacing) / np.asarray(new_spacing)
     return tuple(int(n) for n in np.maximum(1, np.ceil(extent - 1e-3)))

@@ -222,7 +222,7 @@ def _place(box, view, patch_shape, rng):
     """Return the corner (3,) of a patch that holds `box`, or as much of it as fits.
 
     The patch stays inside `view`, the box of the whole scan, or holds it, axis by axis: what lies outside
-    is blank, and a network that is asked about whole scans must not learn from half-empty patches.
+    is blank, and a network that is used on whole scans must not learn from half-empty patches.
     """
     hold = np.sort(np.stack([np.ceil(box[1]) - patch_shape, np.floor(box[0])]), axis=0)
     stay = np.sort(np.stack([view[1] - patch_shape, view[0]]), axis=0)
@@ -272,7 +272,7 @@ def _crop(array, low, high):
 
 
 def _whole_voxels(boxes, shape):
-    """Round boxes to voxels inside `shape`, at least one voxel a side."""
+    """Round boxes to voxels inside `shape`, at least one voxel per side."""
     start = np.clip(np.floor(boxes[:, 0] + 0.25), 0, shape - 1)  # a quarter: do not grow by rounding
     stop = np.clip(np.ceil(boxes[:, 1] - 0.25), start + 1, shape)
     return np.stack([start, stop], axis=1).astype(np.int64)
