@@ -3,6 +3,7 @@
 import _thread
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,12 @@ from tumorsim.training._loop import _learning_rate
 def tumors():
     """Four tumors of two types on two sides."""
     return cohort(4)
+
+
+@pytest.fixture(scope="module")
+def plain(tumors):
+    """Return an embedder trained for a moment; tests must not change it."""
+    return tiny().fit(tumors)
 
 
 def assert_same_network(one, other):
@@ -54,7 +61,7 @@ def test_loss_halves_on_four_tumors(tumors, architecture):
 
 
 def test_history_has_every_head(tumors):
-    """An entry an epoch with loss, learning rate, time, and each head's loss; the sum fits."""
+    """One entry per epoch with loss, learning rate, time, and each head's loss; the sum fits."""
     embedder = tiny(max_epochs=3, task_weights={"mask": 2.0, "type": 0.5}).fit(tumors)
     assert [entry["epoch"] for entry in embedder.history_] == [1, 2, 3]
     for entry in embedder.history_:
@@ -65,12 +72,11 @@ def test_history_has_every_head(tumors):
     assert json.loads(json.dumps(embedder.history_)) == embedder.history_
 
 
-def test_same_seed_same_embedding(tumors):
+def test_same_seed_same_embedding(tumors, plain):
     """The seed fixes the result, whatever the number of threads; another seed gives another."""
-    first = tiny().fit(tumors)
-    assert_same_network(first, tiny(n_jobs=3).fit(tumors))
-    assert_array_equal(first.transform(tumors), tiny().fit(tumors).transform(tumors))
-    assert not np.allclose(first.transform(tumors), tiny(random_state=1).fit(tumors).transform(tumors))
+    assert_same_network(plain, tiny(n_jobs=3).fit(tumors))
+    assert_array_equal(plain.transform(tumors), tiny().fit(tumors).transform(tumors))
+    assert not np.allclose(plain.transform(tumors), tiny(random_state=1).fit(tumors).transform(tumors))
 
 
 def test_callers_random_numbers_are_left_alone(tumors):
@@ -173,10 +179,18 @@ def test_resume_without_a_folder_is_an_error(tumors):
         tiny().fit(tumors, resume=True)
 
 
-def test_fit_without_resume_begins_anew(tumors, tmp_path):
+def test_fit_without_resume_begins_anew(tumors, plain, tmp_path):
     """A checkpoint is only taken up when asked for."""
     tiny(checkpoint_dir=tmp_path, random_state=1).fit(tumors)
-    assert_same_network(tiny(checkpoint_dir=tmp_path).fit(tumors), tiny().fit(tumors))
+    assert_same_network(tiny(checkpoint_dir=tmp_path).fit(tumors), plain)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tumors, tmp_path_factory):
+    """Return the checkpoint of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny(checkpoint_dir=folder, max_epochs=1).fit(tumors)
+    return folder / CHECKPOINT
 
 
 @pytest.mark.parametrize(
@@ -191,9 +205,9 @@ def test_fit_without_resume_begins_anew(tumors, tmp_path):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_checkpoint_of_another_run_is_refused(tumors, tmp_path, changed):
+def test_checkpoint_of_another_run_is_refused(tumors, tmp_path, checkpoint, changed):
     """Other parameters or tumors cannot go on from it."""
-    tiny(checkpoint_dir=tmp_path, max_epochs=1).fit(tumors)
+    shutil.copy(checkpoint, tmp_path)
     changed = dict(changed)
     others = cohort(3) if changed.pop("tumors", None) else tumors
     with pytest.raises(TrainingError, match="must come from the same tumors and parameters"):
@@ -267,7 +281,7 @@ def test_scans_without_labels_and_masks_train_along():
 
 
 def test_progress_shows_time_left_and_losses(tumors, capfd):
-    """Away from a terminal a line an epoch tells each head's loss and the time left; verbose=0 is silent."""
+    """Without a terminal, one line per epoch gives each head's loss and the time left; verbose=0 is silent."""
     tiny(verbose=1).fit(tumors)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
