@@ -281,7 +281,7 @@ def test_scans_without_labels_and_masks_train_along():
 
 
 def test_progress_shows_time_left_and_losses(tumors, capfd):
-    """Without a terminal, one line per epoch gives each head's loss and the time left; verbose=0 is silent."""
+    """Without a terminal one line per epoch gives each head's loss and time left; verbose=0 is silent."""
     tiny(verbose=1).fit(tumors)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
