@@ -23,7 +23,7 @@ def cell(result, task, k, metric="balanced_accuracy"):
 
 
 def clusters(n_patients=60, seed=0):
-    """Return embeddings and table of tumors whose embedding tells type and volume; two tumors a patient."""
+    """Return embeddings and table of tumors, two per patient; the embedding holds type and volume."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(n_patients), 2)
     kind = patient % 3
@@ -44,8 +44,8 @@ def clusters(n_patients=60, seed=0):
     return X, table
 
 
-def test_what_the_embedding_tells_is_predicted_and_noise_is_not():
-    """Type is perfect, log-volume nearly, and labels drawn by lot lie at chance within their interval."""
+def test_what_the_embedding_holds_is_predicted_and_noise_is_not():
+    """Type is perfect, log-volume nearly, and random labels lie at chance within their interval."""
     result = evaluate_knn(*clusters(), n_neighbors=(1, 5))
     assert result.columns.tolist() == COLUMNS
     assert set(result["task"]) == {"type", "noise", "log_volume", "sphericity"}
@@ -162,7 +162,7 @@ def test_intervals_come_from_patients_not_from_tumors():
 
 
 def test_the_bootstrap_interval_has_the_width_that_theory_gives():
-    """For one label by lot a patient, 100 patients, it is 2 · 1.96 · sqrt(0.25 / 100) wide within 20 %."""
+    """With one random label per patient, 100 patients, it is 2 · 1.96 · sqrt(0.25 / 100) wide within 20 %."""
     rng = np.random.default_rng(3)
     labels = rng.permutation(np.repeat(np.array(["a", "b"], dtype=object), 50))
     table = pd.DataFrame({"patient_id": [f"p{i}" for i in range(100)], "label_t": labels})
@@ -205,7 +205,7 @@ def test_a_task_labeled_in_one_patient_or_of_one_class_is_left_out():
 
 
 def test_a_query_without_any_neighbor_counts_as_wrong():
-    """A patient who alone has the gallery's labels cannot be answered, and is not skipped."""
+    """A query of the only patient in the gallery has no neighbor, and is not skipped."""
     table = pd.DataFrame({"patient_id": ["a", "a"], "label_t": ["x", "y"], "elongation": [1.0, 2.0]})
     queries = pd.DataFrame(
         {"patient_id": ["a", "b", "c"], "label_t": ["x", "x", "y"], "elongation": [1.0, 2.0, 3.0]}
@@ -258,7 +258,7 @@ def test_any_numeric_column_can_be_a_target():
     assert set(result.loc[result["kind"] == "regression", "task"]) == {"dose", "log_volume"}
 
 
-def test_the_formatted_table_has_a_line_a_task_and_a_column_a_k():
+def test_the_formatted_table_has_one_line_per_task_and_one_column_per_k():
     """Values, chance and the interval at k = 5 are in the text."""
     result = evaluate_knn(*clusters(20), n_neighbors=(1, 5))
     lines = format_knn_table(result).splitlines()

@@ -20,7 +20,7 @@ from tumorsim.evaluation import (
 
 
 def cohort_of(n_patients=40, *, prefix="p", seed=0, informative=True):
-    """Return embeddings and table of two tumors a patient; embeddings tell type and volume, or nothing."""
+    """Return embeddings and table of two tumors per patient; embeddings hold type and volume, or nothing."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(n_patients), 2)
     kind, volume = patient % 3, np.exp(rng.normal(6, 1, 2 * n_patients))
@@ -98,8 +98,8 @@ def test_graded_relevance_gives_a_point_for_each_agreement():
         assert cell(scores, "graded", "ndcg_at_k", 2)["value"] == pytest.approx((expected + other) / 2)
 
 
-def test_labels_drawn_by_lot_score_at_chance():
-    """With embeddings that know nothing every interval holds its chance level, and R² is not above it."""
+def test_random_labels_score_at_chance():
+    """With random embeddings every interval holds its chance level, and R² is not above it."""
     (X, table), (query_X, queries) = (
         cohort_of(150, informative=False), cohort_of(150, prefix="q", seed=1, informative=False),
     )  # fmt: skip
@@ -129,8 +129,8 @@ def test_a_better_method_wins_on_the_same_resamples():
         paired_differences(good, other)
 
 
-def test_folds_ask_each_other():
-    """Each tumor asks the other folds, so all are queries; blocks within a class are contiguous."""
+def test_each_fold_is_the_query_of_the_others():
+    """Each tumor is a query to the other folds; blocks within a class are contiguous."""
     X, table = cohort_of()
     folds = block_folds(table["label_type"], 5)
     for name in set(table["label_type"]):

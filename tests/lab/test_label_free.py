@@ -38,7 +38,7 @@ class Measures:
         self.measure = measure
 
     def transform(self, tumors):
-        """Return a row a tumor."""
+        """Return one row per tumor."""
         return np.array([np.atleast_1d(self.measure(tumor)) for tumor in tumors], dtype=np.float32)
 
 
@@ -273,7 +273,7 @@ def test_mirrored_content_swaps_sides_and_comes_back(simulated):
         assert c.measure() == pytest.approx(a.measure(), abs=1e-6)
 
 
-def test_the_mirror_test_tells_who_knows_sides():
+def test_the_mirror_test_shows_whether_sides_are_known():
     """Predicted sides of all tumors flip; a place without side does not move, and volumes stay."""
     cohort = phantoms.cohort(6)
     table = evaluate_mirror(Sides(lambda t: np.log(t.measure()["volume_mm3"])), cohort).set_index("measure")
@@ -288,7 +288,7 @@ def test_the_mirror_test_tells_who_knows_sides():
 
 
 def test_ranks_and_chance_by_hand():
-    """The nearest own date counts, ties count against, and lots give the mean of 1 / rank."""
+    """The nearest own date counts, ties count against, and chance is the mean of 1 / rank."""
     distances = np.array([[0, 3, 1, 3], [3, 0, 5, 2], [1, 5, 0, 9], [3, 2, 9, 0]], dtype=float)
     patients = np.array(["a", "a", "b", "c"])
     assert own_ranks(distances, patients, [0, 1]).tolist() == [3, 2]
@@ -297,7 +297,7 @@ def test_ranks_and_chance_by_hand():
 
 
 def test_other_dates_are_found_by_what_they_share(dates):
-    """An embedder that knows the patient ranks first, one that knows nothing last; so do the controls."""
+    """Embeddings of the patient rank the other date first, as the controls do; constant ones rank it last."""
     known = Measures(lambda tumor: int(tumor.patient_id[1:]))
     table = evaluate_other_date(known, dates, n_untrained=0).set_index("method")
     assert list(table.index) == ["tumor box", "mirrored box", "centroid only", "head correlation"]
@@ -387,8 +387,8 @@ def test_a_transplant_that_does_not_fit_is_refused(dates):
         transplant(bare, dates[0].case, (0, 0, 0), 1000.0)
 
 
-def test_transplanted_dates_are_found_by_looks(dates, embedder):
-    """Mean brightness finds nothing but the kind; a known patient ranks first in the same host and others."""
+def test_transplanted_dates_are_found_by_the_tumor_alone(dates, embedder):
+    """Embeddings of the patient rank the other date first in every host; those of place do not."""
     hosts = [dates[7].case, dates[8].case]
     known = Measures(lambda tumor: int(tumor.patient_id[1:]))
     table = evaluate_transplant(
@@ -406,7 +406,7 @@ def test_transplanted_dates_are_found_by_looks(dates, embedder):
     same = evaluate_transplant(
         where, dates[:7], hosts[:1], offset_mm=(12, 0, 0), volume_mm3=500.0, n_untrained=0
     )
-    assert same["mean_reciprocal_rank"].iloc[0] < 0.5  # place no longer tells who it is
+    assert same["mean_reciprocal_rank"].iloc[0] < 0.5  # place no longer identifies the patient
     few = evaluate_transplant(
         embedder, dates[:7], hosts[:1], offset_mm=(12, 0, 0), volume_mm3=500.0, n_untrained=1
     )
@@ -440,7 +440,7 @@ def test_rings_and_balls_have_known_patterns():
     hollow = Tumor(
         Case(case.image, (mask, case.affine), case_id="h", patient_id="h"), ring.bbox, tumor_id="h"
     )
-    assert enhancement_pattern(hollow) == pytest.approx(rim)  # a mask of the rim tells the same
+    assert enhancement_pattern(hollow) == pytest.approx(rim)  # a mask of the rim gives the same
     stored = perturb([ring], "axes", random_state=0)[0]
     assert enhancement_pattern(stored) == pytest.approx(rim)
 
