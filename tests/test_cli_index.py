@@ -111,7 +111,7 @@ def test_engines_are_chosen_and_told(index, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pymilvus", None)
     milvus = ("--engine", "milvus", "--uri", str(tmp_path / "a.db"), "--collection", "t1c")
     missing = run("index", "build", tmp_path / "archive.npz", "-o", tmp_path / "m", *milvus, code=2)
-    assert "pip install tumorsim[milvus]" in missing
+    assert "pip install '.[milvus]'" in missing
     assert not (tmp_path / "m").exists()
 
 

@@ -411,7 +411,7 @@ def test_embeddings_of_another_embedder_are_refused():
         ({"tumor_id": ["a", "b", "c", "a"]}, ValueError, "'a' twice"),
         ({"tumor_id": [1, 2, 3, 4]}, TypeError, "'tumor_id' of 'metadata' must be text.*Got 1 in row 0"),
         ({"patient_id": ["p", "q", None, "r"]}, TypeError, "'patient_id'.*Got None in row 2"),
-        ({"rank": [1, 2, 3, 4]}, ValueError, "'rank' of 'metadata' is kept for the answer"),
+        ({"rank": [1, 2, 3, 4]}, ValueError, "'rank' of 'metadata' is reserved for the results"),
         ({"box": [[1], [2], [3], [4]]}, TypeError, r"'box' of 'metadata' must hold text.*Got \[1\]"),
         ({0: [1, 2, 3, 4]}, TypeError, "column name"),
         ("table", TypeError, "must be a DataFrame, a dict or a list of dicts. Got str"),
@@ -536,7 +536,7 @@ def test_clone_and_pickle_keep_what_they_should(four):
     """A clone is unfitted with the same parameters; a pickled index answers alike, without its engines."""
     four.search(FOUR)
     again = pickle.loads(pickle.dumps(four))
-    assert again._cache == {}
+    assert again._engine is None
     pd.testing.assert_frame_equal(again.search(FOUR), four.search(FOUR))
     assert not hasattr(clone(four), "embeddings_")
     assert clone(TumorIndex(metric="cosine")).metric == "cosine"
@@ -577,3 +577,26 @@ def test_search_measures_what_heads_say(metric):
     answer = index.search(X[:3], 6, aspects={"type": 1})
     expected = np.sort(apart[:3], axis=1)[:, :6] / np.median(apart[np.triu_indices(40, 1)])
     np.testing.assert_allclose(answer["distance"].to_numpy().reshape(3, 6), expected, atol=1e-7)
+
+
+def test_an_index_says_what_it_holds(four, tmp_path):
+    """Number of tumors, model, metric and engine; before `fit` the parameters, as scikit-learn shows them."""
+    assert repr(TumorIndex(metric="cosine")) == "TumorIndex(metric='cosine')"
+    one = TumorIndex(metric="cosine").fit([[1.0, 2.0]], space=EmbeddingSpace("3fa1" * 16))
+    one.save(tmp_path / "index")
+    shown = repr(TumorIndex.load(tmp_path / "index"))
+    assert shown == "<TumorIndex: 1 tumor, model 3fa13fa13fa1, metric cosine, engine exact>"
+    assert repr(four).startswith("<TumorIndex: 4 tumors, no model")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "whitened"])
+def test_coordinates_order_tumors_as_the_index_does(metric):
+    """Distances of coordinates are those of `kneighbors`; under cosine half their square is."""
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    index = TumorIndex(metric=metric).fit(X, space=EmbeddingSpace("a", scale=[1.0, 2.0, 3.0, 0.5]))
+    points = index.coordinates()
+    np.testing.assert_array_equal(points[:3], index.coordinates(X[:3]))
+    distances, rows = index.kneighbors(n_neighbors=29)
+    apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
+    # float32 points of the engine against float64
+    np.testing.assert_allclose(apart**2 / 2 if metric == "cosine" else apart, distances, rtol=1e-4, atol=1e-6)

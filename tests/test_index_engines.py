@@ -12,8 +12,8 @@ import pytest
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index import _engines
-from tumorsim.index._archive import ENGINES
+from tumorsim.index._engines import ENGINES
+from tumorsim.index._exact import CandidateEngine
 
 N, WIDTH = 3_000, 16
 SPACE = EmbeddingSpace("3fa1", {"type": np.eye(2, WIDTH)}, np.linspace(0.5, 2, WIDTH))
@@ -165,14 +165,14 @@ def test_small_archives_are_searched_exactly(engine):
     """Below a thousand tumors nothing is built, and nothing needs to be installed."""
     index = TumorIndex(engine=engine).fit(np.eye(4))
     assert index.search(np.eye(4)[:1], 1)["tumor_id"].tolist() == ["0"]
-    assert index._engine()._built is None
+    assert index._get_engine()._built is None
 
 
 def test_queries_without_enough_candidates_are_searched_exactly(make_index, monkeypatch):
     """Where all candidates but one are lost, the answer is still complete."""
     exact = make_index("exact")
 
-    class Forgetful(_engines.CandidateEngine):
+    class Forgetful(CandidateEngine):
         def _build(self):
             return self.exact
 
@@ -189,7 +189,7 @@ def test_queries_without_enough_candidates_are_searched_exactly(make_index, monk
 def test_compact_codes_take_at_most_16_bytes_a_tumor(make_index):
     """What faiss keeps of an archive in memory, serialized, is its codes and a table of their meaning."""
     faiss = pytest.importorskip("faiss", reason="needs the extra faiss")
-    built = make_index("faiss-compact")._engine()._ready()
+    built = make_index("faiss-compact")._get_engine()._ready()
     size = faiss.serialize_index(built).nbytes
     table = 4 * 16 * built.d  # float32 means of 16 codes a coordinate
     assert size - table < 16 * N + 2_000
@@ -294,7 +294,7 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(engine, monkeypa
     monkeypatch.setitem(__import__("sys").modules, NEEDS[engine], None)
     where = {"uri": str(tmp_path / "a.db"), "collection": "t1c"} if engine == "milvus" else {}
     X, queries, table = make_archive()
-    with pytest.raises(ImportError, match=rf"pip install tumorsim\[{engine.split('-')[0]}\]"):
+    with pytest.raises(ImportError, match=rf"pip install '\.\[{engine.split('-')[0]}\]'"):
         TumorIndex(engine=engine, **where).fit(X, metadata=table).search(queries)
 
 

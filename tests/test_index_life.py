@@ -1,9 +1,7 @@
 """The life of an index: changes against a plain model, locks, damage that is named, old schemas, Parquet."""
 
 import json
-import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index import _storage
+from tumorsim.index import _store
 
 X = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 9.0]], dtype=np.float32)
 SPACE = EmbeddingSpace("3fa1", {"type": [[0.1, 1 / 3, 0.0]]}, [1.0, 0.1, 3.0])
@@ -115,7 +113,7 @@ def test_threads_that_edit_wait_for_each_other(saved):
 
 def test_an_editor_that_holds_the_lock_is_named(saved, monkeypatch):
     """A second editor and a second save are told that the lock is held; reading goes on."""
-    monkeypatch.setattr(_storage, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(_store, "LOCK_SECONDS", 0.05)
     with TumorIndex.edit(saved):
         with pytest.raises(TimeoutError, match=r"its lock 'write\.lock' has been held"):
             TumorIndex.load(saved).save(saved)
@@ -132,7 +130,7 @@ def test_verify_reads_everything_and_names_all_damage(saved, monkeypatch):
         content = bytearray((saved / name).read_bytes())
         content[-1] ^= 1
         (saved / name).write_bytes(bytes(content))
-    monkeypatch.setattr(_storage, "CHECKED_BYTES", 16)
+    monkeypatch.setattr(_store, "CHECKED_BYTES", 16)
     TumorIndex.load(saved)
     with pytest.raises(IndexMismatchError, match=r"embeddings-1\.npy does not.*; metadata-1\.npz does not"):
         TumorIndex.verify(saved)
@@ -148,34 +146,21 @@ def test_verify_looks_at_what_files_hold(tmp_path):
     """Checksums that fit files with values that no index can hold are not enough."""
     table = pd.DataFrame({"tumor_id": ["a", "a"]}, dtype=object)
     bad = np.array([[np.nan], [1.0]], dtype=np.float32)
-    with _storage.write_lock(tmp_path / "index"):
-        _storage.write_index(tmp_path / "index", bad, table, {"size": 2, "n_features": 3})
+    store = _store.Store(tmp_path / "index")
+    with store.lock():
+        store.write(bad, table, {"size": 2, "n_features": 3})
     with pytest.raises(IndexMismatchError, match=r"\(2, 1\), and .*\(2, 3\); .*not finite; .*not unique"):
         TumorIndex.verify(tmp_path / "index")
 
 
-def test_an_index_of_schema_version_1_is_read_and_written_anew(tmp_path):
-    """What the first version wrote loads with its dtypes, answers, and becomes version 2 when it is saved."""
-    directory = tmp_path / "old"
-    shutil.copytree(Path(__file__).parent / "data" / "index-v1", directory)
-    assert TumorIndex.verify(directory)["schema_version"] == 1
-    old = TumorIndex.load(directory)
-    assert old.metric == "cosine"
-    assert old.space_ == SPACE
-    np.testing.assert_array_equal(old.embeddings_, X)
-    assert old.metadata_.dtypes.astype(str).tolist() == ["object"] * 3 + ["float64", "Int64", "bool"]
-    assert old.metadata_["label_type"].tolist() == ["None", None, "größer\n\u2028als"]
-    with TumorIndex.edit(directory) as index:
-        index.update(metadata={"tumor_id": ["007"], "grade": pd.array([4], dtype="Int64")})
-    assert TumorIndex.verify(directory)["schema_version"] == 2
-    again = TumorIndex.load(directory)
-    assert again.metadata_["grade"].tolist() == [4, pd.NA, 3]
-    pd.testing.assert_frame_equal(again.metadata_.drop(columns="grade"), old.metadata_.drop(columns="grade"))
-    assert sorted(p.suffix for p in directory.iterdir() if p.name != "write.lock") == [
-        ".json",
-        ".npy",
-        ".npz",
-    ]
+@pytest.mark.parametrize(("version", "remedy"), [(1, "Build it again in a new"), (3, "Update tumorsim")])
+def test_an_index_of_another_schema_version_is_refused(saved, version, remedy):
+    """Only the schema of this version is read; the message says what to do."""
+    path = saved / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+    for read in (TumorIndex.load, TumorIndex.verify):
+        with pytest.raises(IndexMismatchError, match=f"schema version {version}; .* reads 2. {remedy}"):
+            read(saved)
 
 
 def test_parquet_round_trip_keeps_rows_dtypes_and_space(tmp_path):
@@ -223,9 +208,9 @@ def test_parquet_that_is_none_is_refused(index, tmp_path):
     with pytest.raises(IndexMismatchError, match="has no column 'embedding'"):
         TumorIndex.from_parquet(tmp_path / "other.parquet")
     pd.DataFrame({"embedding": [[1.0], [1.0, 2.0]]}).to_parquet(tmp_path / "uneven.parquet")
-    with pytest.raises(IndexMismatchError, match="a list of as many numbers"):
+    with pytest.raises(IndexMismatchError, match="a list of equally many numbers"):
         TumorIndex.from_parquet(tmp_path / "uneven.parquet")
-    with pytest.raises(ValueError, match="'embedding' of the metadata is kept"):
+    with pytest.raises(ValueError, match="'embedding' of the metadata is reserved"):
         TumorIndex().fit(X, metadata={"embedding": [1, 2, 3]}).to_parquet(tmp_path / "no.parquet")
     assert not (tmp_path / "no.parquet").exists()
 
@@ -234,7 +219,7 @@ def test_a_manifest_with_another_engine_is_refused(saved):
     """An engine that this version does not know is damage, not a crash at the first search."""
     path = saved / "manifest.json"
     manifest = json.loads(path.read_text()) | {"engine": "annoy"}
-    manifest["sha256"] = _storage._manifest_key(manifest)
+    manifest["sha256"] = _store._manifest_key(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(IndexMismatchError, match="is damaged: Parameter 'engine' must be one of"):
         TumorIndex.load(saved)

@@ -282,9 +282,9 @@ def test_aspects_and_p_values_follow_the_archive():
 
 def test_more_patients_than_calibrate_are_sampled(monkeypatch):
     """One tumor each of a fixed number of patients, the same ones every time."""
-    from tumorsim.index import _novelty
+    from tumorsim.index import _search
 
-    monkeypatch.setattr(_novelty, "MOST_PATIENTS", 50)
+    monkeypatch.setattr(_search, "MOST_PATIENTS", 50)
     rng = np.random.default_rng(6)
     X, table = make_archive(rng, 300, 120)
     first, second = (TumorIndex().fit(X, metadata=table).search(X[:20] + 9, 1)["p_value"] for _ in range(2))

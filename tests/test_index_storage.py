@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index import _storage
+from tumorsim.index import _store
 
 X = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 9.0]])
 SPACE = EmbeddingSpace("3fa1", {"type": [[0.1, 1 / 3, 0.0]]}, [1.0, 0.1, 3.0])
@@ -40,7 +40,7 @@ def saved(tmp_path):
 
 def files(directory):
     """Return the names of an index's data files and manifest."""
-    return sorted(entry.name for entry in directory.iterdir() if entry.name != _storage.LOCK)
+    return sorted(entry.name for entry in directory.iterdir() if entry.name != _store.LOCK)
 
 
 def test_a_saved_index_is_loaded_as_it_was(saved):
@@ -194,7 +194,7 @@ def flip_last_byte(path):
         (
             lambda d: edit(d, schema_version=99),
             IndexMismatchError,
-            "schema version 99; this tumorsim reads 1 to 2",
+            "schema version 99; this tumorsim reads 2",
         ),
         (lambda d: edit(d, files=None), IndexMismatchError, "lacks files"),
         (
@@ -232,10 +232,10 @@ def test_a_directory_that_does_not_exist_is_not_found(tmp_path):
 
 def test_a_second_writer_is_told_that_the_lock_is_held(saved, monkeypatch):
     """While another writer holds the lock nothing is written, and the message names it."""
-    monkeypatch.setattr(_storage, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(_store, "LOCK_SECONDS", 0.05)
     index = TumorIndex.load(saved).remove("NA")
     with (
-        filelock.FileLock(saved / _storage.LOCK),
+        filelock.FileLock(saved / _store.LOCK),
         pytest.raises(TimeoutError, match=r"written by another process: its lock 'write\.lock'"),
     ):
         index.save(saved)

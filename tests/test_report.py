@@ -308,6 +308,22 @@ def test_the_archive_is_drawn_around_the_answer(cohort, tmp_path):
         save_report(tmp_path / "b.html", **asked)
 
 
+def test_map_follows_the_metric_of_the_index():
+    """Cosine does not see the length of vectors; whitened, no feature has more of the spread than another."""
+    X = np.random.default_rng(2).normal(size=(200, 2)).astype(np.float32)
+
+    def drawn(metric, X):
+        index = TumorIndex(metric=metric).fit(X)
+        return Neighborhood(index, X[:1]).map(0, index.search(X[:1], 3, alpha=None), "type")
+
+    longer = (X * np.linspace(1, 9, len(X))[:, None]).astype(np.float32)
+    places = [[(m["x"], m["y"]) for m in drawn("cosine", X)["marks"]] for X in (X, longer)]
+    np.testing.assert_allclose(*places, atol=0.2)  # rounded to 0.1
+    scaled = X * np.float32([1, 3])
+    shares = [int(drawn(metric, scaled)["shares"][0].split()[0]) for metric in ("euclidean", "whitened")]
+    assert shares[0] > 85 and shares[1] < 60
+
+
 def test_map_places_the_query_among_its_like():
     """A query that equals a tumor of the archive lies on it, and that tumor is ringed as the first."""
     X = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)

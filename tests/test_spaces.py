@@ -92,7 +92,7 @@ def test_wrong_arguments_are_named(arguments, error, match):
 
 def test_a_dict_without_a_key_is_refused():
     """What `to_dict` did not write cannot be read."""
-    with pytest.raises(ValueError, match="needs fingerprint, aspects and scale"):
+    with pytest.raises(ValueError, match="needs fingerprint, aspects, scale, offsets, weights"):
         EmbeddingSpace.from_dict({"fingerprint": "a"})
 
 
@@ -141,12 +141,12 @@ def test_coordinates_of_a_row_do_not_depend_on_its_company(heads):
         np.testing.assert_array_equal(heads.coordinates(X[i : i + 1])[0], points[i])
 
 
-def test_heads_survive_json_and_older_descriptions_have_none(heads):
-    """A description without offsets and weights is a space of scaled features alone."""
+def test_heads_survive_json_and_count_only_by_weight(heads):
+    """The round trip loses nothing; where no aspect has a weight, distances are those of scaled features."""
     content = json.loads(json.dumps(heads.to_dict()))
     assert EmbeddingSpace.from_dict(content) == heads != EmbeddingSpace("f", heads.aspects, heads.scale)
-    older = EmbeddingSpace.from_dict({k: content[k] for k in ("fingerprint", "aspects", "scale")})
-    np.testing.assert_array_equal(older.coordinates([[1, 1, 1, 1]]), [heads.scale])
+    without = EmbeddingSpace.from_dict(content | {"weights": {}})
+    np.testing.assert_array_equal(without.coordinates([[1, 1, 1, 1]]), [heads.scale])
     nothing = EmbeddingSpace("f", heads.aspects, heads.scale, heads.offsets, {"type": 0.0})
     np.testing.assert_array_equal(nothing.coordinates([[1, 1, 1, 1]]), [heads.scale])
 

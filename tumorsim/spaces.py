@@ -1,7 +1,7 @@
 """`EmbeddingSpace`: what an index must know of the embedder that its rows come from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -137,12 +137,10 @@ class EmbeddingSpace:
             If `content` lacks a key or is malformed.
         """
         try:
-            optional = {name: content.get(name, {}) for name in ("offsets", "weights")}  # not in older files
-            return cls(content["fingerprint"], content["aspects"], content["scale"], **optional)
+            return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (KeyError, TypeError) as err:
-            raise ValueError(
-                f"An embedding space needs fingerprint, aspects and scale. Got {content!r}."
-            ) from err
+            names = ", ".join(field.name for field in fields(cls))
+            raise ValueError(f"An embedding space needs {names}. Got {content!r}.") from err
 
 
 def _frozen(values, name, ndim):

@@ -1,179 +1,203 @@
-"""What searches need of an archive besides its rows: engines, codes, aspects, calibration, made once."""
+"""The immutable content of an index: embeddings, metadata, space and metric, and what follows from them."""
 
-import hashlib
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from tumorsim._validation import is_missing
+from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._aspects import make_aspects, weighted_points
-from tumorsim.index._exact import Coordinates, ExactEngine
-from tumorsim.index._faiss import FaissCompactEngine, FaissEngine
-from tumorsim.index._filters import where_mask
-from tumorsim.index._metadata import group_codes, is_missing
-from tumorsim.index._milvus import Collection, MilvusEngine
-from tumorsim.index._novelty import calibrate
-from tumorsim.index._pynndescent import PyNNDescentEngine
-from tumorsim.index._whitening import whitening_basis
+from tumorsim.index._exact import Coordinates, ExactEngine, whitening_basis
+from tumorsim.index._tables import (
+    as_table,
+    check_metadata,
+    group_codes,
+    join_tables,
+    replace_rows,
+)
+from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["ENGINES", "METRICS", "Archive"]
+__all__ = ["METRICS", "Archive"]
 
-ENGINES = {
-    "exact": ExactEngine,
-    "pynndescent": PyNNDescentEngine,
-    "faiss": FaissEngine,
-    "faiss-compact": FaissCompactEngine,
-    "milvus": MilvusEngine,
-}
 METRICS = ("euclidean", "cosine", "whitened")
-HELD_OUT = "held_out"  # metadata column: patients that the embedder was not fitted on
 
 
 class Archive:
-    """Base of `TumorIndex`: `embeddings_` and `metadata_`, and what is derived from them at first use."""
+    """Rows of an index. None of its attributes is ever changed; what is derived is made at first use.
 
-    @property
-    def aspects_(self):
-        """Names of the aspects that `search` knows."""
-        return tuple(self._aspects())
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
+    metadata : DataFrame
+        As `check_metadata` returns it.
+    space : EmbeddingSpace or None
+    metric : {"euclidean", "cosine", "whitened"}
+    feature_names : list of str, optional
+        Column names of the table that the index was fitted on.
+    """
+
+    def __init__(self, embeddings, metadata, space, metric, feature_names=None):
+        self.embeddings, self.metadata = embeddings, metadata
+        self.space, self.metric, self.feature_names = space, metric, feature_names
+        self._codes, self._last = {}, {}
+
+    def __len__(self):
+        return len(self.embeddings)
 
     def __getstate__(self):
-        state = super().__getstate__()
-        return {name: {} if name == "_cache" else value for name, value in state.items()}
+        """Return what `__init__` was given; derived parts are made again."""
+        names = ("embeddings", "metadata", "space", "metric", "feature_names")
+        return {name: getattr(self, name) for name in names} | {"_codes": {}, "_last": {}}
 
-    def _hold(self, embeddings, metadata):
-        """Replace the archive, and forget what was derived from the old one."""
-        self.embeddings_ = embeddings
-        self.metadata_ = metadata
-        self.n_samples_fit_ = len(embeddings)
-        self._cache = {}
-
-    def _change(self, embeddings, metadata, *, written=(), removed=()):
-        """Replace the archive by one where `written` rows differ and the ids `removed` are gone."""
-        if self.engine != "milvus":
-            return self._hold(embeddings, metadata)
-        collection, frame, _ = self._engine()._ready()  # refuses a collection that others have changed
-        if self.metric == "whitened":  # every point depends on all rows
-            self._hold(embeddings, metadata)
-            return self._publish()
-        if len(removed):
-            collection.delete(removed)
-        if len(written):
-            collection.upsert(embeddings[written], metadata.iloc[written], frame)
-        return self._hold(embeddings, metadata)
-
-    def _publish(self):
-        """Fill the collection with all rows, in place of what it holds."""
-        about = {
-            "fingerprint": self._fingerprint(),
-            **self._description(),
+    def description(self):
+        """Return what files say of the archive beside its rows, as JSON."""
+        return {
+            "metric": self.metric,
+            "n_features": self.embeddings.shape[1],
+            "feature_names": self.feature_names,
+            "space": None if self.space is None else self.space.to_dict(),
         }
-        for name in ("engine", "uri", "collection", "size"):
-            del about[name]
-        self._collection().create(about, self.embeddings_, self.metadata_, self._coordinates())
 
-    def _refuse_collection(self):
-        """Raise if the collection exists."""
-        collection = self._collection()
-        if collection.exists():
-            about = collection.about()
+    def with_rows(self, embeddings, metadata):
+        """Return an archive of the same space and metric with other rows."""
+        return Archive(embeddings, metadata, self.space, self.metric, self.feature_names)
+
+    def added(self, X, metadata):
+        """Return the archive with more rows, and their numbers."""
+        table = as_table(metadata, len(X), "metadata")
+        for column in ("tumor_id", "patient_id", "case_id"):
+            if column in self.metadata and column not in table:
+                raise ValueError(f"'metadata' of added tumors must have the index's column '{column}'.")
+        table = check_metadata(table, len(X))
+        held = table["tumor_id"][table["tumor_id"].isin(self.metadata["tumor_id"])]
+        if len(held):
             raise ValueError(
-                f"{collection} exists: {collection.count()} tumors of fingerprint {about['fingerprint']!r}. "
-                "Give fit(…, overwrite=True) to replace it, or another name."
+                f"Every 'tumor_id' must be unique in an index. Got '{held.iloc[0]}', which the index holds "
+                f"({len(held)} in all). Update it, or remove it first."
+            )
+        rows = np.arange(len(self), len(self) + len(X))
+        return self.with_rows(np.concatenate([self.embeddings, X]), join_tables(self.metadata, table)), rows
+
+    def updated(self, X, metadata):
+        """Return the archive with other values of the tumors in `metadata`, and their row numbers.
+
+        `X` holds their embeddings, or is None if these stay.
+        """
+        n_rows = len(X) if X is not None else _number_of_rows(metadata)
+        table = as_table(metadata, n_rows, "metadata")
+        if "tumor_id" not in table:
+            raise ValueError("'metadata' of updated tumors must have the column 'tumor_id'.")
+        table = check_metadata(table, n_rows)
+        rows = self.rows_of(table["tumor_id"])
+        embeddings = self.embeddings
+        if X is not None:
+            embeddings = np.array(embeddings)
+            embeddings[rows] = X
+        return self.with_rows(embeddings, replace_rows(self.metadata, table, rows)), rows
+
+    def without(self, tumor_ids):
+        """Return the archive without the tumors of these ids."""
+        keep = np.ones(len(self), dtype=bool)
+        keep[self.rows_of(tumor_ids)] = False
+        if not keep.any():
+            raise ValueError("An index must keep at least one tumor. Got all of its ids to remove.")
+        return self.with_rows(self.embeddings[keep], self.metadata[keep].reset_index(drop=True))
+
+    def rows_of(self, tumor_ids):
+        """Return the row numbers of tumor ids, all of which must be held."""
+        rows = self.ids.get_indexer(list(tumor_ids))
+        if (rows < 0).any():
+            unknown = list(tumor_ids)[int(np.argmax(rows < 0))]
+            raise ValueError(f"'tumor_ids' must be held by the index. Got unknown {unknown!r}.")
+        return rows
+
+    def check_space(self, space):
+        """Raise unless embeddings of `space` can be compared with those of the archive."""
+        if not isinstance(space, EmbeddingSpace):
+            raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
+        if self.space is None:
+            raise IndexMismatchError(
+                f"The index was fitted without a space, so embeddings of {space.fingerprint!r} cannot be "
+                "checked against it. Fit it with space=embedder.space_."
+            )
+        if space.fingerprint != self.space.fingerprint:
+            raise IndexMismatchError(
+                f"Embeddings and index come from different embedders. The index has fingerprint "
+                f"{self.space.fingerprint!r}, got {space.fingerprint!r}. Embed both with the same model."
             )
 
-    def _fingerprint(self):
-        """Return that of the space, or None."""
-        return None if self.space_ is None else self.space_.fingerprint
+    @property
+    def fingerprint(self):
+        """Fingerprint of the space, or None."""
+        return None if self.space is None else self.space.fingerprint
 
-    def _collection(self):
-        """Return the Milvus collection."""
-        return self._cached("collection", lambda: Collection(self.uri, self.collection))
+    @cached_property
+    def ids(self):
+        """The pandas Index of tumor ids."""
+        return pd.Index(self.metadata["tumor_id"])
 
-    def _ids(self):
-        """Return the pandas Index of tumor ids."""
-        return self._cached("ids", lambda: pd.Index(self.metadata_["tumor_id"]))
+    @cached_property
+    def coordinates(self):
+        """The `Coordinates` of plain distances."""
+        features = None if self.space is None else self.space.coordinates
+        basis = whitening_basis(self.embeddings, features) if self.metric == "whitened" else None
+        return Coordinates(features, self.metric == "cosine", basis)
 
-    def _cached(self, key, make):
-        """Return what was made under `key` for this archive, making it at the first call."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+    @cached_property
+    def aspects(self):
+        """Name → `Aspect`."""
+        codes = self.patients()[0]
+        return make_aspects(self.embeddings, self.metadata, self.space, self.metric == "cosine", codes)
 
-    def _last(self, name, key, make):
-        """Return what was made under `key`, keeping only the last one of `name`: it may be large."""
-        held, value = self._cache.get(name, (None, None))
-        if held != key:
-            value = make()
-            self._cache[name] = (key, value)
-        return value
+    def codes(self, columns):
+        """Return codes of the rows for a tuple of columns, and the dict value → code."""
+        if columns not in self._codes:
+            self._codes[columns] = group_codes(self.metadata, columns)
+        return self._codes[columns]
 
-    def _codes(self, columns):
-        """Return codes of the archive's rows for `columns`, and the dict value → code."""
-        return self._cached(("codes", columns), lambda: group_codes(self.metadata_, columns))
-
-    def _patients(self, table=None, n_queries=0):
-        """Return codes of the archive's patients, and of the queries' (-1: not known to the archive).
+    def patients(self, table=None, n_queries=0):
+        """Return codes of the rows' patients, and of the queries' (-1: not known to the archive).
 
         Without the column patient_id every tumor is a patient of its own.
         """
-        if "patient_id" not in self.metadata_:
-            return np.arange(self.n_samples_fit_), np.full(n_queries, -1)
-        codes, lookup = self._codes(("patient_id",))
+        if "patient_id" not in self.metadata:
+            return np.arange(len(self)), np.full(n_queries, -1)
+        codes, lookup = self.codes(("patient_id",))
         if table is None or "patient_id" not in table:
             return codes, np.full(n_queries, -1)
         own = [-1 if is_missing(value) else lookup.get((value,), -1) for value in table["patient_id"]]
         return codes, np.array(own, dtype=np.int64)
 
-    def _engine(self):
-        """Return the engine of plain distances."""
-
-        def make():
-            options = {}
-            if self.engine == "milvus":
-                options = {"collection": self._collection, "tumor_ids": self._ids}
-                options["fingerprint"] = self._fingerprint()
-            return ENGINES[self.engine](self.embeddings_, self._coordinates(), **options)
-
-        return self._cached("engine", make)
-
-    def _coordinates(self):
-        """Return the `Coordinates` of plain distances."""
-        features = None if self.space_ is None else self.space_.coordinates
-        basis = whitening_basis(self.embeddings_, features) if self.metric == "whitened" else None
-        return Coordinates(features, self.metric == "cosine", basis)
-
-    def _weighted_engine(self, weights):
+    def weighted(self, weights):
         """Return the exact engine of weighted aspects, its points, and which rows have all measures."""
 
         def make():
-            points = weighted_points(self._aspects(), weights, self.embeddings_, self.metadata_)
+            points = weighted_points(self.aspects, weights, self.embeddings, self.metadata)
             known = ~np.isnan(points).any(axis=1)
             points[~known] = 0
             return ExactEngine(points, Coordinates()), points, known
 
-        return self._last("weighted", tuple(weights.items()), make)
+        return self.last("weighted", tuple(weights.items()), make)
 
-    def _aspects(self):
-        """Return name → `Aspect` of the archive."""
+    def last(self, name, key, make):
+        """Return what was made under `key`, keeping only the last one of `name`, since it may be large."""
+        held, value = self._last.get(name, (None, None))
+        if held != key:
+            value = make()
+            self._last[name] = (key, value)
+        return value
 
-        def make():
-            codes = self._patients()[0]
-            unit_length = self.metric == "cosine"
-            return make_aspects(self.embeddings_, self.metadata_, self.space_, unit_length, codes)
 
-        return self._cached("aspects", make)
+def check_space(space, X):
+    """Return the space of embeddings (n, n_features): None, or an `EmbeddingSpace` of as many features."""
+    if space is not None and not isinstance(space, EmbeddingSpace):
+        raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
+    if space is not None and space.n_features not in (None, X.shape[1]):
+        raise ValueError(f"'space' has {space.n_features} features. Got embeddings of {X.shape[1]}.")
+    return space
 
-    def _calibration(self, engine, points, allowed, conditions, key):
-        """Return the `Calibration` of the rows that are allowed and meet `conditions`."""
-        codes = self._patients()[0]
-        eligible = None
-        if conditions is not None:
-            eligible = where_mask(self.metadata_, conditions)
-        elif HELD_OUT in self.metadata_:
-            values = [v for v in self.metadata_[HELD_OUT].tolist() if not is_missing(v)]
-            if values and all(isinstance(v, bool) for v in values):
-                eligible = where_mask(self.metadata_, {HELD_OUT: True})
-        digests = [None if m is None else hashlib.sha256(m.tobytes()).digest() for m in (allowed, eligible)]
-        return self._last(
-            "calibration", (key, *digests), lambda: calibrate(engine, points, allowed, eligible, codes)
-        )
+
+def _number_of_rows(metadata):
+    """Return the number of rows of a DataFrame, a dict of columns or a list of dicts."""
+    return len(next(iter(metadata.values()), ())) if isinstance(metadata, dict) else len(metadata)

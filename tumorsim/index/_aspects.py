@@ -1,4 +1,4 @@
-"""Aspects of similarity: what one head says of a tumor, or a measured size, each on its own scale."""
+"""Aspects of similarity: what one head says of a tumor, or a measured size, each in its own unit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +20,10 @@ ROWS = 16_384  # mapped at once: bounds the float64 copies
 
 @dataclass(frozen=True, eq=False)
 class Aspect:
-    """One aspect of an archive: points whose distances are in units of its median over random pairs.
+    """One aspect of an archive: points whose distances are in units of its median over random pairs."""
 
-    Parameters
-    ----------
-    parts : sequence of Coordinates or float
-        What is read of features; a number divides the logarithm of the measured volume.
-    pairs : ndarray of shape (n_pairs,)
-        Distances of random pairs of different patients, ascending; empty where there are none.
-    """
-
-    parts: tuple
-    pairs: np.ndarray
+    parts: tuple  # of Coordinates, or a number that divides the logarithm of the measured volume
+    pairs: np.ndarray  # (n_pairs,) distances of random pairs of different patients, ascending
 
     @property
     def measured(self):
@@ -64,22 +56,11 @@ class Aspect:
 
 
 def make_aspects(embeddings, table, space, unit_length, codes):
-    """Return name → `Aspect` of an archive.
+    """Return name → `Aspect` of an archive, `codes` (n_rows,) being its patients.
 
-    They are those of the space that read anything of the features; ``place``, the sum of those tasks of
-    hemisphere, front_rear, upper_lower and region that it has, if two or more; and ``size``, the logarithm of
-    the column volume_mm3, if the table has it. A task of the name place or size comes first.
-
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n_rows, n_features)
-    table : DataFrame
-        The archive's metadata.
-    space : EmbeddingSpace or None
-    unit_length : bool
-        Whether features are brought to unit length.
-    codes : ndarray of shape (n_rows,)
-        Patients.
+    They are those of the space that have a distance; ``place``, the sum of those tasks of hemisphere,
+    front_rear, upper_lower and region that it has, if two or more; and ``size``, the logarithm of the column
+    volume_mm3, if the table has it. A task of the name place or size comes first.
     """
     pairs = random_pairs(codes)
     aspects = {}
@@ -94,20 +75,13 @@ def make_aspects(embeddings, table, space, unit_length, codes):
         size = log_size(table, len(table))
         apart = np.abs(size[pairs[0]] - size[pairs[1]])
         apart = np.sort(apart[~np.isnan(apart)])
-        spread = float(np.median(apart)) if len(apart) else 0.0
-        spread = spread or 1.0
+        spread = _median(apart)
         aspects["size"] = Aspect((spread,), apart / spread)
     return aspects
 
 
 def check_weights(aspects, known, space):
-    """Return aspect weights as a dict name → float.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an aspect is unknown or reads nothing, a weight is negative, or all are 0.
-    """
+    """Return weights of the `known` aspects of an index as a dict name → float."""
     if not isinstance(aspects, Mapping) or not aspects:
         rule = "Parameter 'aspects' must map aspect names to weights, for instance {'type': 1}."
         raise TypeError(f"{rule} Got {aspects!r}.")
@@ -117,9 +91,8 @@ def check_weights(aspects, known, space):
         if space is not None and name in space.aspects:
             raise ValueError(f"Aspect {name!r} reads nothing of the features and has no distance.")
         listed = f"aspects are {', '.join(known) or 'none'}"
-        listed += (
-            "" if space is not None else "; those of an embedder come with fit(…, space=embedder.space_)"
-        )
+        if space is None:
+            listed += "; those of an embedder come with fit(…, space=embedder.space_)"
         raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
     weights = {name: check_real(w, f"aspects[{name!r}]", minimum=0) for name, w in aspects.items()}
     if not any(weights.values()):
@@ -154,7 +127,7 @@ def random_pairs(codes):
 
 
 def _coordinates(space, name, unit_length):
-    """Return `Coordinates` of what a head says, or reads where it has no offsets; None if that is nothing.
+    """Return `Coordinates` of an aspect, None if it has no distance.
 
     Rows act on unscaled features, so on scaled ones they are rows / scale.
     """
@@ -175,13 +148,18 @@ def _scaled(parts, embeddings, pairs):
     first, second = pairs
     difference = _mapped(parts, embeddings[first]) - _mapped(parts, embeddings[second])
     apart = np.sort(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    spread = (float(np.median(apart)) if len(apart) else 0.0) or 1.0
+    spread = _median(apart)
     parts = tuple(Coordinates(c.features, c.unit_length, c.basis / spread) for c in parts)
     return Aspect(parts, apart / spread)
 
 
+def _median(distances):
+    """Return the median of distances (n,) as a unit: 1 where there are none, or it is 0."""
+    return (float(np.median(distances)) if len(distances) else 0.0) or 1.0
+
+
 def _mapped(parts, X):
-    """Return the coordinates of all parts side by side, float64; a row's bits do not depend on others."""
+    """Return the coordinates of all parts side by side, float64; a row's bits do not depend on other rows."""
     blocks = [
         np.hstack([part(X[start : start + ROWS]) for part in parts])
         for start in range(0, max(len(X), 1), ROWS)

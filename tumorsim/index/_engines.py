@@ -1,96 +1,138 @@
-"""Engines behind one protocol: exact search, and approximate ones that are re-ranked exactly."""
+"""Approximate engines, which find candidates, and the choice of an engine by name."""
 
 import threading
-from functools import cached_property
-from typing import Protocol
+import warnings
 
 import numpy as np
 
-from tumorsim.index._exact import ExactEngine, Frame, fill
+from tumorsim._validation import check_choice, check_text, install_hint
+from tumorsim.index._exact import CandidateEngine, ExactEngine
+from tumorsim.index._milvus import MilvusEngine
 
-__all__ = ["CandidateEngine", "Engine"]
+__all__ = ["check_engine", "make_engine"]
 
-APPROXIMATE_FROM = 1_000  # rows below which candidates would only be slower than exact search
-SELECTIVE = 0.2  # share of allowed rows below which exact search looks at them all
-
-
-class Engine(Protocol):
-    """What `TumorIndex` asks of an engine."""
-
-    def nearest(self, X, n_neighbors, selection):
-        """Return distances and rows, each (n_queries, n_neighbors), by distance, then row number.
-
-        What is missing when fewer rows are selected has distance inf and row -1.
-        """
+_numba_lock = threading.Lock()  # numba's workqueue layer aborts the process when two threads use it at once
 
 
-class CandidateEngine:
-    """Base of approximate engines: candidates beyond what is wanted, filtered, then measured exactly.
-
-    Small archives, filters that select few rows, and questions for many neighbors are answered by exact
-    search, as is every query whose candidates do not suffice. A subclass gives `_build` and `_query`.
-
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n_rows, n_features)
-    coordinates : Coordinates
-    """
-
-    approximate_from = APPROXIMATE_FROM
-    oversampling = 1.5  # candidates for each row that is wanted
-    widest = 200  # candidates a query up to which the engine is asked; recall falls beyond
-
-    def __init__(self, embeddings, coordinates):
-        self.embeddings, self.coordinates = embeddings, coordinates
-        self._lock = threading.Lock()
-        self._built = None
-
-    @cached_property
-    def exact(self):
-        """The exact engine of the same rows, made at first use."""
-        return ExactEngine(self.embeddings, self.coordinates)
-
-    @cached_property
-    def frame(self):
-        """Float32 points of rows and queries."""
-        return Frame.of(self.embeddings, self.coordinates)
-
-    def nearest(self, X, n_neighbors, selection):
-        """Return distances and rows as `Engine` says."""
-        n = len(self.embeddings)
-        share = 1.0 if selection.allowed is None else selection.allowed.mean()
-        wanted = (n_neighbors + selection.most_excluded()) / max(share, 1 / n)
-        wanted = int(np.ceil(self.oversampling * wanted)) + 10
-        if n < self.approximate_from or wanted > min(self.widest, n) or share < SELECTIVE:
-            return self.exact.nearest(X, n_neighbors, selection)
-        queries = self.coordinates(X)
-        candidates = self._query(self._ready(), self.frame.points(X), wanted)
-        of_query, place = np.nonzero(candidates >= 0)
-        row = candidates[of_query, place].astype(np.int64)
-        keep = selection.pairs_allowed(of_query, row)
-        if selection.allowed is not None:
-            keep &= selection.allowed[row]
-        of_query, row = of_query[keep], row[keep]
-        exact = self.coordinates.distances(self.embeddings, row, queries, of_query)
-        distances = np.full((len(queries), n_neighbors), np.inf)
-        found = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
-        fill(distances, found, of_query, row, exact)
-        short = np.flatnonzero(found[:, -1] < 0)
-        if len(short):
-            distances[short], found[short] = self.exact.nearest(X[short], n_neighbors, selection.of(short))
-        return distances, found
-
-    def _ready(self):
-        """Return what `_build` makes, which the first thread that asks does."""
-        with self._lock:
-            if self._built is None:
-                self._built = self._build()
-            return self._built
+class PyNNDescentEngine(CandidateEngine):
+    """A neighbor graph, for many queries in one process; compiles for half a minute in every process."""
 
     def _build(self):
-        """Return what `_query` searches."""
-        raise NotImplementedError
+        """Return the graph."""
+        with _numba_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numba's remarks about its own threading and deprecations
+            from pynndescent import NNDescent
+
+            graph = NNDescent(
+                self.frame.points(self.embeddings),
+                metric="euclidean",
+                random_state=0,
+                search_tree_leaf_size=60,
+                search_tree_leaf_budget=8,
+            )
+            graph.prepare()
+            return graph
 
     def _query(self, built, points, n_candidates):
-        """Return rows (n_queries, n_candidates) near points of the frame, -1 where there are fewer."""
-        raise NotImplementedError
+        """Return rows (n_queries, n_candidates) from the graph."""
+        with _numba_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return built.query(points, k=n_candidates)[0]
+
+
+class FaissEngine(CandidateEngine):
+    """A hierarchical navigable small world: built in minutes for a million tumors, compiles nothing.
+
+    References
+    ----------
+    Y. Malkov and D. Yashunin, Efficient and robust approximate nearest neighbor search using hierarchical
+    navigable small world graphs (arXiv:1603.09320).
+    """
+
+    n_links = 32
+    build_width, least_width = 80, 100  # of the search for neighbors, in building and in queries
+
+    def _build(self):
+        """Return the graph; it holds the points, and n_links numbers per row and layer."""
+        faiss = _import_faiss()
+        points = self.frame.points(self.embeddings)
+        graph = faiss.IndexHNSWFlat(points.shape[1], self.n_links)
+        graph.hnsw.efConstruction = self.build_width
+        graph.add(points)
+        return graph
+
+    def _query(self, built, points, n_candidates):
+        """Return rows (n_queries, n_candidates) from the graph."""
+        parameters = _import_faiss().SearchParametersHNSW(efSearch=max(self.least_width, n_candidates))
+        return built.search(points, n_candidates, params=parameters)[1]
+
+
+class FaissCompactEngine(CandidateEngine):
+    """Product quantization in codes of 4 bits: at most 16 bytes per tumor in memory, all of them scanned.
+
+    References
+    ----------
+    F. André, A.-M. Kermarrec and N. Le Scouarnec, Quicker ADC: unlocking the hidden potential of product
+    quantization with SIMD (arXiv:1812.09162).
+    """
+
+    oversampling, widest = 16.0, 4_000  # codes are coarse, and scanning them is quick
+    most_codes = 32  # of 4 bits
+    n_training = 50_000  # rows that the codes are learned from
+
+    def _build(self):
+        """Return the codes; the points themselves are not kept."""
+        faiss = _import_faiss()
+        n, width = len(self.embeddings), len(self.frame.center)
+        codes = min(self.most_codes, width)
+        index = faiss.IndexPQFastScan(-(-width // codes) * codes, codes, 4)
+        rng = np.random.default_rng(0)
+        rows = np.sort(rng.choice(n, self.n_training, replace=False)) if n > self.n_training else slice(None)
+        index.train(_padded(self.frame.points(self.embeddings[rows]), index.d))
+        for i in range(0, n, self.n_training):
+            index.add(_padded(self.frame.points(self.embeddings[i : i + self.n_training]), index.d))
+        return index
+
+    def _query(self, built, points, n_candidates):
+        """Return rows (n_queries, n_candidates) by the distance of points to codes."""
+        return built.search(_padded(points, built.d), n_candidates)[1]
+
+
+def _import_faiss():
+    """Return faiss, or say how to install it."""
+    try:
+        import faiss
+    except ImportError as err:
+        raise ImportError(f"This engine needs faiss. {install_hint('faiss')}") from err
+    return faiss
+
+
+def _padded(points, width):
+    """Return points with zeros up to `width` coordinates."""
+    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, width - points.shape[1]))))
+
+
+ENGINES = {
+    "exact": ExactEngine,
+    "pynndescent": PyNNDescentEngine,
+    "faiss": FaissEngine,
+    "faiss-compact": FaissCompactEngine,
+    "milvus": MilvusEngine,
+}
+
+
+def check_engine(engine, uri, collection):
+    """Raise unless an engine's name, and the address of a collection in Milvus, go together."""
+    check_choice(engine, "engine", ENGINES)
+    for name, value in (("uri", uri), ("collection", collection)):
+        if engine == "milvus":
+            check_text(value, name)
+        elif value is not None:
+            raise ValueError(f"Parameter '{name}' belongs to engine='milvus'. Got engine={engine!r}.")
+
+
+def make_engine(engine, archive, uri, collection):
+    """Return the engine of this name for the rows of an `Archive`."""
+    if engine == "milvus":
+        return MilvusEngine(archive, uri, collection)
+    return ENGINES[engine](archive.embeddings, archive.coordinates)

@@ -1,29 +1,35 @@
-"""Exact search: float32 products choose candidates within a rounding bound, float64 distances decide."""
+"""Points of embeddings, exact search, and the base of engines whose candidates are measured exactly."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Coordinates", "ExactEngine", "Frame", "fill"]
+__all__ = ["CandidateEngine", "Coordinates", "Engine", "ExactEngine", "Frame", "whitening_basis"]
 
 BLOCK_BYTES = 8 * 2**20  # of pairs that are measured at once
 N_QUERIES, N_POINTS = 256, 8_192  # of one float32 product: 8 MB, which stays in a processor's cache
 GROUPS = 16  # of the points of one product, whose minima bound the n-th smallest
 MAPPED = 65_536  # rows mapped at once: bounds the float64 copies
+COVARIANCE_ROWS = 50_000  # at most, that the whitening is estimated on
+APPROXIMATE_FROM = 1_000  # rows below which candidates would only be slower than exact search
+SELECTIVE = 0.2  # share of allowed rows below which exact search compares with all of them
 TINY = 1e-30  # products below float32's range
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Map embeddings (n, n_features) to where distances are Euclidean: features, unit length, projection."""
+    """Map embeddings (n, n_features) to points by features, unit length and projection, in that order."""
 
     features: Callable | None = None  # of float64 embeddings; None: themselves
     unit_length: bool = False
     basis: np.ndarray | None = None  # (n_coordinates, number of features)
 
     def __call__(self, X):
-        """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on its company."""
+        """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on the other rows."""
         points = self._features(X)
         return points if self.basis is None else np.einsum("ij,kj->ik", points, self.basis)
 
@@ -51,19 +57,46 @@ class Coordinates:
         return found
 
 
+def whitening_basis(embeddings, features):
+    """Return a basis (n_coordinates, n_coordinates) in which the archive's covariance is the unit matrix.
+
+    `features` maps embeddings to the coordinates of plain distances; None leaves them as they are.
+
+    The covariance is shrunk towards a multiple of the unit matrix (Ledoit and Wolf, 2004), by an amount that
+    depends on the number of rows. It is estimated on at most 50,000 rows, drawn with a fixed seed. An archive
+    whose embeddings are all equal keeps its distances.
+
+    References
+    ----------
+    O. Ledoit and M. Wolf, A well-conditioned estimator for large-dimensional covariance matrices,
+    J. Multivar. Anal. 88 (2004), Section 3.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    n = len(embeddings)
+    rows = slice(None)
+    if n > COVARIANCE_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(n, COVARIANCE_ROWS, replace=False))
+    X = np.asarray(embeddings[rows], dtype=np.float64)
+    X = X if features is None else features(X)
+    width = X.shape[1]
+    spread = X.std() if n > 1 else 0.0
+    if not spread > 0:
+        return np.eye(width)
+    covariance, _ = ledoit_wolf((X - X.mean(axis=0)) / spread)  # of order 1, whatever the unit
+    values, directions = np.linalg.eigh(covariance)
+    if values[-1] <= 0:
+        return np.eye(width)
+    values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
+    return (directions / np.sqrt(values)).T / spread
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Float32 points of an archive's coordinates: about its mean, within ±1, which costs float32 least.
-
-    Parameters
-    ----------
-    coordinates : Coordinates
-    center : ndarray of shape (n_coordinates,)
-    unit : float
-    """
+    """Float32 points of an archive: coordinates minus its mean, within ±1, where float32 loses least."""
 
     coordinates: Coordinates
-    center: np.ndarray
+    center: np.ndarray  # (n_coordinates,)
     unit: float
 
     @classmethod
@@ -80,6 +113,16 @@ class Frame:
         for i in range(0, len(X), MAPPED):
             points[i : i + MAPPED] = (self.coordinates.in_bulk(X[i : i + MAPPED]) - self.center) / self.unit
         return points
+
+
+class Engine(Protocol):
+    """What a search needs of an engine."""
+
+    def nearest(self, X, n_neighbors, selection):
+        """Return distances and rows, each (n_queries, n_neighbors), by distance, then row number.
+
+        Where fewer rows are selected, the rest has distance inf and row -1.
+        """
 
 
 def fill(distances, found, of_query, row, exact):
@@ -187,3 +230,70 @@ def _merge(smallest, more):
     both = np.hstack([smallest, more])
     both.partition(n - 1, axis=1)
     return both[:, :n]
+
+
+class CandidateEngine:
+    """Base of approximate engines: more candidates than wanted are filtered, then measured exactly.
+
+    Exact search serves small archives, filters that select few rows, large numbers of neighbors, and every
+    query whose candidates do not suffice. A subclass implements `_build` and `_query`.
+    """
+
+    approximate_from = APPROXIMATE_FROM
+    oversampling = 1.5  # candidates for each wanted row
+    widest = 200  # candidates per query above which exact search is used; recall falls beyond
+
+    def __init__(self, embeddings, coordinates):
+        self.embeddings, self.coordinates = embeddings, coordinates
+        self._lock = threading.Lock()
+        self._built = None
+
+    @cached_property
+    def exact(self):
+        """The exact engine of the same rows, made at first use."""
+        return ExactEngine(self.embeddings, self.coordinates)
+
+    @cached_property
+    def frame(self):
+        """Float32 points of rows and queries."""
+        return Frame.of(self.embeddings, self.coordinates)
+
+    def nearest(self, X, n_neighbors, selection):
+        """Return distances and rows as `Engine` says."""
+        n = len(self.embeddings)
+        share = 1.0 if selection.allowed is None else selection.allowed.mean()
+        wanted = (n_neighbors + selection.most_excluded()) / max(share, 1 / n)
+        wanted = int(np.ceil(self.oversampling * wanted)) + 10
+        if n < self.approximate_from or wanted > min(self.widest, n) or share < SELECTIVE:
+            return self.exact.nearest(X, n_neighbors, selection)
+        queries = self.coordinates(X)
+        candidates = self._query(self._ready(), self.frame.points(X), wanted)
+        of_query, place = np.nonzero(candidates >= 0)
+        row = candidates[of_query, place].astype(np.int64)
+        keep = selection.pairs_allowed(of_query, row)
+        if selection.allowed is not None:
+            keep &= selection.allowed[row]
+        of_query, row = of_query[keep], row[keep]
+        exact = self.coordinates.distances(self.embeddings, row, queries, of_query)
+        distances = np.full((len(queries), n_neighbors), np.inf)
+        found = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
+        fill(distances, found, of_query, row, exact)
+        short = np.flatnonzero(found[:, -1] < 0)
+        if len(short):
+            distances[short], found[short] = self.exact.nearest(X[short], n_neighbors, selection.of(short))
+        return distances, found
+
+    def _ready(self):
+        """Return what `_build` makes; the first thread builds, the others wait."""
+        with self._lock:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
+
+    def _build(self):
+        """Return what `_query` searches."""
+        raise NotImplementedError
+
+    def _query(self, built, points, n_candidates):
+        """Return rows (n_queries, n_candidates) near points of the frame, -1 where there are fewer."""
+        raise NotImplementedError

@@ -1,12 +1,13 @@
-"""The rows of an archive that a query may be answered with."""
+"""The rows of an archive that may be results of a query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from tumorsim._validation import check_choice
-from tumorsim.index._metadata import check_ids, is_missing, kind_of, kind_of_dtype
+from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
 __all__ = ["Selection", "first_of_groups", "nearest_per_group", "select", "where_mask"]
 
@@ -23,19 +24,14 @@ _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Rows of the archive that queries may be answered with; the default is all of them.
+    """Rows of the archive that may be results; the default is all of them.
 
-    Parameters
-    ----------
-    allowed : ndarray of shape (n_rows,), dtype=bool, optional
-        Rows that every query may use.
-    row_codes, query_codes : ndarray of int, shapes (n_rows,) and (n_queries,), optional
-        A query may not use rows of its own code; a negative query code is no row's.
+    A query may not have rows of its own code; a negative query code is that of no row.
     """
 
-    allowed: np.ndarray | None = None
-    row_codes: np.ndarray | None = None
-    query_codes: np.ndarray | None = None
+    allowed: np.ndarray | None = None  # (n_rows,) booleans
+    row_codes: np.ndarray | None = None  # (n_rows,) integers
+    query_codes: np.ndarray | None = None  # (n_queries,) integers
 
     def of(self, queries):
         """Return the selection of some of the queries."""
@@ -57,23 +53,9 @@ class Selection:
 
 
 def select(metadata, where, exclude, query_table, n_queries, codes_of):
-    """Return the Selection that `where` and `exclude` of `TumorIndex.search` ask for.
+    """Return the `Selection` of `where` and `exclude` of `TumorIndex.search`; `query_table` may be None.
 
-    Parameters
-    ----------
-    metadata, query_table : DataFrame
-        Of archive and queries; `query_table` may be None.
-    where, exclude
-        As in `TumorIndex.search`.
-    n_queries : int
-        Number of queries.
-    codes_of : callable
-        Tuple of columns → codes of the archive's rows, and the dict value → code.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a column is unknown or absent, or a condition or id is malformed.
+    `codes_of` maps a tuple of columns to codes of the archive's rows and the dict value → code.
     """
     allowed = None if where is None else where_mask(metadata, where)
     if exclude is None:
@@ -93,15 +75,19 @@ def select(metadata, where, exclude, query_table, n_queries, codes_of):
     return Selection(others if allowed is None else allowed & others)
 
 
-def where_mask(table, where):
-    """Return which rows of `table` meet all conditions of `where`, shape (n_rows,), dtype=bool.
+def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
+    """Return which rows of a table meet all conditions of `where`.
 
     Parameters
     ----------
     table : DataFrame
-        As `check_metadata` returns it.
+        Metadata, such as ``index.metadata_``.
     where : mapping of str to condition
-        The grammar of `TumorIndex.search`.
+        Column to condition, as in `TumorIndex.search`.
+
+    Returns
+    -------
+    mask : ndarray of shape (n_rows,), dtype=bool
 
     Raises
     ------
@@ -121,9 +107,9 @@ def where_mask(table, where):
 
 
 def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
-    """Return distances and rows (n_queries, n_neighbors) as `Engine.nearest`, at most `limit` a code.
+    """Return distances and rows (n_queries, n_neighbors) as `Engine.nearest`, at most `limit` per code.
 
-    The engine is asked for more and more neighbors, until those that the limit leaves are enough.
+    More and more neighbors are taken from the engine, until those that the limit leaves are enough.
     """
     n = len(codes)
     distances = np.full((len(X), n_neighbors), np.inf)

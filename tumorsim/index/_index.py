@@ -1,35 +1,49 @@
 """`TumorIndex`: nearest tumors among embeddings, with filters, as a scikit-learn estimator."""
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
 
-from tumorsim._validation import check_fitted, check_integer, check_real
-from tumorsim.index._aspects import SIZE_COLUMN, check_weights, weighted_points
-from tumorsim.index._filters import Selection, nearest_per_group, select
-from tumorsim.index._life import LivingArchive
-from tumorsim.index._metadata import as_table
-from tumorsim.index._novelty import p_values
+from tumorsim._validation import check_choice, check_fitted
+from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index._archive import METRICS, Archive, check_space
+from tumorsim.index._engines import check_engine, make_engine
+from tumorsim.index._milvus import Collection
+from tumorsim.index._parquet import read_parquet, write_parquet
+from tumorsim.index._search import kneighbors, search
+from tumorsim.index._store import Store
+from tumorsim.index._tables import check_metadata
+from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["TumorIndex"]
 
+Metadata = pd.DataFrame | Mapping[str, Sequence] | Sequence[Mapping[str, object]]
+Space = EmbeddingSpace | None
 
-class TumorIndex(LivingArchive, BaseEstimator):
+
+class TumorIndex(BaseEstimator):
     """Find the nearest tumors among any embeddings.
 
     Parameters
     ----------
     metric : {"euclidean", "cosine", "whitened"}, default="euclidean"
-        Distance between embeddings; cosine is 1 - cosine of the angle; whitened is Mahalanobis' with the
-        archive's own covariance, shrunk as Ledoit and Wolf do. Aspects are never whitened.
+        Distance between embeddings. Cosine is 1 - cosine of the angle. Whitened is the Mahalanobis distance
+        with the archive's own covariance, shrunk as Ledoit and Wolf do. Aspects are never whitened.
     engine : {"exact", "pynndescent", "faiss", "faiss-compact", "milvus"}, default="exact"
         ``"exact"`` compares with every tumor. The others find candidates, which are measured exactly, and
         leave small archives, selective filters, p-values and aspects to the exact engine.
-        ``"pynndescent"`` compiles for half a minute in every process, then answers many queries faster.
-        ``"faiss"`` (HNSW) and ``"faiss-compact"`` (codes of 16 bytes a tumor) need
-        ``pip install tumorsim[faiss]``, ``"milvus"`` needs ``pip install tumorsim[milvus]``.
+        ``"pynndescent"`` compiles for half a minute in every process, then serves many queries faster.
+        ``"faiss"`` (HNSW) and ``"faiss-compact"`` (codes of 16 bytes per tumor) need
+        ``pip install '.[faiss]'``, ``"milvus"`` needs ``pip install '.[milvus]'``, both in a clone.
     uri : str, optional
-        Of a Milvus: a file (``"archive.db"``, embedded) or a server (``"http://host:19530"``).
+        Address of a Milvus: a file (``"archive.db"``, embedded) or a server (``"http://host:19530"``).
     collection : str, optional
         Name in that Milvus; `fit` makes it.
 
@@ -38,33 +52,98 @@ class TumorIndex(LivingArchive, BaseEstimator):
     embeddings_ : ndarray of shape (n_samples, n_features), dtype=float32
         The archive's rows, unscaled; mapped from its file after `load`.
     metadata_ : DataFrame
-        A row a tumor; missing text is None.
+        One row per tumor; missing text is None.
     space_ : EmbeddingSpace or None
         Of the embedder that made the rows.
     aspects_ : tuple of str
-        What `search` can weigh: of the space, ``place`` and ``size``.
+        What `search` can weigh: aspects of the space, ``place`` and ``size``.
     n_samples_fit_ : int
         Number of tumors.
     n_features_in_ : int
         Number of features.
 
+    Notes
+    -----
+    Every method of an index that is not fitted raises `sklearn.exceptions.NotFittedError`, except `fit`.
+
     Examples
     --------
     >>> archive = {"tumor_id": ["a", "b", "c"], "patient_id": ["p", "p", "q"]}
     >>> index = TumorIndex().fit([[0.0], [1.0], [5.0]], metadata=archive)
+    >>> index
+    <TumorIndex: 3 tumors, no model, metric euclidean, engine exact>
     >>> index.search([[1.4]], n_neighbors=2)[["rank", "distance", "tumor_id"]].round(3)
        rank  distance tumor_id
     0     1       0.4        b
     1     2       3.6        c
     """
 
-    def __init__(self, metric="euclidean", engine="exact", uri=None, collection=None):
+    def __init__(
+        self,
+        metric: str = "euclidean",
+        engine: str = "exact",
+        uri: str | None = None,
+        collection: str | None = None,
+    ):
         self.metric = metric
         self.engine = engine
         self.uri = uri
         self.collection = collection
 
-    def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
+    def __repr__(self, N_CHAR_MAX=700):
+        """Return size, model, metric and engine; before `fit` the parameters, as scikit-learn does."""
+        if not hasattr(self, "embeddings_"):
+            return super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
+        n, fingerprint = self.n_samples_fit_, self._archive.fingerprint
+        tumors = "1 tumor" if n == 1 else f"{n:,} tumors"
+        model = "no model" if fingerprint is None else f"model {fingerprint[:12]}"
+        return f"<TumorIndex: {tumors}, {model}, metric {self._archive.metric}, engine {self.engine}>"
+
+    def __getstate__(self):
+        return super().__getstate__() | {"_engine": None}
+
+    @property
+    def aspects_(self) -> tuple[str, ...]:
+        """Names of the aspects that `search` can weigh."""
+        return tuple(self._archive.aspects)
+
+    def fit(
+        self, X: ArrayLike, y=None, *, metadata: Metadata | None = None, space: Space = None, overwrite=False
+    ) -> Self:
+        """Hold embeddings and what is known of their tumors, and return the index.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings; kept as float32.
+        y : ignored
+            Here because scikit-learn passes it.
+        metadata : DataFrame, dict of columns or list of dicts, optional
+            One row per sample. Ids (``patient_id``, ``case_id``, ``tumor_id``) are text; without ``tumor_id``
+            the row number is the id. Dates become ISO text.
+        space : EmbeddingSpace, optional
+            ``embedder.space_``; its scale multiplies features before distances, of archive and query alike.
+        overwrite : bool, default=False
+            Whether a Milvus collection of that name may be replaced; nothing else is ever overwritten here.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter, embeddings, metadata or space cannot be used, or the collection exists.
+        """
+        check_choice(self.metric, "metric", METRICS)
+        check_engine(self.engine, self.uri, self.collection)
+        X = self._check_X(X, self.metric, reset=True)
+        names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
+        archive = Archive(X, check_metadata(metadata, len(X)), check_space(space, X), self.metric, names)
+        if self.engine == "milvus":
+            make_engine(self.engine, archive, self.uri, self.collection).publish(overwrite=overwrite)
+        self._store = None
+        return self._hold(archive)
+
+    def kneighbors(
+        self, X: ArrayLike | None = None, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """Return the nearest rows, as scikit-learn's `NearestNeighbors` does.
 
         Parameters
@@ -85,69 +164,59 @@ class TumorIndex(LivingArchive, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
         ValueError
             If there are fewer rows than `n_neighbors`.
         """
-        check_fitted(self, "embeddings_")
-        n_neighbors = check_integer(5 if n_neighbors is None else n_neighbors, "n_neighbors", minimum=1)
-        n = self.n_samples_fit_
-        available = n - (X is None)
-        if n_neighbors > available:
-            raise ValueError(
-                f"Parameter 'n_neighbors' must be at most the {available} other rows. Got {n_neighbors}."
-            )
-        own = np.arange(n) if X is None else None
-        X = self.embeddings_ if X is None else self._check_X(X)
-        distances, rows = self._engine().nearest(X, n_neighbors, Selection(None, own, own))
-        return (self._to_metric(distances), rows) if return_distance else rows
+        archive = self._fitted()
+        X = None if X is None else self._check_X(X, archive.metric)
+        distances, rows = kneighbors(archive, self._get_engine, X, n_neighbors)
+        return (distances, rows) if return_distance else rows
 
     def search(
         self,
-        X,
-        n_neighbors=5,
+        X: ArrayLike,
+        n_neighbors: int = 5,
         *,
-        query_metadata=None,
-        space=None,
-        where=None,
-        exclude=None,
-        aspects=None,
-        max_per_patient=1,
-        alpha=0.05,
-        calibration=None,
-    ):
+        query_metadata: Metadata | None = None,
+        space: Space = None,
+        where: Mapping[str, object] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        aspects: Mapping[str, float] | None = None,
+        max_per_patient: int | None = 1,
+        alpha: float | None = 0.05,
+        calibration: Mapping[str, object] | None = None,
+    ) -> pd.DataFrame:
         """Return the nearest tumors of each query as a table.
 
-        Filters act before the nearest are taken, so the answer is exact however selective they are.
+        Filters act before the nearest are taken, so the result is exact however selective they are.
 
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features)
             Embeddings of the same embedder.
         n_neighbors : int, default=5
-            Rows a query; fewer where fewer tumors are left.
+            Rows per query; fewer where fewer tumors are left.
         query_metadata : DataFrame, dict of columns or list of dicts, optional
-            A row a query: ``patient_id`` and ``case_id`` for `exclude`, ``volume_mm3`` for the aspect size.
+            One row per query: ``patient_id`` and ``case_id`` for `exclude`, ``volume_mm3`` for size.
         space : EmbeddingSpace, optional
             ``embedder.space_`` of the queries; refused if its fingerprint is not the index's.
         where : mapping of str to condition, optional
             Column of the metadata (``type`` falls back to ``label_type``) → a value; a list, tuple or set
             of values; ``(operator, value)`` with ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``; a list of
-            such pairs, which must all hold; or None, which a missing value meets and nothing else does.
+            such pairs, which must all hold; or None, which selects missing values only.
         exclude : {"same_patient", "same_case"} or sequence of str, optional
             Leave out tumors of the query's patient or case, or these tumor ids.
         aspects : mapping of str to float, optional
             Weights of aspects of the space, and of ``size`` (log volume; needs volume_mm3 of archive and
-            queries; tumors without it cannot answer). Distance is then the root of the weighted sum of their
+            queries; tumors without it are left out). Distance is then the root of the weighted sum of their
             squares, each in units of its median over pairs of the archive.
         max_per_patient : int or None, default=1
-            Tumors that one patient may take in an answer, if the metadata have ``patient_id``.
+            Most tumors of one patient among the results of a query, if the metadata have ``patient_id``.
         alpha : float or None, default=0.05
             A p-value of at most `alpha` is called no close match; None leaves both columns out.
         calibration : mapping of str to condition, optional
-            Which tumors calibrate p-values, in the grammar of `where`; they should be of patients that the
-            embedder was not fitted on. Default: those whose boolean column ``held_out`` is true, if the
+            Which tumors calibrate p-values, with conditions as in `where`; they should be of patients that
+            the embedder was not fitted on. Default: those whose boolean column ``held_out`` is true, if the
             metadata have it, else all.
 
         Returns
@@ -160,77 +229,343 @@ class TumorIndex(LivingArchive, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
         IndexMismatchError
             If the queries come from another embedder.
         TypeError, ValueError
             If a parameter is malformed, or a column or an aspect is unknown.
         """
-        check_fitted(self, "embeddings_")
-        self._check_space(space)
-        n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
-        limit = check_integer(max_per_patient, "max_per_patient", minimum=1, allow_none=True)
-        alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
-        weights = None if aspects is None else check_weights(aspects, self._aspects(), self.space_)
-        X = self._check_X(X)
-        table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
-        selection = select(self.metadata_, where, exclude, table, len(X), self._codes)
-        if weights is None:
-            engine, points, queries = self._engine(), self.embeddings_, X
-        else:
-            engine, points, known = self._weighted_engine(weights)
-            queries = self._weighted_queries(weights, X, table)
-            if not known.all():
-                allowed = known if selection.allowed is None else known & selection.allowed
-                selection = Selection(allowed, selection.row_codes, selection.query_codes)
-        codes, own = self._patients(table, len(X))
-        n_neighbors = min(n_neighbors, self.n_samples_fit_)
-        if limit is None or "patient_id" not in self.metadata_:
-            distances, rows = engine.nearest(queries, n_neighbors, selection)
-        else:
-            distances, rows = nearest_per_group(engine, queries, n_neighbors, selection, codes, limit)
-        query, place = np.nonzero(rows >= 0)
-        answer = {"query": query, "rank": place + 1}
-        answer["distance"] = self._to_metric(distances[query, place], weights)
-        answer |= self._aspect_columns(query, rows[query, place], X, table)
-        if alpha is not None:
-            engine = getattr(engine, "exact", engine)
-            nearest = engine.nearest(queries, 1, Selection(selection.allowed, codes, own))[0][:, 0]
-            key = None if weights is None else tuple(weights.items())
-            calibrated = self._calibration(engine, points, selection.allowed, calibration, key)
-            p = p_values(calibrated, nearest, own, alpha)
-            answer |= {"p_value": p[query], "no_close_match": p[query] <= alpha}
-        taken = [column for column in answer if column in self.metadata_]
-        if taken:
-            raise ValueError(
-                f"Column '{taken[0]}' of the metadata is the name of an answer's column. Rename it."
-            )
-        neighbors = self.metadata_.iloc[rows[query, place]].reset_index(drop=True)
-        return pd.concat([pd.DataFrame(answer), neighbors], axis=1)
+        archive = self._fitted(space)
+        X = self._check_X(X, archive.metric)
+        conditions = (query_metadata, where, exclude, aspects, max_per_patient, alpha, calibration)
+        return search(archive, self._get_engine, X, n_neighbors, *conditions)
 
-    def _weighted_queries(self, weights, X, table):
-        """Return queries as points of weighted aspects."""
-        queries = weighted_points(self._aspects(), weights, X, table)
-        unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
-        if len(unknown):
-            raise ValueError(
-                f"Aspect 'size' needs a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'. "
-                f"Got none for query {unknown[0]}."
-            )
-        return queries
+    def coordinates(self, X: ArrayLike | None = None) -> np.ndarray:
+        """Return points whose Euclidean distances order tumors as the index does, for maps and plots.
 
-    def _aspect_columns(self, query, rows, X, table):
-        """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
-        distances = {}
-        for name, aspect in self._aspects().items():
-            if not aspect.measured or (table is not None and SIZE_COLUMN in table):
-                distances[name] = aspect.between(rows, self.embeddings_, self.metadata_, query, X, table)
-        closer = {
-            f"closer_than_{name}": self._aspects()[name].closer_than(d) for name, d in distances.items()
+        Under the metrics euclidean and whitened the distance of two points is that of their tumors. Under
+        cosine the points have unit length, and half the squared distance is 1 - cosine.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features), optional
+            Embeddings of the same embedder; default: the archive's.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_coordinates), dtype=float64
+        """
+        archive = self._fitted()
+        return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
+
+    def add(self, X: ArrayLike, *, metadata: Metadata, space: Space = None) -> Self:
+        """Append tumors, and return the index.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings of the same embedder.
+        metadata : DataFrame, dict of columns or list of dicts
+            One row per sample, with ``tumor_id`` and the other id columns of the index. Other columns may be
+            new or absent; values are then missing.
+        space : EmbeddingSpace, optional
+            ``embedder.space_``; refused if its fingerprint is not the index's.
+
+        Raises
+        ------
+        IndexMismatchError, TypeError, ValueError
+            If the embeddings come from another embedder, a tumor id is held already, or embeddings or
+            metadata cannot be used.
+        """
+        archive = self._fitted(space)
+        archive, rows = archive.added(self._check_X(X, archive.metric), metadata)
+        return self._change(archive, written=rows)
+
+    def update(self, X: ArrayLike | None = None, *, metadata: Metadata, space: Space = None) -> Self:
+        """Replace embeddings and metadata of tumors, which keep their rows, and return the index.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), optional
+            New embeddings; default: only metadata change.
+        metadata : DataFrame, dict of columns or list of dicts
+            One row per tumor, with ``tumor_id``. Its columns replace the values of these tumors, new ones are
+            missing in all others, and absent ones stay as they are.
+        space : EmbeddingSpace, optional
+            ``embedder.space_``; refused if its fingerprint is not the index's.
+
+        Raises
+        ------
+        IndexMismatchError, TypeError, ValueError
+            If the embeddings come from another embedder, a tumor id is unknown, or embeddings or
+            metadata cannot be used.
+
+        Examples
+        --------
+        >>> from tumorsim import TumorIndex
+        >>> index = TumorIndex().fit([[0.0], [1.0]], metadata={"tumor_id": ["a", "b"]})
+        >>> index.update(metadata={"tumor_id": ["b"], "outcome": ["controlled"]}).metadata_
+          tumor_id     outcome
+        0        a        None
+        1        b  controlled
+        """
+        archive = self._fitted(space)
+        archive, rows = archive.updated(None if X is None else self._check_X(X, archive.metric), metadata)
+        return self._change(archive, written=rows)
+
+    def remove(self, tumor_ids: str | Sequence[str]) -> Self:
+        """Drop tumors by id, and return the index.
+
+        Parameters
+        ----------
+        tumor_ids : str or sequence of str
+            Ids that the index holds.
+
+        Raises
+        ------
+        ValueError
+            If an id is unknown, or no tumor would be left.
+        """
+        ids = [tumor_ids] if isinstance(tumor_ids, str) else list(dict.fromkeys(tumor_ids))
+        return self._change(self._fitted().without(ids), removed=ids)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the index; a reader sees the old one or the new one, whenever the writer is killed.
+
+        Parameters
+        ----------
+        directory : str or Path
+            New, empty, or an index, which is replaced.
+
+        Raises
+        ------
+        IndexMismatchError
+            If the directory holds something else, or has been changed since this index was loaded from it.
+        TimeoutError
+            If another thread or process keeps writing.
+        """
+        self._fitted()
+        store = Store(directory)
+        if self._store is not None and self._store.path == store.path:
+            store.generation = self._store.generation
+        with store.lock():
+            self._write(store)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Return the index that `save` wrote; embeddings stay on disk until they are used.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such directory.
+        IndexMismatchError
+            If it holds no index, or a damaged one. Files above 32 MB are only measured; see `verify`.
+        """
+        store = Store(directory)
+        embeddings, metadata, manifest = store.read()
+        return cls._restored(manifest, embeddings, metadata, f"The manifest of index '{directory}'", store)
+
+    @classmethod
+    @contextlib.contextmanager
+    def edit(cls, directory: str | Path) -> Iterator[Self]:
+        """Load an index, let it be changed, and save it, while other writers wait.
+
+        Where the block ends with an error nothing is saved.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
+
+        Yields
+        ------
+        TumorIndex
+            As `load` returns it.
+
+        Raises
+        ------
+        FileNotFoundError, IndexMismatchError
+            As `load`.
+        TimeoutError
+            If another thread or process keeps writing for ten seconds.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from tumorsim import TumorIndex
+        >>> TumorIndex().fit([[0.0], [1.0]]).save(folder := tempfile.mkdtemp())
+        >>> with TumorIndex.edit(folder) as index:
+        ...     _ = index.remove("0")
+        >>> TumorIndex.load(folder).metadata_["tumor_id"].tolist()
+        ['1']
+        """
+        if not Path(directory).is_dir():
+            cls.load(directory)  # says that it does not exist
+        with Store(directory).lock():
+            index = cls.load(directory)
+            yield index
+            index._write(index._store)
+
+    @staticmethod
+    def verify(directory: str | Path) -> dict:
+        """Check an index directory: checksums of all files, and what they hold. Return its manifest.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such directory.
+        IndexMismatchError
+            If something is damaged; the message names what.
+        """
+        return Store(directory).verify()
+
+    @classmethod
+    def connect(cls, uri: str, collection: str) -> Self:
+        """Return the index of a Milvus collection, which another client may have filled.
+
+        Embeddings and metadata are copied into this process. Whole numbers with missing values among them
+        become float64 on the way.
+
+        Parameters
+        ----------
+        uri : str
+            A file or a server, as in `TumorIndex`.
+        collection : str
+            Name.
+
+        Raises
+        ------
+        ConnectionError
+            If no Milvus answers.
+        IndexMismatchError
+            If there is no such collection, or it was not made by tumorsim.
+        """
+        held = Collection(uri, collection)
+        described = {**held.about(), "engine": "milvus", "uri": uri, "collection": collection}
+        embeddings, records = held.read()
+        return cls._restored(described, embeddings, check_metadata(records, len(records)), str(held))
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write a Parquet file for other tools: the metadata, and a column ``embedding`` of float32 lists.
+
+        Parameters
+        ----------
+        path : str or Path
+            Replaced atomically. `from_parquet` restores metric, space and dtypes from it.
+
+        Raises
+        ------
+        ImportError
+            Without pyarrow: ``pip install '.[parquet]'`` in a clone.
+        """
+        archive = self._fitted()
+        write_parquet(path, archive.embeddings, archive.metadata, self._description())
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> Self:
+        """Return the index of a Parquet file, from `to_parquet` or with such columns.
+
+        Where its engine was ``"milvus"`` it is exact, and the collection is left alone.
+
+        Parameters
+        ----------
+        path : str or Path
+            One row per tumor; ``embedding`` holds lists of numbers, all other columns are metadata.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ImportError
+            Without pyarrow.
+        IndexMismatchError, TypeError, ValueError
+            If the file cannot be made an index.
+        """
+        X, table, described = read_parquet(path)
+        if not described:
+            return cls().fit(X, metadata=table)
+        if described.get("engine") == "milvus":
+            described |= {"engine": "exact", "uri": None, "collection": None}
+        index = cls._restored(described, X, check_metadata(table, len(X)), f"The description in '{path}'")
+        index._check_X(X, index.metric)
+        return index
+
+    @classmethod
+    def _restored(cls, described, embeddings, metadata, what, store=None):
+        """Return an index of rows and the description that belongs to them; `what` names it in errors."""
+        try:
+            names, space = described["feature_names"], described["space"]
+            address = {name: described.get(name) for name in ("uri", "collection")}
+            index = cls(check_choice(described["metric"], "metric", METRICS), described["engine"], **address)
+            check_engine(index.engine, **address)
+            index.n_features_in_ = described["n_features"]
+            space = None if space is None else EmbeddingSpace.from_dict(space)
+        except (KeyError, TypeError, ValueError) as err:
+            raise IndexMismatchError(f"{what} is damaged: {err}.") from err
+        if names is not None:
+            index.feature_names_in_ = np.array(names, dtype=object)
+        index._store = store
+        return index._hold(Archive(embeddings, metadata, space, index.metric, names))
+
+    def _description(self):
+        """Return what files say of the index beside its rows, as JSON."""
+        local = self.uri is not None and "://" not in self.uri
+        return {
+            "metric": self._archive.metric,
+            "engine": self.engine,
+            "uri": str(Path(self.uri).resolve()) if local else self.uri,
+            "collection": self.collection,
+            "size": len(self._archive),
+            **self._archive.description(),
         }
-        return {f"distance_{name}": d for name, d in distances.items()} | closer
 
-    def _to_metric(self, distances, weights=None):
-        """Return distances in the index's metric: between unit vectors, 1 - cosine is half the square."""
-        return distances**2 / 2 if self.metric == "cosine" and weights is None else distances
+    def _write(self, store):
+        """Write the next generation to a store whose lock is held."""
+        store.write(self._archive.embeddings, self._archive.metadata, self._description())
+        self._store = store
+
+    def _hold(self, archive):
+        """Take over an archive; its engine is made at first use."""
+        self._archive, self._engine = archive, None
+        self.embeddings_, self.metadata_, self.space_ = archive.embeddings, archive.metadata, archive.space
+        self.n_samples_fit_ = len(archive)
+        return self
+
+    def _change(self, archive, *, written=(), removed=()):
+        """Take over an archive where `written` rows differ and the ids `removed` are gone."""
+        if self.engine == "milvus":
+            self._get_engine().write(archive, written, removed)
+        return self._hold(archive)
+
+    def _get_engine(self):
+        """Return the engine of plain distances, made at first use."""
+        if self._engine is None:
+            self._engine = make_engine(self.engine, self._archive, self.uri, self.collection)
+        return self._engine
+
+    def _fitted(self, space=None):
+        """Return the archive, with which embeddings of `space` must be comparable."""
+        check_fitted(self, "embeddings_")
+        if space is not None:
+            self._archive.check_space(space)
+        return self._archive
+
+    def _check_X(self, X, metric, *, reset=False):
+        """Return embeddings as finite float32 (n, n_features), a copy if `reset`; no row is 0 for cosine."""
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
+            X = validate_data(self, X, reset=reset, dtype=np.float32, order="C", copy=reset)
+        zero = np.flatnonzero(~X.any(axis=1)) if metric == "cosine" else ()
+        if len(zero):
+            rule = "Every row must differ from 0 to have a cosine."
+            raise ValueError(f"{rule} Got zeros in row {zero[0]}. Use metric='euclidean'.")
+        return X

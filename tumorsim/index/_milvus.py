@@ -1,18 +1,18 @@
-"""Candidates from a Milvus collection, embedded in a file or on a server, which also holds the archive."""
+"""Candidates from a Milvus collection, in a file or on a server, which also holds the archive."""
 
 import base64
 import json
 import logging
 import os
 import time
+from functools import cached_property
 
 import numpy as np
 
-from tumorsim._validation import check_text
+from tumorsim._validation import check_text, install_hint, is_missing
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._engines import CandidateEngine
-from tumorsim.index._exact import Coordinates, Frame
-from tumorsim.index._metadata import is_missing
+from tumorsim.index._exact import CandidateEngine, Coordinates, Frame
+from tumorsim.index._tables import plain_scalar
 
 __all__ = ["Collection", "MilvusEngine"]
 
@@ -21,20 +21,16 @@ SCHEMA_VERSION = 1
 ABOUT = "tumorsim"  # the collection's property that holds its description
 TOKEN = "TUMORSIM_MILVUS_TOKEN"
 ID_LENGTH, ROW_LENGTH = 1_024, 65_535  # characters; the second is the most that Milvus allows
-BATCH = 2_000  # rows a request, whose size Milvus limits to 64 MB
-QUERIES = 1_000  # a request; Milvus allows 16,384
+BATCH = 2_000  # rows per request, whose size Milvus limits to 64 MB
+QUERIES = 1_000  # per request; Milvus allows 16,384
 
 
 class Collection:
-    """One collection of a Milvus: a row a tumor with its id, its point, its embedding and its metadata.
+    """One collection of a Milvus: one row per tumor with its id, point, embedding and metadata.
 
-    Parameters
-    ----------
-    uri : str
-        A file (``archive.db``, Milvus Lite inside this process) or a server (``http://host:19530``), whose
-        token, if it wants one, is read from the environment variable TUMORSIM_MILVUS_TOKEN.
-    name : str
-        Of the collection.
+    The address is a file (``archive.db``, Milvus Lite inside this process) or a server
+    (``http://host:19530``), whose token, if it needs one, is read from the environment variable
+    TUMORSIM_MILVUS_TOKEN.
     """
 
     def __init__(self, uri, name):
@@ -42,7 +38,7 @@ class Collection:
         try:
             from pymilvus import MilvusClient, MilvusException
         except ImportError as err:
-            raise ImportError("engine='milvus' needs pymilvus. Run 'pip install tumorsim[milvus]'.") from err
+            raise ImportError(f"engine='milvus' needs pymilvus. {install_hint('milvus')}") from err
         try:
             self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""))
         except MilvusException as err:
@@ -55,24 +51,16 @@ class Collection:
         """Tell whether the collection is there."""
         return self._client.has_collection(self.name)
 
-    def create(self, about, embeddings, table, coordinates):
-        """Make the collection, which is dropped where it exists, and fill it.
-
-        Parameters
-        ----------
-        about : dict
-            What it is of, as JSON: fingerprint, metric, and so on.
-        embeddings : ndarray of shape (n_rows, n_features)
-        table : DataFrame
-            Checked metadata.
-        coordinates : Coordinates
-        """
+    def create(self, archive):
+        """Make the collection, which is dropped where it exists, and fill it with an `Archive`."""
         from pymilvus import DataType
 
-        frame = Frame.of(embeddings, coordinates)
-        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **about}
+        frame = Frame.of(archive.embeddings, archive.coordinates)
+        basis = archive.coordinates.basis
+        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "fingerprint": archive.fingerprint}
+        about |= archive.description()
         about |= {"center": frame.center.tolist(), "unit": frame.unit}
-        about["basis"] = None if coordinates.basis is None else coordinates.basis.tolist()
+        about["basis"] = None if basis is None else basis.tolist()
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("tumor_id", DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
         schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(2, len(frame.center)))
@@ -89,22 +77,16 @@ class Collection:
             consistency_level="Strong",
             properties={ABOUT: json.dumps(about)},
         )
-        self.upsert(embeddings, table, frame)
+        self.upsert(archive.embeddings, archive.metadata, frame)
 
     def about(self):
-        """Return what `create` was told.
-
-        Raises
-        ------
-        IndexMismatchError
-            If there is no such collection, or it is none of tumorsim's.
-        """
+        """Return the description of the archive that `create` was given."""
         if not self.exists():
             raise IndexMismatchError(f"{self} does not exist. Fit an index with engine='milvus' to make it.")
         try:
             about = json.loads(self._client.describe_collection(self.name)["properties"][ABOUT])
         except (KeyError, ValueError) as err:
-            raise IndexMismatchError(f"{self} is none of tumorsim's. Give another name.") from err
+            raise IndexMismatchError(f"{self} was not made by tumorsim. Give another name.") from err
         if about["schema_version"] != SCHEMA_VERSION:
             raise IndexMismatchError(
                 f"{self} has schema version {about['schema_version']}; this tumorsim reads {SCHEMA_VERSION}. "
@@ -144,7 +126,7 @@ class Collection:
             self._client.delete(self.name, ids=list(tumor_ids[start : start + BATCH]))
 
     def search(self, points, n_candidates):
-        """Return a list of ids for each of float32 points (n_queries, n_coordinates)."""
+        """Return a list of ids per query of float32 points (n_queries, n_coordinates)."""
         parameters = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
         found = []
         for start in range(0, len(points), QUERIES):
@@ -178,58 +160,67 @@ class Collection:
 
 
 class MilvusEngine(CandidateEngine):
-    """The graph lives in a collection; this process keeps embeddings and metadata for the exact answer.
+    """The graph lives in a collection; this process keeps embeddings and metadata for exact results."""
 
-    Parameters
-    ----------
-    embeddings, coordinates
-        As of `CandidateEngine`.
-    collection : callable
-        Returns the `Collection`.
-    tumor_ids : callable
-        Returns the pandas Index of the rows' ids.
-    fingerprint : str or None
-        Of the space.
-    """
+    def __init__(self, archive, uri, collection):
+        super().__init__(archive.embeddings, archive.coordinates)
+        self.archive, self._address = archive, (uri, collection)
 
-    def __init__(self, embeddings, coordinates, collection, tumor_ids, fingerprint):
-        super().__init__(embeddings, coordinates)
-        self._collection, self._tumor_ids, self._fingerprint = collection, tumor_ids, fingerprint
+    @cached_property
+    def collection(self):
+        """The collection; small archives are searched without connecting to it."""
+        return Collection(*self._address)
+
+    def publish(self, *, overwrite):
+        """Fill the collection with all rows, in place of what it holds if `overwrite`."""
+        if self.collection.exists() and not overwrite:
+            raise ValueError(
+                f"{self.collection} exists: {self.collection.count()} tumors of fingerprint "
+                f"{self.collection.about()['fingerprint']!r}. Give fit(…, overwrite=True) to replace it, or "
+                "another name."
+            )
+        self.collection.create(self.archive)
+
+    def write(self, archive, written, removed):
+        """Follow a change to `archive`, where `written` rows differ and the ids `removed` are gone."""
+        frame = self.frame  # refuses a collection that others have changed
+        if archive.metric == "whitened":  # every point depends on all rows
+            self.collection.create(archive)
+            return
+        if len(removed):
+            self.collection.delete(removed)
+        if len(written):
+            self.collection.upsert(archive.embeddings[written], archive.metadata.iloc[written], frame)
 
     @property
     def frame(self):
         """The frame that the collection was filled with."""
-        return self._ready()[1]
+        return self._ready()
 
     def _build(self):
-        """Return the collection, its frame, and ids to rows, if it holds this archive."""
-        collection = self._collection()
-        about = collection.about()
-        if about["fingerprint"] != self._fingerprint:
+        """Return the frame that the collection was filled with, if it holds this archive."""
+        collection, about = self.collection, self.collection.about()
+        if about["fingerprint"] != self.archive.fingerprint:
             raise IndexMismatchError(
                 f"{collection} has fingerprint {about['fingerprint']!r}, and the index "
-                f"{self._fingerprint!r}. Embed both with the same model."
+                f"{self.archive.fingerprint!r}. Embed both with the same model."
             )
         count = collection.count()
         if count != len(self.embeddings):
             raise _changed(collection, f"it holds {count} tumors, and the index {len(self.embeddings)}")
         basis = None if about["basis"] is None else np.array(about["basis"])
-        own = self.coordinates
-        frame = Frame(
-            Coordinates(own.features, own.unit_length, basis), np.array(about["center"]), about["unit"]
-        )
-        return collection, frame, self._tumor_ids()
+        coordinates = Coordinates(self.coordinates.features, self.coordinates.unit_length, basis)
+        return Frame(coordinates, np.array(about["center"]), about["unit"])
 
     def _query(self, built, points, n_candidates):
         """Return rows (n_queries, n_candidates) from the collection."""
-        collection, _, ids = built
-        found = collection.search(points, n_candidates)
+        found = self.collection.search(points, n_candidates)
         lengths = [len(line) for line in found]
         rows = np.full((len(points), n_candidates), -1, dtype=np.int64)
         place = np.arange(n_candidates) < np.array(lengths)[:, None]
-        rows[place] = ids.get_indexer([tumor for line in found for tumor in line])
+        rows[place] = self.archive.ids.get_indexer([tumor for line in found for tumor in line])
         if (rows[place] < 0).any():
-            raise _changed(collection, "it answers with tumors that the index does not hold")
+            raise _changed(self.collection, "it holds tumors that the index does not hold")
         return rows
 
 
@@ -242,22 +233,18 @@ def _changed(collection, how):
 
 
 def _padded(points):
-    """Return points with at least the two dimensions that Milvus asks for."""
+    """Return points with at least the two dimensions that Milvus requires."""
     return points if points.shape[1] > 1 else np.pad(points, ((0, 0), (0, 1)))
 
 
 def _pack(embedding, record, order):
     """Return embedding and metadata of one tumor as JSON."""
-    metadata = {}
-    for name, value in record.items():
-        metadata[name] = (
-            None if is_missing(value) else value.item() if isinstance(value, np.generic) else value
-        )
+    metadata = {name: None if is_missing(v) else plain_scalar(v) for name, v in record.items()}
     packed = base64.b64encode(embedding.astype("<f4").tobytes()).decode("ascii")
     text = json.dumps({"order": order, "embedding": packed, "metadata": metadata}, ensure_ascii=False)
     if len(text.encode()) > ROW_LENGTH:
         raise ValueError(
-            f"Metadata of tumor '{record['tumor_id']}' take more than the {ROW_LENGTH} bytes that a Milvus "
-            "holds for a row. Leave out long columns."
+            f"Metadata of tumor '{record['tumor_id']}' take more than the {ROW_LENGTH} bytes that Milvus "
+            "holds per row. Leave out long columns."
         )
     return text

@@ -1,4 +1,4 @@
-"""Parquet files of an index: a row a tumor, for other tools; needs pyarrow."""
+"""Parquet files of an index: one row per tumor, for other tools; needs pyarrow."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim._validation import install_hint
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
 
@@ -19,25 +20,11 @@ JSON = {b"tumorsim": b"json"}  # marks columns of several kinds of values, which
 def write_parquet(path, embeddings, metadata, description):
     """Write metadata with a column ``embedding`` of float32 lists, atomically.
 
-    Parameters
-    ----------
-    path : str or Path
-    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
-    metadata : DataFrame
-        As `check_metadata` returns it; columns of mixed kinds become JSON text.
-    description : dict
-        What else an index is, as JSON; kept in the file's own metadata.
-
-    Raises
-    ------
-    ImportError
-        Without pyarrow.
-    ValueError
-        If a column is called ``embedding``.
+    Columns of mixed kinds become JSON text; the description, a dict, goes into the file's own metadata.
     """
     pa, parquet = _import_pyarrow()
     if EMBEDDING in metadata:
-        raise ValueError(f"Column '{EMBEDDING}' of the metadata is kept for the embeddings. Rename it.")
+        raise ValueError(f"Column '{EMBEDDING}' of the metadata is reserved for the embeddings. Rename it.")
     fields, arrays = [], []
     for name in metadata:
         array, mark = _to_arrow(metadata[name], pa)
@@ -53,23 +40,9 @@ def write_parquet(path, embeddings, metadata, description):
 
 
 def read_parquet(path):
-    """Read what `write_parquet` wrote, or any table with a column ``embedding`` of lists of numbers.
+    """Return embeddings (n_rows, n_features), metadata and description of a Parquet file.
 
-    Returns
-    -------
-    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
-    metadata : DataFrame
-    description : dict
-        Empty where another tool wrote the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ImportError
-        Without pyarrow.
-    IndexMismatchError
-        If it is no such file.
+    The description is empty where another tool wrote the file.
     """
     pa, parquet = _import_pyarrow()
     path = Path(path)
@@ -85,7 +58,7 @@ def read_parquet(path):
     lists = table[EMBEDDING].combine_chunks()
     lengths = set(lists.value_lengths().to_pylist()) if len(lists) else set()
     if len(lengths) != 1 or None in lengths:
-        raise IndexMismatchError(f"Every '{EMBEDDING}' of '{path}' must be a list of as many numbers.")
+        raise IndexMismatchError(f"Every '{EMBEDDING}' of '{path}' must be a list of equally many numbers.")
     embeddings = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), lengths.pop())
     dtypes, columns = description.get("dtypes", {}), {}
     for field in table.schema:
@@ -102,22 +75,14 @@ def _to_arrow(column, pa):
     """Return one column as an Arrow array, and the mark of its field or None."""
     missing = column.isna().to_numpy()
     if column.dtype != object:
-        kind = column.dtype if isinstance(column.dtype, np.dtype) else column.dtype.numpy_dtype
-        values = column.to_numpy(dtype=kind) if isinstance(column.dtype, np.dtype) else None
-        if values is None:
-            values = column.to_numpy(dtype=kind, na_value=0)
-        elif kind.kind == "f":
-            missing = None  # NaN stays NaN
-        return pa.array(values, mask=missing), None
+        if not isinstance(column.dtype, np.dtype):
+            return pa.array(column.to_numpy(dtype=column.dtype.numpy_dtype, na_value=0), mask=missing), None
+        return pa.array(column.to_numpy()), None  # NaN stays NaN
     values = [None if gone else value for gone, value in zip(missing, column, strict=True)]
     if len({type(value) for value in values if value is not None}) <= 1:
         try:
             return pa.array(values, from_pandas=False), None
-        except (
-            pa.ArrowInvalid,
-            OverflowError,
-            UnicodeEncodeError,
-        ):  # an integer beyond 64 bits, half a character
+        except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):  # over 64 bits, half a character
             pass
     return pa.array([None if v is None else json.dumps(v) for v in values], type=pa.string()), JSON
 
@@ -128,5 +93,5 @@ def _import_pyarrow():
         import pyarrow
         import pyarrow.parquet
     except ImportError as err:
-        raise ImportError("Parquet needs pyarrow. Run 'pip install tumorsim[parquet]'.") from err
+        raise ImportError(f"Parquet needs pyarrow. {install_hint('parquet')}") from err
     return pyarrow, pyarrow.parquet

@@ -1,19 +1,142 @@
-"""Metadata tables in files: columns as NumPy arrays, text as codes into a list; nothing is pickled."""
+"""Metadata tables of an index: what they may hold, how two become one, and their file."""
 
 import json
+import numbers
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["read_lines", "read_table", "write_table"]
+from tumorsim._validation import check_text, is_missing
+
+__all__ = [
+    "as_table",
+    "check_ids",
+    "check_metadata",
+    "group_codes",
+    "join_tables",
+    "kind_of",
+    "kind_of_dtype",
+    "plain_scalar",
+    "read_table",
+    "replace_rows",
+    "write_table",
+]
+
+ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
+RESULT_COLUMNS = ("query", "rank", "distance", "p_value", "no_close_match")
+_BITS = (8, 16, 32, 64)
+_NULLABLE = {"boolean", "Float32", "Float64", *(f"{sign}Int{n}" for sign in ("", "U") for n in _BITS)}
+
+
+def as_table(metadata, n_rows, name):
+    """Return metadata (DataFrame, dict of columns or list of dicts) as a new DataFrame of `n_rows` rows."""
+    if isinstance(metadata, pd.DataFrame):
+        table = metadata.copy()
+    elif isinstance(metadata, Mapping | list):
+        try:
+            table = pd.DataFrame(metadata)
+        except ValueError as err:
+            raise ValueError(f"'{name}' cannot be made a table: {err}.") from err
+    else:
+        got = type(metadata).__name__
+        raise TypeError(f"'{name}' must be a DataFrame, a dict or a list of dicts. Got {got}.")
+    if len(table) != n_rows:
+        raise ValueError(
+            f"'{name}' must have one row per sample. Got {len(table)} rows for {n_rows} samples."
+        )
+    table.index = pd.RangeIndex(n_rows)
+    for column in table.columns:
+        check_text(column, f"column name in {name}")
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"Columns of '{name}' must be unique. Got '{twice[0]}' twice.")
+    return table
+
+
+def check_metadata(metadata, n_rows):
+    """Return what a user passes as a table of numbers, booleans and objects, where what is missing is None.
+
+    Columns stay as given, text is of dtype object, and ``tumor_id`` is the row number where it was absent.
+    """
+    table = pd.DataFrame(index=range(n_rows)) if metadata is None else as_table(metadata, n_rows, "metadata")
+    if "tumor_id" not in table:
+        table.insert(0, "tumor_id", [str(i) for i in range(n_rows)])
+    for name in RESULT_COLUMNS:
+        if name in table:
+            raise ValueError(
+                f"Column '{name}' of 'metadata' is reserved for the results of 'search'. Rename it."
+            )
+    table = pd.DataFrame({name: _plain_column(table[name], name) for name in table})
+    check_ids(table, "metadata")
+    twice = table["tumor_id"][table["tumor_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"Every 'tumor_id' must be unique in an index. Got '{twice.iloc[0]}' twice.")
+    return table
+
+
+def check_ids(table, name):
+    """Raise unless the id columns that `table` has are text in every row."""
+    for column in ID_COLUMNS:
+        for row, value in enumerate(table[column] if column in table else ()):
+            if not isinstance(value, str) or not value.strip():
+                raise TypeError(
+                    f"Column '{column}' of '{name}' must be text in every row. Got {value!r} in row {row}. "
+                    f"Read tables with dtype={{'{column}': str}}, and fill in missing ids."
+                )
+
+
+def join_tables(old, new):
+    """Return two checked tables one below the other; a column that one of them lacks is missing there."""
+    names = dict.fromkeys([*old, *new])
+    joined = {name: _join(old.get(name), new.get(name), len(old), len(new)) for name in names}
+    return check_metadata(joined, len(old) + len(new))
+
+
+def replace_rows(old, new, rows):
+    """Return a checked table with the values of `new` at `rows`; a column that `new` lacks stays as it is."""
+    order = np.arange(len(old))
+    order[rows] = len(old) + np.arange(len(new))
+    joined = {name: old[name] for name in old}
+    for name in new:
+        both = _join(old.get(name), new[name], len(old), len(new))
+        joined[name] = both.iloc[order].reset_index(drop=True)
+    return check_metadata(joined, len(old))
+
+
+def group_codes(table, columns):
+    """Return integer codes (n_rows,) of the values of `columns`, and the dict value → code."""
+    codes = pd.MultiIndex.from_frame(table[list(columns)]).factorize()
+    return codes[0].astype(np.int64), {key: code for code, key in enumerate(codes[1])}
+
+
+def plain_scalar(value):
+    """Return a NumPy scalar as Python's own, anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def kind_of(value):
+    """Return 'text', 'booleans' or 'numbers' for a scalar of metadata."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool | np.bool_):
+        return "booleans"
+    if isinstance(value, numbers.Real):
+        return "numbers"
+    raise TypeError(f"Metadata and conditions hold text, numbers, booleans or None. Got {value!r}.")
+
+
+def kind_of_dtype(dtype):
+    """Return what a column of a non-object dtype holds."""
+    return "booleans" if pd.api.types.is_bool_dtype(dtype) else "numbers"
 
 
 def write_table(path, table):
-    """Write a table that `check_metadata` returned, column by column, as an uncompressed ``.npz``.
+    """Write a table that `check_metadata` returned as an uncompressed ``.npz``; nothing is pickled.
 
     A column of numbers or booleans is an array, with a mask beside it where the dtype is nullable. Any other
-    is an array of int32 codes into a JSON list of its values, -1 where missing, so that a million rows are
-    read in half a second.
+    is an array of int32 codes into a JSON list of its values, -1 where missing. A million rows are read in
+    half a second.
     """
     header = {"columns": list(table.columns), "dtypes": [str(dtype) for dtype in table.dtypes]}
     arrays = {"header": _json_array(header), "n_rows": np.array(len(table))}
@@ -40,7 +163,7 @@ def read_table(path):
             values = file[f"values{i}"]
             if dtype == "object":
                 held = _parse(values)
-                values = np.empty(len(held) + 1, dtype=object)  # the last one stays None: that of code -1
+                values = np.empty(len(held) + 1, dtype=object)  # the last one stays None, for code -1
                 values[: len(held)] = held
                 values = values[file[f"codes{i}"]]
             elif f"missing{i}" in file:
@@ -50,14 +173,41 @@ def read_table(path):
         return pd.DataFrame(columns, index=pd.RangeIndex(int(file["n_rows"])), copy=False)
 
 
-def read_lines(path):
-    """Return the table of a file of schema version 1: columns and dtypes, then a JSON list a row."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        header = json.loads(file.readline())
-        rows = [json.loads(line) for line in file]
-    columns = zip(*rows, strict=True) if rows else [() for _ in header["columns"]]
-    pairs = zip(header["columns"], header["dtypes"], columns, strict=True)
-    return pd.DataFrame({name: pd.Series(list(values), dtype=dtype) for name, dtype, values in pairs})
+def _plain_column(series, name):
+    """Return a column as numbers, booleans, or objects (text, numbers, booleans; missing is None)."""
+    dtype = series.dtype
+    if (isinstance(dtype, np.dtype) and dtype.kind in "buif") or str(dtype) in _NULLABLE:
+        return series
+    if pd.api.types.is_datetime64_any_dtype(dtype):  # ISO text sorts by time
+        series = series.astype(object).map(lambda v: v.isoformat(), na_action="ignore")
+    return pd.Series([_plain_value(v, name) for v in series], index=series.index, dtype=object)
+
+
+def _plain_value(value, name):
+    """Return a scalar as str, bool, int, float or None."""
+    if is_missing(value):
+        return None
+    try:
+        kind_of(value)
+    except TypeError as err:
+        rule = f"Column '{name}' of 'metadata' must hold text, numbers, booleans or None."
+        raise TypeError(f"{rule} Got {value!r}.") from err
+    return plain_scalar(value)
+
+
+def _join(old, new, n_old, n_new):
+    """Return one column of two tables: of their dtype, else float64 for numbers, else object."""
+    if old is not None and new is not None and old.dtype == new.dtype:
+        return pd.concat([old, new], ignore_index=True)
+    sized = ((old, n_old), (new, n_new))
+    parts = [pd.Series([None] * n, dtype=object) if part is None else part for part, n in sized]
+    empty = [part.dtype == object and part.isna().all() for part in parts]
+    numeric = [part.dtype != object and kind_of_dtype(part.dtype) == "numbers" for part in parts]
+    if any(numeric) and all(np.logical_or(empty, numeric)):
+        return pd.Series(
+            np.concatenate([p.astype("Float64").to_numpy(float, na_value=np.nan) for p in parts])
+        )
+    return pd.Series([value for part in parts for value in part.astype(object)], dtype=object)
 
 
 def _encode(column):

@@ -4,7 +4,6 @@ import numpy as np
 
 from tumorsim.records.columns import label_column
 from tumorsim.rendering import color_numbers
-from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["Neighborhood"]
 
@@ -34,19 +33,19 @@ class Neighborhood:
             )
         self.table = index.metadata_
         self._X = index.embeddings_
-        self._space = EmbeddingSpace("none") if index.space_ is None else index.space_
+        self._coordinates = index.coordinates
         rows = np.arange(len(self.table))
         if len(rows) > _N_SHOWN:
             rows = np.sort(np.random.default_rng(0).choice(rows, _N_SHOWN, replace=False))
         self._rows = rows
-        X = self._space.coordinates(self._X[rows])
+        X = self._coordinates(self._X[rows])
         self._mean = X.mean(axis=0)
         _, spread, axes = np.linalg.svd(X - self._mean, full_matrices=False)
         self._axes = axes[:2]
         total = float((spread**2).sum())
         self._shares = [float(s**2) / total if total else 0.0 for s in spread[:2]]
         self._points = (X - self._mean) @ self._axes.T
-        self._queries = (self._space.coordinates(query_X) - self._mean) @ self._axes.T
+        self._queries = (self._coordinates(query_X) - self._mean) @ self._axes.T
         self._row_of = None
 
     def map(self, query, neighbors, task):
@@ -59,7 +58,7 @@ class Neighborhood:
         ranks = [
             (row, int(rank)) for row, rank in zip(rows, neighbors["rank"], strict=True) if row is not None
         ]
-        found = self._space.coordinates(self._X[[row for row, _ in ranks]])
+        found = self._coordinates(self._X[[row for row, _ in ranks]])
         found = (found - self._mean) @ self._axes.T
         everything = np.concatenate([self._points, self._queries[[query]], found])
         low, high = everything.min(axis=0), everything.max(axis=0)

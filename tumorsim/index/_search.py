@@ -1,0 +1,182 @@
+"""The table of results of a search: nearest tumors, distances by aspect, and how unusual a query is."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tumorsim._validation import check_integer, check_real, is_missing
+from tumorsim.index._aspects import SIZE_COLUMN, check_weights, weighted_points
+from tumorsim.index._filters import Selection, nearest_per_group, select, where_mask
+from tumorsim.index._tables import as_table
+
+__all__ = ["kneighbors", "search"]
+
+HELD_OUT = "held_out"  # metadata column: patients that the embedder was not fitted on
+MOST_PATIENTS = 10_000  # that calibrate p-values
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Distances of calibration tumors to their nearest tumor of another patient."""
+
+    codes: np.ndarray  # (n,) patients, ascending, one tumor each
+    distances: np.ndarray  # (n,) of these tumors
+
+
+def kneighbors(archive, engine, X, n_neighbors):
+    """Return distances and rows of `TumorIndex.kneighbors`, each (n_queries, n_neighbors).
+
+    `engine` is a callable that returns the engine. Without `X` each row of the archive is a query, and not
+    its own neighbor.
+    """
+    n_neighbors = check_integer(5 if n_neighbors is None else n_neighbors, "n_neighbors", minimum=1)
+    available = len(archive) - (X is None)
+    if n_neighbors > available:
+        raise ValueError(
+            f"Parameter 'n_neighbors' must be at most the {available} other rows. Got {n_neighbors}."
+        )
+    own = np.arange(len(archive)) if X is None else None
+    X = archive.embeddings if X is None else X
+    distances, rows = engine().nearest(X, n_neighbors, Selection(None, own, own))
+    return _to_metric(distances, archive.metric), rows
+
+
+def search(
+    archive,
+    engine,
+    X,
+    n_neighbors,
+    query_metadata,
+    where,
+    exclude,
+    aspects,
+    max_per_patient,
+    alpha,
+    calibration,
+):
+    """Return the table of `TumorIndex.search`; `engine` is a callable that returns the plain one."""
+    n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
+    limit = check_integer(max_per_patient, "max_per_patient", minimum=1, allow_none=True)
+    alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
+    weights = None if aspects is None else check_weights(aspects, archive.aspects, archive.space)
+    table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
+    selection = select(archive.metadata, where, exclude, table, len(X), archive.codes)
+    if weights is None:
+        engine, points, queries = engine(), archive.embeddings, X
+    else:
+        engine, points, known = archive.weighted(weights)
+        queries = _weighted_queries(archive, weights, X, table)
+        if not known.all():
+            allowed = known if selection.allowed is None else known & selection.allowed
+            selection = Selection(allowed, selection.row_codes, selection.query_codes)
+    codes, own = archive.patients(table, len(X))
+    n_neighbors = min(n_neighbors, len(archive))
+    if limit is None or "patient_id" not in archive.metadata:
+        distances, rows = engine.nearest(queries, n_neighbors, selection)
+    else:
+        distances, rows = nearest_per_group(engine, queries, n_neighbors, selection, codes, limit)
+    query, place = np.nonzero(rows >= 0)
+    row, distance = rows[query, place], distances[query, place]
+    found = {"query": query, "rank": place + 1}
+    found["distance"] = distance if weights is not None else _to_metric(distance, archive.metric)
+    found |= _aspect_columns(archive, query, row, X, table)
+    if alpha is not None:
+        engine = getattr(engine, "exact", engine)
+        nearest = engine.nearest(queries, 1, Selection(selection.allowed, codes, own))[0][:, 0]
+        calibrated = _calibration(archive, engine, points, selection.allowed, calibration, weights)
+        p = p_values(calibrated, nearest, own, alpha)
+        found |= {"p_value": p[query], "no_close_match": p[query] <= alpha}
+    taken = [column for column in found if column in archive.metadata]
+    if taken:
+        raise ValueError(f"Column '{taken[0]}' of the metadata has the name of a result's column. Rename it.")
+    neighbors = archive.metadata.iloc[row].reset_index(drop=True)
+    return pd.concat([pd.DataFrame(found), neighbors], axis=1)
+
+
+def _to_metric(distances, metric):
+    """Return distances in a metric: between unit vectors, 1 - cosine is half the square."""
+    return distances**2 / 2 if metric == "cosine" else distances
+
+
+def _weighted_queries(archive, weights, X, table):
+    """Return queries as points (n_queries, n_coordinates) of weighted aspects."""
+    queries = weighted_points(archive.aspects, weights, X, table)
+    unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
+    if len(unknown):
+        raise ValueError(
+            f"Aspect 'size' needs a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'. "
+            f"Got none for query {unknown[0]}."
+        )
+    return queries
+
+
+def _aspect_columns(archive, query, rows, X, table):
+    """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
+    distances = {}
+    for name, aspect in archive.aspects.items():
+        if not aspect.measured or (table is not None and SIZE_COLUMN in table):
+            distances[name] = aspect.between(rows, archive.embeddings, archive.metadata, query, X, table)
+    closer = {f"closer_than_{name}": archive.aspects[name].closer_than(d) for name, d in distances.items()}
+    return {f"distance_{name}": d for name, d in distances.items()} | closer
+
+
+def _calibration(archive, engine, points, allowed, conditions, weights):
+    """Return the `Calibration` of the rows that are allowed and meet `conditions`, made once."""
+    eligible = None
+    if conditions is not None:
+        eligible = where_mask(archive.metadata, conditions)
+    elif HELD_OUT in archive.metadata:
+        values = [v for v in archive.metadata[HELD_OUT].tolist() if not is_missing(v)]
+        if values and all(isinstance(v, bool) for v in values):
+            eligible = where_mask(archive.metadata, {HELD_OUT: True})
+    key = [None if m is None else hashlib.sha256(m.tobytes()).digest() for m in (allowed, eligible)]
+    key.append(None if weights is None else tuple(weights.items()))
+    codes = archive.patients()[0]
+    return archive.last("calibration", key, lambda: calibrate(engine, points, allowed, eligible, codes))
+
+
+def calibrate(engine, points, allowed, eligible, codes):
+    """Return the `Calibration` of an archive: one tumor per patient, drawn with a fixed seed.
+
+    `engine` is exact, `points` (n_rows, n_features) are what it takes as queries. Rows are neighbors if
+    `allowed` (n_rows,), and calibrate if `eligible` (n_rows,) as well; None stands for all. `codes` (n_rows,)
+    are patients.
+    """
+    may = np.ones(len(codes), dtype=bool)
+    for mask in (allowed, eligible):
+        may &= True if mask is None else mask
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(np.flatnonzero(may))
+    patients, first = np.unique(codes[rows], return_index=True)
+    if len(patients) > MOST_PATIENTS:
+        some = np.sort(rng.choice(len(patients), MOST_PATIENTS, replace=False))
+        patients, first = patients[some], first[some]
+    rows = rows[first]
+    if not len(rows):
+        return Calibration(patients, np.empty(0))
+    nearest = engine.nearest(points[rows], 1, Selection(allowed, codes, codes[rows]))[0][:, 0]
+    known = np.isfinite(nearest)
+    return Calibration(patients[known], nearest[known])
+
+
+def p_values(calibration, nearest, query_codes, alpha):
+    """Return p-values (n_queries,): (1 + #{a_i ≥ a}) / (n + 1), NaN where n + 1 < 1 / alpha.
+
+    a, in `nearest` (n_queries,), is the query's distance to the nearest tumor of another patient, and a_i
+    that of a calibration tumor. By definition the query may be a neighbor of calibration tumors, which makes
+    a_i at most their distance to the query. That is never below a, since a is a minimum over tumors that
+    include the calibration tumors; so whether a_i ≥ a is the same with and without the query. The query's own
+    patient, in `query_codes` (n_queries,), does not count; a negative code is not in the archive.
+    """
+    ordered = np.sort(calibration.distances)
+    n = np.full(len(nearest), len(ordered))
+    at_least = len(ordered) - np.searchsorted(ordered, nearest, side="left")
+    place = np.searchsorted(calibration.codes, query_codes)
+    inside = place < len(ordered)
+    own = np.flatnonzero(inside)[calibration.codes[place[inside]] == query_codes[inside]]
+    n[own] -= 1
+    at_least[own] -= calibration.distances[place[own]] >= nearest[own]
+    p = (1 + at_least) / (n + 1)
+    return np.where((n + 1 < 1 / alpha) | ~np.isfinite(nearest), np.nan, p)
