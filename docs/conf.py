@@ -1,12 +1,15 @@
 """Sphinx builds the documentation: ``sphinx-build -W -n -b html docs docs/_build/html``."""
 
 import os
+import re
+import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
 import tumorsim
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the lab is not installed
 os.environ.setdefault("TUMORSIM_OFFLINE", "1")  # examples run on the weights in the package
 
 project = "tumorsim"
@@ -59,30 +62,17 @@ html_theme_options = {
 }
 html_show_sourcelink = False
 
-# pages that have a place of their own in a table of contents; all others are how-tos
-_PLACED = {
-    "index", "install", "quickstart", "howto", "api", "answers", "glossary", "comparison", "limits",
-    "contributing", "changelog", "model_card", "results", "benchmark", "label_free_tests", "deviations",
-    "decisions", "simulation",
-}  # fmt: skip
-
-
-def _list_howtos(app, docname, source):
-    """Put the pages that nobody has placed among the how-tos, so that a new page needs no other edit."""
-    if docname == "howto":
-        pages = sorted(p.stem for p in Path(app.srcdir).glob("*.md") if p.stem not in _PLACED)
-        source[0] = source[0].replace("@other pages@", "\n".join(pages))
-
-
 _TOP = {
     "Records and data": ("Case", "Tumor", "Cohort", "load_cohort", "make_cohort"),
     "Embeddings, index, answers": ("TumorEmbedder", "TumorIndex", "find_similar", "evaluate_knn"),
 }
-_ROOMS = (
-    "answers", "report", "plotting", "manifest", "public_sets", "simulation", "anatomy", "checks",
-    "preprocessing", "evaluation", "metrics", "weights", "index", "retrieval",
-    "records", "spaces", "geometry", "rendering", "io", "nn", "exceptions",
-)  # fmt: skip
+_LAB = ("benchmarks.paper", "benchmarks.baselines", "benchmarks.label_free")
+
+
+def _rooms():
+    """Return the rooms of the package with public names, in alphabetical order, then those of the lab."""
+    rooms = sorted(room.name for room in iter_modules(tumorsim.__path__) if not room.name.startswith("_"))
+    return [*(f"tumorsim.{room}" for room in rooms if room not in ("cli", "demo")), *_LAB]
 
 
 def _write_api(path):
@@ -94,13 +84,10 @@ def _write_api(path):
     for title, names in (_TOP | {"Further": rest}).items():
         lines += _section(title, "tumorsim", names)
         seen |= {id(getattr(tumorsim, name)) for name in names}
-    for room in (f"tumorsim.{name}" for name in _ROOMS):
-        if find_spec(room) is None:
-            continue
+    for room in _rooms():
         module = import_module(room)
-        names = [
-            n for n in module.__all__ if callable(getattr(module, n)) and id(getattr(module, n)) not in seen
-        ]
+        public = [name for name in getattr(module, "__all__", ()) if callable(getattr(module, name))]
+        names = [name for name in public if id(getattr(module, name)) not in seen]
         seen |= {id(getattr(module, name)) for name in names}
         lines += _section(room, room, names) if names else []
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -115,6 +102,11 @@ def _section(title, module, names):
 _write_api(Path(__file__).parent / "api.rst")
 
 
+def _link_for_sphinx(app, docname, source):
+    """Let links to files of the repository, which a code host follows, lead to their pages."""
+    source[0] = re.sub(r"\]\(\.\./examples/(plot_\w+)\.py\)", r"](gallery/\1.rst)", source[0])
+
+
 def setup(app):
     """Connect the hook."""
-    app.connect("source-read", _list_howtos)
+    app.connect("source-read", _link_for_sphinx)
