@@ -29,7 +29,8 @@ exclude_patterns = [
 templates_path = ["_templates"]
 nitpicky = True
 nitpick_ignore_regex = [  # signatures name types of other projects; attributes link to themselves
-    (r"py:class", r"(numpy|pathlib|collections|pandas|torch|matplotlib)\b.*"),
+    (r"py:class", r"(numpy|pathlib|collections|pandas|torch|matplotlib|np|pd|os)\b.*"),
+    (r"py:class", r"ArrayLike|DataFrame|PathLike|SpatialImage|Source"),
     (r"py:obj", r"\w+_"),
 ]
 default_role = "literal"  # `name` in docstrings

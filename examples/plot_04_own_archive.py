@@ -2,8 +2,8 @@
 Make an archive of your own scans
 =================================
 
-A table with a row a scan becomes a manifest with a row a tumor. Here the scans are simulated and written to a
-folder first; yours are there already.
+A table with one row per scan becomes a manifest with one row per tumor. Here the scans are simulated and
+written to a folder first; yours are there already.
 """
 
 # %%
@@ -29,8 +29,8 @@ scans.to_csv(folder / "scans" / "scans.csv", index=False)
 print(scans.head(3).to_string(index=False))
 
 # %%
-# A manifest: a row a tumor
-# -------------------------
+# A manifest: one row per tumor
+# -----------------------------
 # Lesions are components of the mask; ``tumorsim manifest scans.csv -o archive.csv`` does the same. Bad scans
 # would be listed here, all at once, with the remedy.
 build_manifest(folder / "scans" / "scans.csv", folder / "archive.csv", by_value=True)

@@ -16,7 +16,7 @@ skipped where its result is in ``RUN`` and goes on where it was killed:
    patients; beside all, but with the types of 400 only, since simulated types overlap; beside as many as
    there are stacks. The weights of the three are averaged: ``pretrained.safetensors``, and once more for
    each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
-   (``fold-0.safetensors`` …), which `benchmarks/pretrained.py` scores.
+   (``fold-0.safetensors`` …), which `python -m benchmarks.pretrained` scores.
 
 About two hours and a half on two cores with bfloat16 convolutions, and four and a half more for the folds.
 """

@@ -177,7 +177,7 @@ def index_export(
 
 
 def index_import(
-    source: Annotated[Path, Argument(help="Parquet file with a row a tumor.", metavar="ARCHIVE.parquet")],
+    source: Annotated[Path, Argument(help="Parquet file with one row per tumor.", metavar="ARCHIVE.parquet")],
     output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
 ):
     """Make an index of a Parquet table with a column 'embedding'.
