@@ -13,8 +13,7 @@ from tumorsim import load_cohort, load_dataset
 from tumorsim.cli import app
 from tumorsim.exceptions import ManifestError
 from tumorsim.geometry import to_ras
-from tumorsim.public_sets import list_scans
-from tumorsim.public_sets._found import LAYOUTS
+from tumorsim.public_sets import LAYOUTS, list_scans
 from tumorsim.public_sets._slices import _shrink
 
 

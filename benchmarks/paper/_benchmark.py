@@ -1,6 +1,7 @@
 """`run_benchmark`: train what is not trained yet, then work out tables, figures and the report."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tumorsim.io import atomic_path
 
 __all__ = ["run_benchmark"]
 
+_NO_MEMORY = r"out of memory|can't allocate memory"  # as torch says it for a GPU and for a CPU
 _PATH = r" in '[^']*[/\\\\][^']*'"
 
 
@@ -64,8 +66,8 @@ def run_benchmark(
         Real scans, as a scan table or a manifest, that nothing is trained on: they ask each other, by folds.
     dates : str or Path, optional
         Real scans with masks, some of one patient at two dates, as a scan table or a manifest, for the tests
-        that need no labels (``label_free``); see `evaluation.evaluate_other_date`. Scans without skull are
-        told by a column ``stripped``, or else by ``BraTS`` in the column ``dataset``.
+        that need no labels (``label_free``); see `label_free.evaluate_other_date`. Scans without skull are
+        told by a column ``stripped``, or else by the name of a public data set in the column ``dataset``.
     only : sequence of str, optional
         Experiments to run; default those of the preset.
     baselines : dict of callable, optional
@@ -167,12 +169,21 @@ def _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, 
                 run, data, out, real=real, dates=dates if key in tested else None,
                 boxes=strengths.get(key), baselines=baselines, n_jobs=n_jobs, verbose=verbose,
             )  # fmt: skip
-        except (ImportError, TypeError, ValueError) as err:  # one method must not cost the others
+        except Exception as err:
+            if not _others_can_go_on(err):
+                raise
             failed[key] = f"{type(err).__name__}: {err}"
             echo(f"{what} failed: {failed[key]}")
             continue
         echo(f"{what} {'was there' if done else 'done'}, {(time.perf_counter() - started) / 60:.1f} min")
     return failed
+
+
+def _others_can_go_on(err):
+    """Return whether an error is one method's own: what it cannot take, misses, or has no memory for."""
+    if isinstance(err, ImportError | MemoryError | TypeError | ValueError):
+        return True
+    return isinstance(err, RuntimeError) and re.search(_NO_MEMORY, str(err)) is not None
 
 
 def _write_results(out, preset, runs, data, settings, experiments, real, dates, failed, started, echo):

@@ -10,6 +10,7 @@ from benchmarks.label_free import (
     evaluate_rescan,
     evaluate_transplant,
 )
+from tumorsim.public_sets import LAYOUTS
 
 __all__ = ["CONTROLS", "LESIONS", "control_table", "is_stripped", "label_free_table", "transplant_hosts"]
 
@@ -150,11 +151,18 @@ def _n_dated(cohort):
 
 
 def is_stripped(cohort):
-    """Tell which tumors lie in scans without skull, bool (n,), by column ``stripped`` or data set."""
+    """Tell which tumors lie in scans without skull, bool (n,).
+
+    What the column ``stripped`` says counts. Where it says nothing, the data set does: by what is known of
+    the public sets, else whether its name holds ``BraTS``.
+    """
     table = cohort.table
-    if "stripped" in table:
-        return table["stripped"].astype(str).str.lower().isin(("true", "1", "1.0", "yes")).to_numpy()
-    return table.get("dataset", pd.Series("", table.index)).astype(str).str.contains("BraTS").to_numpy()
+    empty = pd.Series("", table.index)
+    names = table.get("dataset", empty).astype(str).str.lower()
+    known = {key.lower(): layout.stripped for name, layout in LAYOUTS.items() for key in (name, layout.title)}
+    by_name = {name: known.get(name, "brats" in name) for name in names.unique()}
+    told = table.get("stripped", empty).fillna("").astype(str).str.strip().str.lower()
+    return np.where(told == "", names.map(by_name), told.isin(("true", "1", "1.0", "yes"))).astype(bool)
 
 
 def transplant_hosts(cohort, n_hosts=N_HOSTS):

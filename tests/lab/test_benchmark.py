@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import phantoms
 import pytest
+import torch
 from archives import write_cohort, write_scan_table
 
 from benchmarks.baselines import ForestCodes, RandomVectors, TumorFeatures, volume_place_features
@@ -18,7 +19,7 @@ from benchmarks.paper import EXPERIMENTS, PRESETS, run_benchmark
 from benchmarks.paper.__main__ import main
 from benchmarks.paper._boxes import box_iou, distort_boxes
 from benchmarks.paper._data import Data, load_data, load_real, split_of
-from benchmarks.paper._label_free import _Leaves, control_table, label_free_table
+from benchmarks.paper._label_free import _Leaves, control_table, is_stripped, label_free_table
 from benchmarks.paper._methods import new_embedder, spelled
 from benchmarks.paper._plan import ALL, PRETRAINED, pairs_of, plan_runs
 from benchmarks.paper._report import write_report
@@ -248,19 +249,32 @@ def test_own_archive_and_own_method(smoke, tmp_path, monkeypatch):
     preset = replace(PRESETS["smoke"], parameters=PRESETS["smoke"].parameters | steps)
     monkeypatch.setitem(PRESETS, "smoke", preset)
 
-    def broken(random_state):
-        raise ValueError("it cannot")
+    errors = {
+        "broken": ValueError("it cannot"),
+        "too large": MemoryError("Unable to allocate 7 PiB"),
+        "too large for the GPU": torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        "too large for torch": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    }
+
+    def failing(error):
+        def make(random_state):
+            raise error
+
+        return make
 
     lines = []
     tidy = run_benchmark(
         tmp_path, "smoke", manifest=smoke / "data" / "manifest.csv", only=["baselines"], echo=lines.append,
-        baselines={"my volume": lambda random_state: Volume(), "broken": broken},
+        baselines={name: failing(error) for name, error in errors.items()}
+        | {"my volume": lambda random_state: Volume()},
     )  # fmt: skip
     row = tidy.query("method == 'my volume' and task == 'log_volume' and metric == 'spearman'")
     assert len(row) == 1 and row["value"].iloc[0] > 0.5
-    assert any("broken" in line and "failed: ValueError: it cannot" in line for line in lines)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "| broken | missing |" in report and "ValueError: it cannot" in report
+    for name, error in errors.items():
+        said = f"{type(error).__name__}: {error}"
+        assert any(f" {name}, seed 0" in line and f"failed: {said}" in line for line in lines)
+        assert f"| {name} | missing |" in report and said in report
     assert not (tmp_path / "data").exists()
 
 
@@ -306,6 +320,25 @@ def test_a_test_without_meaning_for_a_method_has_no_number(dates):
     controls = control_table(dates).set_index("method")
     assert list(controls.index) == ["centroid only", "head correlation"]
     assert (controls["value"] == 1).all()  # the same head, the same place
+
+
+def test_scans_without_skull_are_told_by_column_or_data_set():
+    """Public sets are known by name or title in any case; a cell of ``stripped`` counts for more."""
+    names = [
+        "brats-mets",
+        "BraTS-MEN-RT 2024",
+        "brats-men-rt",
+        "BraTS 2013",
+        "brats-gli",
+        "cheng",
+        "brats-men",
+    ]
+    cohort = phantoms.cohort(len(names))
+    for tumor, name in zip(cohort, names, strict=True):
+        tumor.metadata["dataset"] = name
+    assert is_stripped(cohort).tolist() == [True, False, False, True, True, False, True]
+    cohort[0].metadata["stripped"], cohort[5].metadata["stripped"] = "false", "yes"
+    assert is_stripped(Cohort(list(cohort))).tolist() == [False, False, False, True, True, True, True]
 
 
 @pytest.mark.slow

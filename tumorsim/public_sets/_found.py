@@ -34,6 +34,7 @@ class Layout:
     key: str = ""  # column of these tables that holds the id; without one, that whose values are ids
     key_id: str = ""  # template of the id in `key`, where it is not case_id or patient_id
     overlaps: tuple = ()  # (layout, regular expression of case ids here): patients of it under other ids
+    stripped: bool = False  # whether the scans are published without skull
     reader: str = ""  # function of `_readers` that makes the rows, where files must be converted
 
 
