@@ -1,6 +1,7 @@
 """Shipped weights: found in the package, in the cache or on a server, and never anything but whole."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 
+import pooch
 import pytest
 import torch
 from mirrors import deliver, in_turn, refuse, serving
@@ -671,6 +673,17 @@ def test_commands_from_list_to_verify(model, registry, as_installed, cached, mon
     for what in ("t1c-v1", cached, model):
         told = run("verify", what).stdout
         assert "is whole" in told and registry.get().sha256 in told and "t1c-v1" in told
+
+
+def test_downloads_are_logged_where_stderr_is_now(model, as_installed, cached, monkeypatch):
+    """A stderr that was closed after pooch was imported, as test runners do, leaves no traceback."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(pooch.get_logger().handlers[0], "stream", closed)
+    with serving({"a": refuse(404)}) as server:
+        monkeypatch.setenv("TUMORSIM_WEIGHTS_URL", f"{server.url}/a")
+        result = run("fetch", code=2)
+    assert "HTTP 404" in result.stderr and "Downloading" in result.stderr
 
 
 def test_commands_end_with_two_and_say_why(model, as_installed, cached, monkeypatch, tmp_path):

@@ -1,9 +1,11 @@
 """One file from the first server that delivers it whole; pooch transfers it, checks its hash and retries."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from urllib.parse import urlsplit
 
@@ -43,7 +45,7 @@ def download(weights, target, url, *, progress=False):
     import pooch
 
     reasons = []
-    with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
+    with _logging_to_stderr(), tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
         for address, auth in _mirrors(url):
             files = pooch.create(
                 folder, address, registry={weights.file: weights.sha256}, retry_if_failed=_RETRIES
@@ -61,6 +63,22 @@ def download(weights, target, url, *, progress=False):
         "Set TUMORSIM_WEIGHTS_URL to a folder on a server that has the file (several: separated by commas), "
         f"or put the file at '{target}' by hand ({weights.size} bytes, SHA-256 {weights.sha256})."
     )
+
+
+@contextlib.contextmanager
+def _logging_to_stderr():
+    """Let pooch log to the present stderr: it keeps that of its first import, which may be closed by now."""
+    import pooch
+
+    handlers = [h for h in pooch.get_logger().handlers if type(h) is logging.StreamHandler]
+    streams = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = sys.stderr
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.stream = stream
 
 
 @contextlib.contextmanager
