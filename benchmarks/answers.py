@@ -86,7 +86,7 @@ def aspects(X, table, space, rng):
     rows = []
     for asked in [*names, *(["place"] if "place" in index.aspects_ else []), *(["size"] if sized else [])]:
         use = np.ones(len(X), dtype=bool)
-        if asked == "size":  # tumors without a volume cannot ask for it
+        if asked == "size":  # tumors without a volume cannot be queries
             use = (pd.to_numeric(table["volume_mm3"]) > 0).to_numpy()
         by, seconds = _precisions(index, X[use], table[use], labels, {asked: 1})
         for measured in [*names, *(["size"] if sized else [])]:
@@ -122,7 +122,7 @@ def p_values(X, table, space, rng):
 def left_out_types(X, table, space, rng, *, task="type", alpha=0.05):
     """Return for each type how well p-values tell its tumors where the archive has none of it.
 
-    A third of the other patients ask too. AUROC is of p-values, lower for the type that is left out.
+    A third of the other patients are queries too. AUROC is of p-values, lower for the type that is left out.
     """
     rows = []
     types = table[f"label_{task}"] if f"label_{task}" in table else pd.Series(dtype=object)

@@ -10,7 +10,7 @@ ones. Every engine runs in a process of its own, one after the other. Columns:
 - build_s: fit and the first answer, with what is compiled for it,
 - single_ms, batch_s: median of 50 single queries, best of 3 batches of 1,000; ten neighbors each,
   `kneighbors` of tumorsim, `search` of faiss,
-- recall, filtered: share of the exact ten that are found; filtered asks `search` with a condition that half
+- recall, filtered: share of the exact ten that are found; filtered calls `search` with a condition that half
   of the tumors meet, and one tumor a patient,
 - search_s: 1,000 queries by `search` with that filter,
 - mb: memory that the process takes more than before, once it has answered; vectors of the archive are mapped
@@ -162,7 +162,7 @@ def measure(engine, folder, clock):
 
 
 def faiss_directly(kind, X, space, clock):
-    """Return a function that asks faiss for rows, and the columns of building it."""
+    """Return a function that searches rows by faiss, and the columns of building it."""
     import faiss
 
     before, start = resident_mb(), clock()
@@ -180,7 +180,7 @@ def faiss_directly(kind, X, space, clock):
 
 
 def by_tumorsim(engine, X, queries, space, folder, clock):
-    """Return a function that asks an index for rows, and the columns that are tumorsim's own."""
+    """Return a function that searches rows by an index, and the columns that are tumorsim's own."""
     from tumorsim import TumorIndex
 
     table = pd.read_pickle(folder / "table.pkl")

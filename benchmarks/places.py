@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spacing", type=float, default=2.0)
     parser.add_argument("--n-jobs", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="CSV of a row a tumor and method")
+    parser.add_argument("--output", type=Path, help="CSV of one row per tumor and method")
     args = parser.parse_args()
     cohort = make_cohort(
         args.n_patients, random_state=args.seed, spacing=args.spacing, anatomies=args.heads,
@@ -51,7 +51,7 @@ def main():
             placed = add_places(bare, method=method, n_jobs=args.n_jobs, min_quality=0, progress=True)
         if args.n_jobs == 1:
             seconds = (time.process_time() - started) / len(cohort.cases)
-            print(f"{method}: {seconds:.1f} s of one core a scan")
+            print(f"{method}: {seconds:.1f} s of one core per scan")
         found = pd.DataFrame([t.labels | t.metadata for t in placed])
         parts.append(compare(cohort, found).assign(method=method))
     parts.append(compare(cohort, own_millimetres(cohort)).assign(method="none"))
@@ -74,7 +74,7 @@ def own_millimetres(cohort):
 
 
 def compare(cohort, found):
-    """Return a row a tumor: kind of scan, true and found labels, error in mm, and if its area is clear."""
+    """Return one row per tumor: kind of scan, true and found labels, error in mm, if the area is clear."""
     truth = pd.DataFrame([t.metadata for t in cohort])
     steps = np.stack(np.meshgrid(*[np.arange(-5.0, 5.1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     ball = steps[np.linalg.norm(steps, axis=1) <= 5]

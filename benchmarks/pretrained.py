@@ -7,8 +7,8 @@
 fifth of the real stacks. Prints, and writes as CSV into ``OUT``:
 
 1. simulated: 200 patients in the last four heads and the template, none of which the network has seen (the
-   template itself it has); each tumor asks all other patients; beside it, what the heads say without
-   neighbors, neighbors by exact place, and a forest that is told what the simulator knows,
+   template itself it has); each tumor is a query among all other patients; beside it, what the heads say
+   without neighbors, neighbors by exact place, and a forest that is told what the simulator knows,
 2. stacks: type by 5 nearest neighbors and masks on real stacks, over five folds of contiguous case numbers,
    beside volume and place, intensity figures, radiomics, untrained networks and simulated patients only,
 3. hard: type within the cerebellopontine angle, and ring metastases against gliomas, beside a classifier
@@ -144,7 +144,7 @@ def is_ring(table):
 
 
 def masks(embedder, cases):
-    """Return the Dice of proposed and given masks, a row a scan."""
+    """Return the Dice of proposed and given masks, one row per scan."""
     rows = [
         {"case_id": case.case_id, "dice": dice(embedder.segment(case) > 0, case.load_mask() > 0)}
         for case in cases
@@ -324,7 +324,7 @@ def matched_in_volume(table, asked, *, ratio=1.5):
 
 
 def compare(name, embedder, cohort, asked):
-    """Return rows of each method on the tumors `asked` (bool), each asking those of other patients."""
+    """Return rows of each method with the tumors `asked` (bool) as queries among those of other patients."""
     table = cohort.table
     types, patients = table["label_type"].to_numpy(dtype=str), table["patient_id"].to_numpy(dtype=str)
     known = np.column_stack([table[PLACE].to_numpy(float), np.log(table["volume_mm3"].to_numpy(float))])

@@ -23,7 +23,7 @@ EXTENT_MM = 160
 
 
 def main():
-    """Print a row a spacing and seed."""
+    """Print one row per spacing and seed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

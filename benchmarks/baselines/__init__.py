@@ -1,4 +1,4 @@
-"""What an embedder must beat: chance, figures anybody can take, forests, simpler networks, frozen ones."""
+"""What an embedder must beat: chance, plain measurements, forests, simpler networks, frozen ones."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Crops around tumors: raw voxels as features, and what a frozen network of somebody else makes of them."""
+"""Crops around tumors: raw voxels as features, and what a frozen network trained elsewhere makes of them."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ MARGIN_MM = 8.0
 
 
 def tumor_crops(tumors, *, shape=32, margin_mm=MARGIN_MM, spacing=None):
-    """Return what is to be seen around each tumor, on a grid that is the same for all.
+    """Return the image around each tumor, on a grid that is the same for all.
 
     Parameters
     ----------
     tumors : Cohort or sequence of Tumor
-        Only boxes are looked at, masks are not.
+        Only boxes are used, not masks.
     shape : int or tuple of 3 int, default=32
         Voxels of a crop.
     margin_mm : float, default=8.0
@@ -148,7 +148,7 @@ class FrozenEmbedder(Baseline):
         return X
 
     def _rows(self, tumors, width):
-        """Return what `embed` says of a batch, checked; (n_tumors, `width`), or any width for None."""
+        """Return what `embed` returns for a batch, checked; (n_tumors, `width`), or any width for None."""
         crops = tumor_crops(tumors, shape=self.shape, margin_mm=self.margin_mm, spacing=self.spacing)
         found = self.embed.transform(crops) if hasattr(self.embed, "transform") else self.embed(crops)
         if hasattr(found, "detach"):  # a torch tensor, perhaps on another device

@@ -1,4 +1,4 @@
-"""Baselines as scikit-learn estimators: tumors in, one row a tumor out, compared by `metric`."""
+"""Baselines as scikit-learn estimators: tumors in, one row per tumor out, compared by `metric`."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ class Baseline(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         How rows are compared: ``"euclidean"`` or ``"hamming"`` (the share of columns that differ). It is a
         fact about the class, not a parameter.
     n_features_out_ : int
-        Numbers a tumor; once fitted.
+        Numbers per tumor; once fitted.
     """
 
     metric = "euclidean"

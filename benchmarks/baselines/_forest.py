@@ -15,7 +15,7 @@ __all__ = ["ForestCodes"]
 class ForestCodes(Baseline):
     """The leaves that a tumor falls into, in forests trained on labels.
 
-    A forest is grown a task, over the tumors of `fit` that have its label; classes count alike. A tumor's
+    One forest is grown per task, over the tumors of `fit` that have its label; classes count alike. A tumor's
     code are the numbers of its leaves. The Hamming distance of two codes is the share of trees in which they
     lie in different leaves.
 
@@ -28,7 +28,7 @@ class ForestCodes(Baseline):
     tasks : sequence of str, optional
         Labels to grow forests on. Default: all that the tumors carry with at least two classes.
     n_trees : int, default=64
-        Trees a task.
+        Trees per task.
     min_samples_leaf : int, default=5
         Tumors a leaf: with one a leaf, hardly two tumors would ever meet.
     random_state : int, default=0

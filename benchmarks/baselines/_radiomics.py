@@ -17,7 +17,7 @@ RADIOMICS_MARGIN_MM = 8.0
 RADIOMICS_BINS = 32
 RADIOMICS_FAMILIES = ("morph", "stat", "ih", "ivh", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm")
 RADIOMICS_COLUMNS = "^(morph|stat|ih|ivh|cm|rlm|szm|dzm|ngt|ngl)_"  # the others describe scan and settings
-_MEASURED = weakref.WeakKeyDictionary()  # Tumor → its figures, which take seconds and are asked for again
+_MEASURED = weakref.WeakKeyDictionary()  # Tumor → its features, which take seconds and are needed again
 
 
 def radiomics_features(tumors, *, library="mirp"):
@@ -28,7 +28,7 @@ def radiomics_features(tumors, *, library="mirp"):
     tumors : Cohort or sequence of Tumor
         All with masks.
     library : {"mirp"}, default="mirp"
-        Who computes them; ``pip install '.[radiomics]'``.
+        What computes them; ``pip install '.[radiomics]'``.
 
     Returns
     -------

@@ -42,17 +42,17 @@ def run_benchmark(
 ):
     """Repeat the paper's experiments, and some more, against baselines.
 
-    Tumors are split by patient, 60/20/20; the gallery are those of training patients, test patients ask, and
-    validation patients choose the number of neighbors. Every fit is kept in ``runs/`` under a name that
-    changes with all that it depends on, so a benchmark that was stopped, or is asked for more, goes on where
-    it was.
+    Tumors are split by patient, 60/20/20: those of training patients are the gallery, those of test patients
+    the queries, and the number of neighbors is chosen on validation patients. Every fit is kept in ``runs/``
+    under a name that changes with all that it depends on, so a benchmark that was stopped, or is run with
+    more experiments, continues where it was.
 
     Parameters
     ----------
     output_dir : str or Path
-        Receives ``results.csv`` (a row a score: experiment, method, task, metric, k, value, ci_low, ci_high,
-        n_patients, seed; seed is empty where seeds are pooled), ``results.json`` (versions, hardware, times),
-        ``report.md`` and figures, and keeps ``data/``, ``runs/`` and ``cache/``.
+        Receives ``results.csv`` (one row per score: experiment, method, task, metric, k, value, ci_low,
+        ci_high, n_patients, seed; seed is empty where seeds are pooled), ``results.json`` (versions,
+        hardware, times), ``report.md`` and figures, and keeps ``data/``, ``runs/`` and ``cache/``.
     preset : {"smoke", "small", "paper"}, default="small"
         How large: minutes on two cores, hours on two cores, or days on a GPU.
     anatomies : str or Path, optional
@@ -63,7 +63,7 @@ def run_benchmark(
         Tumors to train and test on, instead of simulated ones. A column ``split`` (train, validation, test)
         is kept to.
     stacks : str or Path, optional
-        Real scans, as a scan table or a manifest, that nothing is trained on: they ask each other, by folds.
+        Real scans, as a scan table or a manifest, that nothing is trained on: queries and gallery by folds.
     dates : str or Path, optional
         Real scans with masks, some of one patient at two dates, as a scan table or a manifest, for the tests
         that need no labels (``label_free``); see `label_free.evaluate_other_date`. Scans without skull are
@@ -76,9 +76,9 @@ def run_benchmark(
         `baselines.BASELINES` that the preset names, an untrained network of the benchmark's own size, and
         forests over the embeddings of the network of all tasks.
     train : bool, default=True
-        False works out tables and figures of what is there, and trains nothing.
+        False makes tables and figures of the runs that are there, and trains nothing.
     split_seed : int, default=0
-        Who is trained on, where neither `anatomies` nor `manifest` say.
+        Seed of the split, where neither `anatomies` nor `manifest` give one.
     n_jobs : int, default=1
         Processes that simulate, threads that prepare scans.
     verbose : int, default=0

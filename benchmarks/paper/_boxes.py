@@ -1,4 +1,4 @@
-"""Boxes that a careless reader draws: too large or too small, and beside the tumor."""
+"""Distorted boxes: too large or too small, and beside the tumor."""
 
 import zlib
 

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Data:
-    """Tumors, and who is trained on.
+    """Tumors, and the side of the split that each is on.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ def load_data(folder, preset, *, anatomies=None, manifest=None, split_seed=0, n_
         Folder of label maps of heads. Test patients are put into the last four, by name; all others into
         the rest and the template.
     manifest : str or Path, optional
-        A row a tumor, instead of simulated patients. A column ``split`` (train, validation, test) is kept
+        One row per tumor, instead of simulated patients. A column ``split`` (train, validation, test) is kept
         to; without one, patients are drawn.
     split_seed : int, default=0
     n_jobs : int, default=1

@@ -33,9 +33,7 @@ def real_folds(table):
     """
     columns = [c for c in table if c.startswith("label_") and table[c].nunique() > 1]
     if not columns:
-        raise ValueError(
-            "Real scans must have a 'label_*' column with two classes to be asked for. Got none."
-        )
+        raise ValueError("Real scans must have a 'label_*' column with two classes to be queried. Got none.")
     column = "label_type" if "label_type" in columns else columns[0]
     first = table.drop_duplicates("patient_id")
     folds = dict(zip(first["patient_id"], block_folds(first[column].fillna("")), strict=True))
@@ -104,13 +102,13 @@ def site_rows(bench, result, real):
 
 
 def _columns(table):
-    """Return what is asked across data sets: patients, data sets and labels."""
+    """Return what is compared across data sets: patients, data sets and labels."""
     labels = [name for name in table if name.startswith("label_")]
     return table.reindex(columns=["patient_id", "dataset", *labels])
 
 
 def label_free_rows(results, name, controls):
-    """Yield tidy rows of every method that was asked: means over its seeds, each seed, and the controls.
+    """Yield tidy rows of every method that was tested: means over its seeds, each seed, and the controls.
 
     Parameters
     ----------

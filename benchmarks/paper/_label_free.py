@@ -76,7 +76,7 @@ def control_table(cohort):
 
 
 def _other_date(estimator, cohort):
-    """Return the rank of the other date, and that of a ranking by lot."""
+    """Return the rank of the other date, and that of a random ranking."""
     row = evaluate_other_date(estimator, cohort, controls=False).iloc[0]
     return _ranked("other date", row[RANK], row["chance"], _n_dated(cohort))
 
@@ -203,13 +203,13 @@ class _Leaves:
         self._leaves = np.arange(max(tree.tree_.node_count for tree in trees))
 
     def transform(self, tumors):
-        """Return a column a tree and leaf."""
+        """Return one column per tree and leaf."""
         codes = self._forest.transform(tumors)
         return (codes[:, :, None] == self._leaves).reshape(len(codes), -1).astype(np.float32)
 
 
 class _Nothing:
-    """An embedder that knows nothing, where only controls are asked for."""
+    """An embedder that knows nothing, where only controls are computed."""
 
     def transform(self, tumors):
         """Return zeros."""

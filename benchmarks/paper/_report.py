@@ -67,7 +67,7 @@ ABOUT = {
     "box, of place, of the head and of untrained networks (*controls*, the last rows). With few patients, no "
     "second decimal means anything. Empty: the test has no meaning for the method.",
     "sites": "A linear probe tells data sets apart from embeddings of unseen patients (column *dataset*). "
-    "Then the tumors of each data set ask those of all others: balanced accuracy of the vote of 5.",
+    "Then each data set's tumors are queries among those of all others: balanced accuracy of the vote of 5.",
 }
 
 
@@ -153,7 +153,7 @@ def _main(rows):
 
 
 def _scores(rows, methods):
-    """Return the table of main scores, a row a method; what is not there is missing."""
+    """Return the table of main scores, one row per method; what is not there is missing."""
     rows = _main(rows)
     tasks = list(dict.fromkeys(rows["task"]))
     if not tasks:
@@ -172,7 +172,7 @@ def _scores(rows, methods):
 
 
 def _label_free(rows, about):
-    """Return the table of tests without labels, a row a method, then the controls; and what is left out."""
+    """Return the table of tests without labels, one row per method, controls, and what is left out."""
     if not len(rows):
         return ["*missing*: no real scans were given for it, or no method has finished.", ""]
     names = [name for name in dict.fromkeys(rows["method"]) if name not in CONTROLS]
@@ -197,7 +197,7 @@ def _any(rows, name):
 
 
 def _strengths(rows, methods):
-    """Return a table for each network: a row a strength."""
+    """Return a table for each network: one row per strength."""
     text, rows = [], split_strengths(rows)
     for name in methods:
         part = rows[rows["base"] == name]
@@ -230,7 +230,7 @@ def _curve(rows):
 
 
 def _spaces(rows):
-    """Return what the spaces are like, a row a method, the mean over its seeds."""
+    """Return what the spaces are like, one row per method, the mean over its seeds."""
     rows = rows[rows["task"] == "space"]
     if not len(rows):
         return []

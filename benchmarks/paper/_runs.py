@@ -242,7 +242,7 @@ def _has_boxes(folder, strengths):
 
 
 def _write_masks(path, embedder, cases):
-    """Write the Dice overlap of proposed and given masks, a row a scan."""
+    """Write the Dice overlap of proposed and given masks, one row per scan."""
     rows = [
         {"case_id": case.case_id, "dice": dice(embedder.segment(case) > 0, case.load_mask() > 0)}
         for case in cases

@@ -54,7 +54,7 @@ class Bench:
     n_resamples: int
 
     def score(self, result, *, side="test", gallery=None, ks=KS, n_resamples=None, queries=None, X=None):
-        """Score a run: tumors of one side of the split ask the training patients.
+        """Score a run: tumors of one side of the split are queries, training patients the gallery.
 
         `gallery` and `queries` are rows instead of these; `X` are other embeddings of the queries.
         """
@@ -71,7 +71,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table: the runs of one configuration, a seed each.
+    """One row of a table: the runs of one configuration, one per seed.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Method:
     ks : dict of int
         Task → number of neighbors.
     scores : list of RetrievalScores
-        A run each; k of votes and means is 0, which stands for that of `ks`.
+        One per run; k of votes and means is 0, which stands for that of `ks`.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Method:
 def measure(bench, name, results, *, own_gallery=False):
     """Return the `Method` of some runs, at the k that validation patients choose.
 
-    With `own_gallery` only those patients answer that a run was trained on.
+    With `own_gallery` the gallery holds only the patients that a run was trained on.
     """
     own = [training_rows(r.record["config"], bench.data) if own_gallery else None for r in results]
     pairs = list(zip(results, own, strict=True))
@@ -106,7 +106,7 @@ def measure(bench, name, results, *, own_gallery=False):
 
 
 def score_rows(experiment, method):
-    """Yield tidy rows of a `Method`: a seed each, and pooled where there are several."""
+    """Yield tidy rows of a `Method`: one per seed, and pooled where there are several."""
     parts = [(result.run.seed, scores) for result, scores in zip(method.results, method.scores, strict=True)]
     if len(parts) > 1:
         parts.insert(0, ("", method.pooled))
@@ -163,7 +163,7 @@ def mean_rows(experiment, method, task, metric, values, patients, *, n_resamples
 def mask_rows(experiment, method, table, n_resamples, real=None):
     """Return the tidy row of the Dice of proposed masks, mean over seeds; none where none are learned.
 
-    `table` tells whose case is whose; `real` is the name of real scans, else they are the test patients'.
+    `table` has the patient of each case; `real` is the name of real scans, else they are the test patients'.
     """
     mean = _dice(method, real)
     if mean is None:
@@ -180,7 +180,7 @@ def _dice(method, real=None):
 
 
 def _patients(table, cases):
-    """Return whose case is whose."""
+    """Return the patient of each case."""
     return table.drop_duplicates("case_id").set_index("case_id")["patient_id"][cases]
 
 
