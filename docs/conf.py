@@ -56,11 +56,13 @@ html_theme = "pydata_sphinx_theme"
 html_title = "tumorsim"
 html_theme_options = {
     "navigation_with_keys": False,
+    "navbar_center": [],  # all pages are in the sidebar, by caption
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_sidebars = {"**": ["globaltoc.html"]}
 html_show_sourcelink = False
 
 _TOP = {

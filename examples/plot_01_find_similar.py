@@ -31,8 +31,8 @@ embedder = TumorEmbedder.from_pretrained()
 print(embedder.classes_["type"])
 
 # %%
-# Index the archive, ask about the new tumors
-# -------------------------------------------
+# Index the archive, query it with the new tumors
+# -----------------------------------------------
 # One patient takes at most one place in an answer, however many metastases there are.
 index = TumorIndex().fit(embedder.transform(archive), metadata=archive.table, space=embedder.space_)
 answer = find_similar(embedder, index, new[:1], n_neighbors=4, exclude="same_patient")

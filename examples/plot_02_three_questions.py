@@ -2,9 +2,8 @@
 Three questions about one tumor
 ===============================
 
-"Which tumors are like this one?" has more than one answer. An *aspect* says what alike shall mean: of the
-same type, at the same place, of the same size. The same query is asked three times here, and gets three
-answers.
+"Which tumors are like this one?" has more than one answer. An *aspect* says which similarity counts: type,
+place or size. Here one query is searched by each of the three, with three answers.
 """
 
 # %%

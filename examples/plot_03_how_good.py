@@ -2,8 +2,8 @@
 Measure how good retrieval is
 =============================
 
-Every tumor asks those of all other patients, and its neighbors vote. Intervals resample patients, and chance
-stands beside every score.
+Every tumor is a query against those of all other patients, and its neighbors vote. Intervals resample
+patients, and chance stands beside every score.
 """
 
 # %%
@@ -33,5 +33,5 @@ plot_knn_curve(result, ax=ax)
 plt.show()
 
 # %%
-# A limit: eighteen simulated patients decide nothing, which is what the wide bands say. Scores on tumors that
-# a model was trained on flatter it; hold patients out instead.
+# A limit: eighteen simulated patients decide nothing, as the wide bands show. Scores on tumors that a model
+# was trained on are too good; hold patients out instead.

@@ -47,4 +47,4 @@ plot_map(embedder.space_.coordinates(X), archive.labels["type"], highlight=rows,
 plt.show()
 
 # %%
-# A limit: two dimensions show little of thirty-two; what is near on the map need not be near.
+# A limit: two dimensions show little of forty-eight; what is near on the map need not be near.

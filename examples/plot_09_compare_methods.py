@@ -2,12 +2,12 @@
 Compare two methods on the same patients
 ========================================
 
-Held-out patients ask an archive, once with embeddings and once with nothing but size and place. Both methods
-are scored on the same resamples of patients, so that their difference has an interval of its own.
+An archive is queried with held-out patients, once by embeddings and once by size and place alone. Both
+methods are scored on the same resamples of patients, so that their difference has an interval of its own.
 """
 
 # %%
-# An archive, and patients who ask
+# An archive, and held-out queries
 # --------------------------------
 import matplotlib.pyplot as plt
 import numpy as np
@@ -66,6 +66,6 @@ found = found[found["metric"].isin(["balanced_accuracy", "average_precision", "s
 print(found.drop(columns="k").round(2).to_string(index=False))
 
 # %%
-# A limit: with ten patients asking, nearly everything is a tie, and that is what such a sample can say. The
+# A limit: with ten patients as queries, nearly everything is a tie; such a sample can say no more. The
 # lab in the repository (``python -m benchmarks.paper``) does the same with a hundred, and with networks
 # trained for it.

@@ -4,10 +4,10 @@ Train on your own archive, and see how good retrieval is
 
     python examples/train_archive.py archive.csv model.safetensors
 
-``archive.csv`` is what ``tumorsim manifest`` wrote. A fifth of the patients is held out and only asks. The
-run may be killed and started again: it goes on where it was. It begins with the shipped weights, on which new
-labels get heads of their own; ``TumorEmbedder()`` instead begins with nothing, and takes about an hour for
-300 scans on two cores.
+``archive.csv`` is what ``tumorsim manifest`` wrote. A fifth of the patients is held out, for queries only.
+The run may be killed and started again: it goes on where it was. It begins with the shipped weights, on which
+new labels get heads of their own; ``TumorEmbedder()`` instead begins with random weights, and takes about an
+hour for 300 scans on two cores.
 """
 
 import sys
