@@ -22,12 +22,7 @@ PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make
 
 
 def describe_closeness(neighbors):
-    """Return a sentence on how usual the distance of one query to its nearest case is.
-
-    Parameters
-    ----------
-    neighbors : DataFrame
-        Rows of one query of `TumorIndex.search`.
+    """Return a sentence on how usual the distance to the nearest case is, of one query's rows of a search.
 
     Examples
     --------
@@ -45,15 +40,10 @@ def describe_closeness(neighbors):
 
 
 def describe_agreement(neighbor):
-    """Return in which aspects a neighbor agrees with its query, in words; "" where nothing stands out.
+    """Return in which aspects a row of a search agrees with its query, in words; "" where nothing stands out.
 
     It agrees in an aspect in which it is closer than 80 % of random pairs of the archive, and not in one in
     which it is closer than less than half of them; what lies between is not named.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -72,12 +62,7 @@ def describe_agreement(neighbor):
 
 
 def aspect_shares(neighbor):
-    """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
+    """Return aspect → share of random pairs that are farther, of a row of a search; parts of place within it.
 
     Examples
     --------
@@ -95,12 +80,7 @@ def aspect_shares(neighbor):
 
 
 def describe_where(where):
-    """Return the conditions of a search in words.
-
-    Parameters
-    ----------
-    where : mapping of str to condition
-        As in `TumorIndex.search`.
+    """Return the conditions `where` of a search in words.
 
     Examples
     --------
@@ -114,19 +94,15 @@ def describe_where(where):
             pair = isinstance(one, tuple) and len(one) == 2 and not str(one[0]).strip("<>=!")
             operator, value = one if pair else ("=", one)
             values = value if isinstance(value, list | tuple | set | frozenset | np.ndarray) else [value]
-            parts.append(f"{column} {operator.replace('==', '=')} {' or '.join(map(_value_text, values))}")
+            texts = [
+                "not known" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in values
+            ]
+            parts.append(f"{column} {operator.replace('==', '=')} {' or '.join(texts)}")
     return ", ".join(parts)
 
 
 def votes(
-    neighbors,
-    archive_table,
-    *,
-    n_neighbors=None,
-    tasks=None,
-    min_labelled=3,
-    min_share=0.6,
-    calibration=None,
+    neighbors, archive_table, *, n_neighbors=None, tasks=None, min_labelled=3, min_share=0.6, calibration=None
 ):
     """Count the neighbors' labels, and abstain where they say little.
 
@@ -137,7 +113,7 @@ def votes(
     archive_table : DataFrame
         ``index.metadata_``, of which base rates are taken; with a search's `where`, the rows that met it.
     n_neighbors : int, optional
-        As in the search. With one or two neighbors, all of them must be labelled for a vote; fewer rows than
+        As in the search. If that is one or two, all of them must be labelled for a vote; fewer rows than
         `n_neighbors`, as a filter leaves them, are no reason to vote on less.
     tasks : sequence of str, optional
         Default: all with a column ``label_<task>`` in which the archive has a label.
@@ -162,9 +138,9 @@ def votes(
     TypeError, ValueError
         If a parameter is malformed or a task is unknown.
     """
-    min_labelled = check_integer(min_labelled, "min_labelled", minimum=1)
-    n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1, allow_none=True)
-    needed = min_labelled if n_neighbors is None else min(min_labelled, n_neighbors)
+    needed = check_integer(min_labelled, "min_labelled", minimum=1)
+    if n_neighbors is not None:
+        needed = min(needed, check_integer(n_neighbors, "n_neighbors", minimum=1))
     min_share = check_real(min_share, "min_share", minimum=0, maximum=1)
     known = [
         str(name).removeprefix("label_")
@@ -255,13 +231,12 @@ def summarize(neighbors, columns):
             values = found[name].dropna()
             row = {"query": query, "column": name, "n": len(values), "n_missing": len(found) - len(values)}
             row |= {"median": np.nan, "minimum": np.nan, "maximum": np.nan, "counts": None}
-            if _is_number(neighbors[name]):
-                if len(values):
-                    numbers = values.astype(float)
-                    row["median"], row["minimum"] = numbers.median(), numbers.min()
-                    row["maximum"] = numbers.max()
-            else:
+            is_number, is_bool = pd.api.types.is_numeric_dtype, pd.api.types.is_bool_dtype
+            if not is_number(neighbors[name]) or is_bool(neighbors[name]):
                 row["counts"] = _counts(values)
+            elif len(values):
+                low, median, high = np.quantile(values.astype(float), (0, 0.5, 1))
+                row |= {"median": median, "minimum": low, "maximum": high}
             rows.append(row)
     names = ("query", "column", "n", "n_missing", "median", "minimum", "maximum", "counts")
     return _objects(rows, names, ("counts",))
@@ -319,16 +294,6 @@ def _objects(rows, names, objects):
     for name in objects:
         table[name] = pd.Series([row[name] for row in rows], dtype=object, index=table.index)
     return table
-
-
-def _value_text(value):
-    """Return a value of a condition as text."""
-    return "not known" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_number(series):
-    """Tell whether a column holds numbers."""
-    return pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
 
 
 def _listed(names, last="and"):

@@ -10,8 +10,7 @@ __all__ = ["run_demo"]
 def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print):
     """Walk the whole way once, on simulated scans, and leave figures and an answer sheet.
 
-    Three quarters of the patients form the archive, and one quarter are queries. The shipped weights were
-    trained on other simulated patients, some of them in the same template.
+    Three quarters of the patients form the archive, and one quarter are queries.
 
     Parameters
     ----------
@@ -35,14 +34,8 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
 
     output_dir = Path(output_dir)
     echo(f"1/4 Simulating {n_patients} patients (nothing here is a real person) …")
-    cohort = make_cohort(
-        n_patients,
-        random_state=random_state,
-        spacing=3.0,
-        output_dir=output_dir / "scans",
-        n_jobs=n_jobs,
-        progress=True,
-    )
+    options = {"random_state": random_state, "n_jobs": n_jobs, "progress": True}
+    cohort = make_cohort(n_patients, spacing=3.0, output_dir=output_dir / "scans", **options)
     echo(cohort.summary().to_string())
     rows, query_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
     archive, queries = cohort[rows], cohort[query_rows]

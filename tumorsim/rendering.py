@@ -44,10 +44,8 @@ class Picture:
     ----------
     plane : str
         ``axial``, ``coronal`` or ``sagittal``.
-    pixels : ndarray of shape (n, n), dtype=uint8
-        Gray values, row 0 on top.
-    mask : ndarray of shape (n, n), dtype=bool, or None
-        The lesion at the same pixels.
+    pixels, mask : ndarray of shape (n, n), dtype uint8 and bool
+        Gray values, row 0 on top; the lesion at the same pixels, or None.
     box : tuple of 4 float, or None
         The lesion's box: left, top, right, bottom edge, in pixels from the picture's upper left corner.
     pixel_mm : float
@@ -67,11 +65,6 @@ class Picture:
 def color_numbers(labels):
     """Return label → number of its color: a tumor type has the same one everywhere, others take what is left.
 
-    Parameters
-    ----------
-    labels : iterable of str
-        Those that are shown together.
-
     Examples
     --------
     >>> color_numbers(["meningioma", "lymphoma", "metastasis"])
@@ -86,15 +79,7 @@ def color_numbers(labels):
 def find_background(image):
     """Return the value that fills the scan's surroundings, or None where they are noise.
 
-    Parameters
-    ----------
-    image : ndarray of shape (nx, ny, nz)
-        The whole scan.
-
-    Returns
-    -------
-    background : float or None
-        The value that at least five of the eight corners share.
+    It is the one that at least five of the eight corners of an image of shape (nx, ny, nz) share.
 
     Examples
     --------
@@ -108,8 +93,8 @@ def find_background(image):
     return float(values[counts.argmax()]) if counts.max() >= 5 else None
 
 
-def display_window(image, *, background=None, percentiles=(1.0, 99.5)):
-    """Return the intensities that are shown black and white.
+def display_window(image, *, background=None):
+    """Return the intensities that are shown black and white: percentiles 1 and 99.5.
 
     Parameters
     ----------
@@ -117,8 +102,6 @@ def display_window(image, *, background=None, percentiles=(1.0, 99.5)):
         Voxels around the lesion, of any shape.
     background : float, optional
         A value that does not count, see `find_background`.
-    percentiles : tuple of 2 float, default=(1.0, 99.5)
-        Of the voxels that count.
 
     Returns
     -------
@@ -127,13 +110,13 @@ def display_window(image, *, background=None, percentiles=(1.0, 99.5)):
 
     Examples
     --------
-    >>> display_window(np.array([0, 0, 0, 5, 6, 7]), background=0, percentiles=(0, 100))
-    (5.0, 7.0)
+    >>> display_window(np.array([0, 0, 0, 5, 6, 7]), background=0)
+    (5.02, 6.99)
     """
     values = np.asarray(image).ravel()
     if background is not None and (values != background).any():
         values = values[values != background]
-    low, high = (float(v) for v in np.percentile(values, percentiles))
+    low, high = (float(v) for v in np.percentile(values, (1.0, 99.5)))
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -152,10 +135,8 @@ def orthogonal_slices(
 ):
     """Cut three planes through a point and show them as square pictures of isotropic pixels.
 
-    Each plane is that of the voxels nearest to the point, never a blend of two slices, so that picture and
-    outline show the same slice however thick it is. Within the plane images are interpolated linearly and
-    averaged where pixels are coarser than voxels; masks take the nearest voxel. What lies outside the
-    array is black.
+    A plane is one slice of voxels, never a blend, so that outlines fit thick slices too. Within it images are
+    interpolated linearly and averaged where pixels are coarser; masks take the nearest voxel.
 
     Parameters
     ----------
@@ -169,17 +150,12 @@ def orthogonal_slices(
         Edge length of the pictures.
     through : array-like of shape (3,), optional
         Where the planes cut, in voxels; default `center`.
-    mask : ndarray of shape (nx, ny, nz), dtype=bool, optional
-        The lesion.
-    bbox : ndarray of shape (2, 3), optional
-        The lesion's box in voxels of `image`, half-open.
+    mask, bbox : ndarray of bool of shape (nx, ny, nz), ndarray of shape (2, 3), optional
+        The lesion, and its box in voxels of `image`, half-open.
     n_pixels : int, default=160
         Pixels on an edge.
-    window : tuple of 2 float, optional
-        Intensities of black and white; default `display_window`.
-    background : float, optional
-        Value of the surroundings, shown black wherever in the window it lies (z-scored scans have 0 both
-        around the head and in the middle of the brain's range).
+    window, background : tuple of 2 float, float, optional
+        Intensities of black and white, default `display_window`; value that is always black.
 
     Returns
     -------

@@ -1,12 +1,9 @@
 """The command line: Typer commands without logic of their own."""
 
-from tumorsim.cli import _build, _index, _places, _query, _weights  # noqa: F401, they add their commands
+from tumorsim.cli import _build, _index, _query, _weights  # noqa: F401, they add their commands
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]
-
-_index.register(app)
-_weights.register(app)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Commands that build an archive: demo, manifest, check, fit, embed."""
+"""Commands that build an archive: demo, manifest, check, places, fit, embed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -79,28 +79,35 @@ def manifest(
     check_output(output)
     if (scans is None) == (dicom is None):
         raise ValueError("Give either a table of scans or --dicom with a folder.")
-    lesions = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance}
-    if dicom is not None:
-        if layout is not None:
-            raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
-        patterns = {"series": series, "include": roi, "exclude": exclude_roi}
-        lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
-        _import_folder(dicom, output, patterns, key_file, keep_patient_ids, dry_run, lesions)
+    if layout is not None and dicom is not None:
+        raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
+    if layout is not None and by_value:
+        raise ValueError("--by-value is for tables of scans; a layout knows what its masks hold. Give one.")
+    from tumorsim.manifest import build_manifest, import_dicom, survey_dicom
+    from tumorsim.public_sets import load_dataset
+
+    options = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance, "progress": True}
+    lesions = {"mask_value": mask_value or ">0", "by_value": by_value}
+    patterns = {"series": series, "include": roi, "exclude": exclude_roi}
+    if dicom is not None and dry_run:
+        typer.echo("\n".join(survey_dicom(dicom, **patterns)))
         return
-    if layout is not None:
-        from tumorsim.public_sets import load_dataset
-
-        if by_value:
-            raise ValueError(
-                "--by-value is for tables of scans; a layout knows what its masks hold. Give one."
-            )
-        cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, progress=True, **lesions)
+    if dicom is not None:
+        options |= patterns | lesions | {"key_file": key_file, "keep_patient_ids": keep_patient_ids}
+        cohort, report = import_dicom(dicom, output, **options)
+        for line in report:
+            ids = line.get("case_id") or line.get("patient_id", "")
+            what = " ".join(text for text in (line.get("modality"), ids) if text)
+            typer.echo(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
+    elif layout is not None:
+        cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, **options)
     else:
-        from tumorsim.manifest import build_manifest
-
-        lesions |= {"mask_value": mask_value or ">0", "by_value": by_value}
-        cohort = build_manifest(scans, output, skip_bad=skip_bad, progress=True, **lesions)
-    _say_written(output, cohort)
+        cohort = build_manifest(scans, output, skip_bad=skip_bad, **lesions, **options)
+    typer.echo(cohort.summary().to_string())
+    typer.echo(f"Wrote {output}: {_counts(cohort)}.")
+    if dicom is not None:
+        key = key_file or output.with_suffix(".key")
+        typer.echo(f"The pseudonyms' key is in {key}. Keep it, and never hand it out with the archive.")
 
 
 @app.command(
@@ -188,29 +195,21 @@ def fit(
     those that were not are written as manifests beside the model.
     """
     check_output(output)
-    given = {
-        "tasks": split_names(tasks),
-        "max_epochs": max_epochs,
-        "batches_per_epoch": batches_per_epoch,
-        "batch_size": batch_size,
-        "spacing": spacing,
-        "patch_size": patch_size,
-        "n_channels": n_channels,
-        "n_blocks": n_blocks,
-        "lr": lr,
-        "recipe__precision": precision,
-        "freeze_backbone": freeze_backbone or None,
-        "cache_dir": cache_dir,
-        "checkpoint_dir": checkpoint_dir,
-    }
+    given = {"tasks": split_names(tasks), "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch}
+    given |= {"batch_size": batch_size, "spacing": spacing, "patch_size": patch_size, "lr": lr}
+    given |= {"n_channels": n_channels, "n_blocks": n_blocks, "recipe__precision": precision}
+    given |= {"freeze_backbone": freeze_backbone or None, "cache_dir": cache_dir}
+    given |= {"checkpoint_dir": checkpoint_dir}
     given = {name: value for name, value in given.items() if value is not None}
     if paper and initial_weights is not None:
         raise ValueError("--paper begins with nothing, --initial-weights does not. Give one of them.")
     from tumorsim import Recipe, TumorEmbedder, load_cohort
+    from tumorsim.evaluation import hold_out_patients
 
     cohort = load_cohort(archive, skip_bad=skip_bad)
     if hold_out is not None:
-        cohort = _keep_some(cohort, hold_out, random_state, output)
+        cohort, kept = hold_out_patients(cohort, output, test_share=hold_out, random_state=random_state)
+        typer.echo(f"Wrote {output.stem}-trained.csv and {output.stem}-held-out.csv, which has {kept!r}.")
     if initial_weights is not None:
         embedder = TumorEmbedder.from_pretrained(None if initial_weights == "default" else initial_weights)
     else:
@@ -249,41 +248,45 @@ def embed(
     typer.echo(f"Wrote {output}: {counted(len(X), 'tumor')}, {X.shape[1]} numbers each.")
 
 
-def _keep_some(cohort, share, random_state, output):
-    """Split a cohort by patient, write both sides as manifests beside the model, return the training side."""
-    from tumorsim.evaluation import split_patients
-    from tumorsim.manifest import save_manifest
+@app.command(
+    epilog="\b\nExamples:\n  tumorsim places archive.csv -o placed.csv --qc pictures\n"
+    "  tumorsim places archive.csv -o placed.csv --areas atlas.nii.gz --area-names atlas.csv\n\n"
+    "A run that was stopped goes on by the same command."
+)
+def places(
+    archive: opt.Archive,
+    output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
+    qc: Annotated[Path | None, Option(help="Folder for one picture per scan: look at them.")] = None,
+    areas: Annotated[
+        Path | None, Option(help="Label map in MNI space. Default: 11 areas by landmarks.")
+    ] = None,
+    area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
+    min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
+    n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
+    skip_bad: opt.SkipBad = False,
+):
+    """Fill in where in the brain tumors lie: side, halves and area.
 
-    train, test = split_patients(cohort.patient_ids, test_share=share, random_state=random_state)
-    for rows, name in ((train, "trained"), (test, "held-out")):
-        path = output.with_name(f"{output.stem}-{name}.csv")
-        save_manifest(cohort[rows], path)
-        typer.echo(f"Wrote {path}: {cohort[rows]!r}.")
-    return cohort[train]
+    Side, front or rear, upper or lower, and area, of tumors that lack them. Scans are registered to the
+    MNI152 template. Labels that are there stay.
+    """
+    if (areas is None) != (area_names is None):
+        raise ValueError("--areas and --area-names belong together. Give both, or neither.")
+    from tumorsim.anatomy import AreaMap, places_to_file
+    from tumorsim.records.columns import PLACE_TASKS
+
+    check_output(output)
+    check_folder(qc)
+    own = None if areas is None else AreaMap.load(areas, area_names)
+    options = {"min_quality": min_quality, "n_jobs": n_jobs, "skip_bad": skip_bad, "progress": True}
+    cohort = places_to_file(archive, output, areas=own, qc_dir=qc, **options)
+    counts = cohort.labels[list(PLACE_TASKS)].notna().sum()
+    filled = ", ".join(f"{task} {n}" for task, n in counts.items())
+    typer.echo(f"Wrote {output}: {_counts(cohort)}; with a label: {filled}.")
 
 
-def _import_folder(folder, output, patterns, key_file, keep_patient_ids, dry_run, lesions):
-    """Import a folder of DICOM, or with `dry_run` say what would be; print what became of every series."""
-    from tumorsim.manifest import import_dicom, survey_dicom
-
-    if dry_run:
-        for line in survey_dicom(folder, **patterns):
-            typer.echo(line)
-        return
-    options = patterns | lesions | {"key_file": key_file, "keep_patient_ids": keep_patient_ids}
-    cohort, report = import_dicom(folder, output, progress=True, **options)
-    for line in report:
-        ids = line.get("case_id") or line.get("patient_id", "")
-        what = " ".join(text for text in (line.get("modality"), ids) if text)
-        typer.echo(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
-    _say_written(output, cohort)
-    key = key_file or output.with_suffix(".key")
-    typer.echo(f"The pseudonyms' key is in {key}. Keep it, and never hand it out with the archive.")
-
-
-def _say_written(output, cohort):
-    """Print what a written manifest holds."""
+def _counts(cohort):
+    """Return numbers of tumors and scans in words."""
     from tumorsim._validation import counted
 
-    typer.echo(cohort.summary().to_string())
-    typer.echo(f"Wrote {output}: {counted(len(cohort), 'tumor')} in {counted(len(cohort.cases), 'scan')}.")
+    return f"{counted(len(cohort), 'tumor')} in {counted(len(cohort.cases), 'scan')}"

@@ -6,11 +6,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from tumorsim.cli._app import check_output
+from tumorsim.cli._app import app, check_output
 from tumorsim.cli._options import Device, Jobs, Model
 from tumorsim.cli._parse import parse_where
-
-__all__ = ["register"]
 
 IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
 Source = Annotated[
@@ -20,39 +18,14 @@ Source = Annotated[
 index_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Build, change, check or describe an index."
 )
+app.add_typer(index_app, name="index")
 
 
-def register(app):
-    """Add the commands to the root."""
-    index_app.command(
-        "build",
-        epilog="\b\nExamples:\n  tumorsim index build archive.npz -o index\n"
-        "  tumorsim index build archive.npz -o index --engine milvus --uri archive.db --collection t1c",
-    )(index_build)
-    index_app.command(
-        "add",
-        epilog="\b\nExample:\n  tumorsim embed week.csv -o week.npz && tumorsim index add index week.npz\n\n"
-        "Queries that run meanwhile answer from the old index or from the new one.",
-    )(index_add)
-    index_app.command("update", epilog="\b\nExample:\n  tumorsim index update index corrected.npz")(
-        index_update
-    )
-    index_app.command(
-        "remove",
-        epilog="\b\nExamples:\n  tumorsim index remove index p012-2021/1 p012-2021/2\n"
-        "  tumorsim index remove index --where patient_id=p012",
-    )(index_remove)
-    index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")(index_info)
-    index_app.command("verify", epilog="\b\nExample:\n  tumorsim index verify index")(index_verify)
-    index_app.command("export", epilog="\b\nExample:\n  tumorsim index export index -o archive.parquet")(
-        index_export
-    )
-    index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")(
-        index_import
-    )
-    app.add_typer(index_app, name="index")
-
-
+@index_app.command(
+    "build",
+    epilog="\b\nExamples:\n  tumorsim index build archive.npz -o index\n"
+    "  tumorsim index build archive.npz -o index --engine milvus --uri archive.db --collection t1c",
+)
 def index_build(
     source: Source,
     output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
@@ -74,16 +47,22 @@ def index_build(
     An index of that name is replaced.
     """
     from tumorsim.index import TumorIndex
+    from tumorsim.io import remove_partial
     from tumorsim.retrieval import read_embeddings
 
     options = {"model": model, "device": device, "n_jobs": n_jobs, "partial_dir": f"{output}.partial"}
     X, table, space = read_embeddings(source, **options)
     index = TumorIndex(metric=metric, engine=engine, uri=uri, collection=collection)
     index.fit(X, metadata=table, space=space, overwrite=overwrite).save(output)
-    _forget(f"{output}.partial")
+    remove_partial(f"{output}.partial", ".npy")
     typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
 
 
+@index_app.command(
+    "add",
+    epilog="\b\nExample:\n  tumorsim embed week.csv -o week.npz && tumorsim index add index week.npz\n\n"
+    "Queries that run meanwhile answer from the old index or from the new one.",
+)
 def index_add(
     index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
 ):
@@ -91,6 +70,7 @@ def index_add(
     _change(index_dir, source, model, device, n_jobs, "add")
 
 
+@index_app.command("update", epilog="\b\nExample:\n  tumorsim index update index corrected.npz")
 def index_update(
     index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
 ):
@@ -98,6 +78,11 @@ def index_update(
     _change(index_dir, source, model, device, n_jobs, "update")
 
 
+@index_app.command(
+    "remove",
+    epilog="\b\nExamples:\n  tumorsim index remove index p012-2021/1 p012-2021/2\n"
+    "  tumorsim index remove index --where patient_id=p012",
+)
 def index_remove(
     index_dir: IndexDir,
     tumor_ids: Annotated[list[str] | None, Argument(help="Ids of tumors.", metavar="[TUMOR_ID]...")] = None,
@@ -119,11 +104,11 @@ def index_remove(
             raise ValueError(f"No tumor of {index_dir} meets {' and '.join(where)}. Nothing is removed.")
         before = index.n_samples_fit_
         index.remove(ids)
-    typer.echo(
-        f"{index_dir} now holds {index.n_samples_fit_} tumors; {before - index.n_samples_fit_} are gone."
-    )
+    left = index.n_samples_fit_
+    typer.echo(f"{index_dir} now holds {left} tumors; {before - left} are gone.")
 
 
+@index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")
 def index_info(index_dir: IndexDir):
     """Say what an index holds."""
     from tumorsim.index import TumorIndex
@@ -131,18 +116,14 @@ def index_info(index_dir: IndexDir):
 
     index = TumorIndex.load(index_dir)
     table = index.metadata_
-    facts = {"tumors": index.n_samples_fit_}
-    facts |= {
-        f"{name}s": table[f"{name}_id"].nunique() for name in ("patient", "case") if f"{name}_id" in table
-    }
+    facts, ids = {"tumors": index.n_samples_fit_}, {"patients": "patient_id", "cases": "case_id"}
+    facts |= {name: table[column].nunique() for name, column in ids.items() if column in table}
     facts |= {"numbers each": index.n_features_in_, "metric": index.metric, "engine": index.engine}
     if index.engine == "milvus":
         facts |= {"collection": f"{index.collection} at {index.uri}"}
     if index.space_ is not None:
-        facts |= {
-            "fingerprint": index.space_.fingerprint,
-            "aspects": ", ".join(index.aspects_) or "none",
-        }
+        facts["fingerprint"] = index.space_.fingerprint
+        facts["aspects"] = ", ".join(index.aspects_) or "none"
     for column, task in label_columns(table).items():
         counts = table[column].value_counts()
         facts[task] = ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
@@ -151,6 +132,7 @@ def index_info(index_dir: IndexDir):
         typer.echo(f"{name + ':':<14} {value}")
 
 
+@index_app.command("verify", epilog="\b\nExample:\n  tumorsim index verify index")
 def index_verify(index_dir: IndexDir):
     """Check an index's files by checksum, and say what is damaged."""
     from tumorsim.index import TumorIndex
@@ -163,6 +145,7 @@ def index_verify(index_dir: IndexDir):
     )
 
 
+@index_app.command("export", epilog="\b\nExample:\n  tumorsim index export index -o archive.parquet")
 def index_export(
     index_dir: IndexDir,
     output: Annotated[Path, Option("--output", "-o", help="Parquet file to write.")],
@@ -176,6 +159,7 @@ def index_export(
     typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
 
 
+@index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")
 def index_import(
     source: Annotated[Path, Argument(help="Parquet file with one row per tumor.", metavar="ARCHIVE.parquet")],
     output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
@@ -194,6 +178,7 @@ def index_import(
 def _change(index_dir, source, model, device, n_jobs, how):
     """Embed, then add or update under the index's lock, which embedding for hours would hold for hours."""
     from tumorsim.index import TumorIndex
+    from tumorsim.io import remove_partial
     from tumorsim.retrieval import read_embeddings
 
     TumorIndex.load(index_dir)  # complains before the embedding, not after it
@@ -201,13 +186,6 @@ def _change(index_dir, source, model, device, n_jobs, how):
     X, table, space = read_embeddings(source, **options)
     with TumorIndex.edit(index_dir) as index:
         getattr(index, how)(X, metadata=table, space=space)
-    _forget(f"{index_dir}.partial")
+    remove_partial(f"{index_dir}.partial", ".npy")
     what = "new" if how == "add" else "replaced"
     typer.echo(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")
-
-
-def _forget(partial):
-    """Delete what was kept for a run that is done."""
-    from tumorsim.io import remove_partial
-
-    remove_partial(partial, ".npy")

@@ -95,34 +95,15 @@ def query(
     index = TumorIndex.load(index_dir)
     conditions, calibration = (parse_where(texts, index.metadata_) for texts in (where, calibrate))
     options = {"aspects": parse_aspects(aspect), "exclude": parse_exclude(exclude)}
+    options |= {"where": conditions, "max_per_patient": max_per_patient, "n_neighbors": n_neighbors}
+    options |= {"alpha": alpha, "calibration": calibration, "vote_calibration": vote_calibration}
+    options |= {"mask": mask, "box": box, "patient_id": patient_id, "case_id": case_id}
+    options |= {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
+    options |= {"merge_distance_mm": merge_distance, "threshold": threshold, "max_lesions": max_lesions}
+    options |= {"series": series, "roi": roi, "exclude_roi": exclude_roi, "key_file": key_file}
+    options |= {"show": split_names(show) or ()}
     model = find_weights(model, progress=True)
-    answer = find_similar(
-        load_embedder(model, device=device),
-        index,
-        source,
-        mask=mask,
-        box=box,
-        n_neighbors=n_neighbors,
-        where=conditions,
-        max_per_patient=max_per_patient,
-        alpha=alpha,
-        calibration=calibration,
-        vote_calibration=vote_calibration,
-        show=split_names(show) or (),
-        patient_id=patient_id,
-        case_id=case_id,
-        mask_value=mask_value,
-        min_volume_mm3=min_volume,
-        merge_distance_mm=merge_distance,
-        by_value=by_value,
-        threshold=threshold,
-        max_lesions=max_lesions,
-        series=series,
-        roi=roi,
-        exclude_roi=exclude_roi,
-        key_file=key_file,
-        **options,
-    )
+    answer = find_similar(load_embedder(model, device=device), index, source, **options)
     typer.echo(answer)
     if output is not None:
         typer.echo(f"Wrote {answer.save_csv(output)}.")

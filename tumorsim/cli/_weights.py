@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-__all__ = ["register"]
+from tumorsim.cli._app import app
 
 Name = Annotated[
     str | None,
@@ -23,27 +23,10 @@ weights_app = typer.Typer(
 )
 
 
-def register(app):
-    """Add the commands to the root."""
-    weights_app.command("list", epilog="\b\nExample:\n  tumorsim weights list")(weights_list)
-    weights_app.command(
-        "fetch",
-        epilog="\b\nExample:\n  tumorsim weights fetch t1c-v6\n\n"
-        "From your own server:\n\n\b\n"
-        "  TUMORSIM_WEIGHTS_URL=https://intranet/models tumorsim weights fetch",
-    )(weights_fetch)
-    weights_app.command(
-        "verify",
-        epilog="\b\nExample:\n  tumorsim weights verify t1c-v6\n  tumorsim weights verify model.safetensors",
-    )(weights_verify)
-    weights_app.command(
-        "path",
-        epilog="\b\nExample:\n  tumorsim weights path t1c-v6\n\n"
-        "A file that 'list' shows as 'to be fetched' can be put there by hand; then check it with 'verify'.",
-    )(weights_path)
-    app.add_typer(weights_app, name="weights")
+app.add_typer(weights_app, name="weights")
 
 
+@weights_app.command("list", epilog="\b\nExample:\n  tumorsim weights list")
 def weights_list():
     """Show the weights that this version knows, and where each file is."""
     from tumorsim.weights import list_weights
@@ -65,6 +48,11 @@ def weights_list():
         typer.echo(f"{row['name']}: {row['description']}")
 
 
+@weights_app.command(
+    "fetch",
+    epilog="\b\nExample:\n  tumorsim weights fetch t1c-v6\n\nFrom your own server:\n\n\b\n"
+    "  TUMORSIM_WEIGHTS_URL=https://intranet/models tumorsim weights fetch",
+)
 def weights_fetch(
     name: Name = None,
     force: Annotated[
@@ -77,6 +65,10 @@ def weights_fetch(
     typer.echo(fetch_weights(name, force=force, progress=True))
 
 
+@weights_app.command(
+    "verify",
+    epilog="\b\nExample:\n  tumorsim weights verify t1c-v6\n  tumorsim weights verify model.safetensors",
+)
 def weights_verify(
     name: Annotated[
         str | None,
@@ -96,6 +88,11 @@ def weights_verify(
     typer.echo(f"fingerprint: {facts['fingerprint']}")
 
 
+@weights_app.command(
+    "path",
+    epilog="\b\nExample:\n  tumorsim weights path t1c-v6\n\n"
+    "A file that 'list' shows as 'to be fetched' can be put there by hand; then check it with 'verify'.",
+)
 def weights_path(name: Name = None):
     """Print where a file of weights lies, or where to put it.
 

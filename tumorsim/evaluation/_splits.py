@@ -1,12 +1,15 @@
 """Splits that keep a patient on one side, and checks that no query can meet itself in the gallery."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from tumorsim._validation import check_integer, check_real
+from tumorsim.manifest import save_manifest
 
-__all__ = ["block_folds", "check_apart", "check_one_patient", "split_patients"]
+__all__ = ["block_folds", "check_apart", "check_one_patient", "hold_out_patients", "split_patients"]
 
 # what a copy, mirrored or not, has in common with its original; the place to the right changes in a mirror
 SAME_IN_A_MIRROR = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "y_mm", "z_mm")
@@ -81,6 +84,18 @@ def split_patients(
     held_out = np.random.default_rng(random_state).permutation(patients)[:n_test]
     is_test = np.isin(patient_ids, held_out)
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def hold_out_patients(cohort, model, *, test_share=0.2, random_state=0):
+    """Split a cohort as `split_patients`, and write both sides beside a model file.
+
+    Beside ``m.safetensors`` they are ``m-trained.csv`` and ``m-held-out.csv``; returns both cohorts.
+    """
+    split = split_patients(cohort.patient_ids, test_share=test_share, random_state=random_state)
+    sides = [cohort[rows] for rows in split]
+    for side, name in zip(sides, ("trained", "held-out"), strict=True):
+        save_manifest(side, Path(model).with_name(f"{Path(model).stem}-{name}.csv"))
+    return sides
 
 
 def check_apart(gallery: pd.DataFrame, queries: pd.DataFrame) -> None:

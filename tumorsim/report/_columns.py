@@ -17,43 +17,23 @@ __all__ = ["UNKNOWN", "column_of", "labels_of", "picture_extent", "shown_text"]
 THICK_SLICE_MM = 3.0
 UNKNOWN = "not known"
 # columns of a manifest that are shown wherever they are there: when it was imaged, and what was done before
-HISTORY = (
-    "date",
-    "scan_date",
-    "study_date",
-    "visit",
-    "prior_surgery",
-    "prior_radiotherapy",
-    "prior_treatment",
-)
+HISTORY = ("date", "scan_date", "study_date", "visit")
+HISTORY += ("prior_surgery", "prior_radiotherapy", "prior_treatment")
 
 
 def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None):
-    """Return what the template needs for one tumor.
+    """Return what the template needs for one tumor; None as `tumor`: its scan is not at hand.
 
-    Parameters
-    ----------
-    row : Series
-        Its metadata; of a neighbor, its row of the answer.
-    tumor : Tumor or None
-        None: the scan is not at hand.
-    extent_mm, margin_mm, n_pixels
-        Edge of the pictures, surroundings of the box, pixels on an edge of the still pictures.
-    n_bytes : int
-        Compressed size of the voxels.
-    rank : int, optional
-        Of a neighbor.
-    show : sequence of str
-        Further columns of `row`.
-    lesions : tuple of (int, float or None), optional
-        Number and total volume (mm³) of the tumors of its scan.
+    `row` is its metadata, of a neighbor its row of the answer; `lesions` are number and total volume (mm³ or
+    None) of the tumors of its scan; `n_bytes` limits the compressed voxels.
     """
     column = {name: shown_text(row.get(name)) for name in ("patient_id", "case_id", "tumor_id")}
     column |= {"rank": rank, "labels": labels_of(row), "pictures": [], "voxels": None}
     column["patient_id"] = None if column["patient_id"] == "unknown" else column["patient_id"]
     facts = {}
     if rank is not None:
-        facts["Distance"] = _cell(f"{row['distance']:.2f}", note=_capital(describe_agreement(row)))
+        agreement = describe_agreement(row)
+        facts["Distance"] = _cell(f"{row['distance']:.2f}", note=agreement[:1].upper() + agreement[1:])
     sources = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
     for task, label in column["labels"].items():
         facts[task] = _cell(label, note=f"by {sources[task]}" if sources[task] else "")
@@ -87,10 +67,7 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
 
 
 def picture_extent(tumors, margin_mm):
-    """Return the edge (mm) of squares around the box's middle that hold box and margin of every tumor.
-
-    With an infinite margin they hold the whole scan.
-    """
+    """Return the edge (mm) of squares around the boxes' middles that hold box and margin; inf: all."""
     edges = []
     for tumor in tumors:
         case = tumor.case
@@ -138,14 +115,12 @@ def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):
     except (OSError, ValueError) as err:
         warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
         return {}
-    bar = scale_bar_mm(extent_mm)
-    pictures = [
-        {"picture": picture, "bar_mm": bar, "bar": bar / picture.pixel_mm}
-        for picture in near.slices(extent_mm, n_pixels).values()
-    ]
+    pictures = still_pictures(near, extent_mm, n_pixels)
     return {"pictures": pictures, "voxels": encode_voxels(near, extent_mm, n_bytes)}
 
 
-def _capital(text):
-    """Return a sentence with its first letter large."""
-    return text[:1].upper() + text[1:]
+def still_pictures(near, extent_mm, n_pixels):
+    """Return what the template needs for three planes of a tumor's surroundings."""
+    bar = scale_bar_mm(extent_mm)
+    slices = near.slices(extent_mm, n_pixels).values()
+    return [{"picture": picture, "bar_mm": bar, "bar": bar / picture.pixel_mm} for picture in slices]

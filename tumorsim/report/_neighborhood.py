@@ -14,14 +14,9 @@ _SIZE_HEIGHT, _N_BINS = 60, 24
 
 
 class Neighborhood:
-    """The archive behind an answer.
+    """The archive behind an answer to queries `query_X`, shape (n_queries, n_features).
 
-    Parameters
-    ----------
-    index : TumorIndex
-        The archive; at most 2,000 of its tumors, drawn with a fixed seed, and the neighbors are shown.
-    query_X : array-like of shape (n_queries, n_features)
-        Embeddings of the queries.
+    At most 2,000 tumors of the index, drawn with a fixed seed, and the neighbors are shown.
     """
 
     def __init__(self, index, query_X):
@@ -46,18 +41,14 @@ class Neighborhood:
         self._shares = [float(s**2) / total if total else 0.0 for s in spread[:2]]
         self._points = (X - self._mean) @ self._axes.T
         self._queries = (self._coordinates(query_X) - self._mean) @ self._axes.T
-        self._row_of = None
+        self._row_of = {tumor_id: row for row, tumor_id in enumerate(self.table.get("tumor_id", ()))}
 
     def map(self, query, neighbors, task):
         """Return the map of one query as SVG coordinates, or None where there is no plane to draw on."""
         if len(self._axes) < 2 or len(self._rows) < 3:
             return None
-        if self._row_of is None:
-            self._row_of = {tumor_id: i for i, tumor_id in enumerate(self.table["tumor_id"])}
-        rows = [self._row_of.get(tumor_id) for tumor_id in neighbors["tumor_id"]]
-        ranks = [
-            (row, int(rank)) for row, rank in zip(rows, neighbors["rank"], strict=True) if row is not None
-        ]
+        ranked = zip(neighbors["tumor_id"], neighbors["rank"], strict=True)
+        ranks = [(self._row_of[i], int(rank)) for i, rank in ranked if i in self._row_of]
         found = self._coordinates(self._X[[row for row, _ in ranks]])
         found = (found - self._mean) @ self._axes.T
         everything = np.concatenate([self._points, self._queries[[query]], found])
@@ -82,28 +73,20 @@ class Neighborhood:
             for (x, y), (_, rank) in zip(place(found), ranks, strict=True)
         ]
         x, y = place(self._queries[[query]])[0]
-        return {
-            "width": _WIDTH,
-            "height": _HEIGHT,
-            "groups": groups,
-            "marks": marks,
-            "query": {"x": float(x), "y": float(y)},
-            "shares": [f"{100 * share:.0f} %" for share in self._shares],
-            "n": len(self._rows),
-            "n_all": len(self.table),
-        }
+        shares = [f"{100 * share:.0f} %" for share in self._shares]
+        drawn = {"width": _WIDTH, "height": _HEIGHT, "groups": groups, "marks": marks, "shares": shares}
+        return drawn | {"query": {"x": x, "y": y}, "n": len(self._rows), "n_all": len(self.table)}
 
     def sizes(self, volume_mm3, neighbors):
         """Return the archive's volumes as a curve, with query and neighbors, as SVG coordinates; or None."""
         if "volume_mm3" not in self.table:
             return None
-        archive = _positive(self.table["volume_mm3"])
-        ranked = [
-            (float(volume), int(rank))
-            for volume, rank in zip(neighbors["volume_mm3"], neighbors["rank"], strict=True)
-            if volume > 0
-        ]
-        shown = [v for v, _ in ranked] + ([float(volume_mm3)] if volume_mm3 and volume_mm3 > 0 else [])
+        archive = self.table["volume_mm3"].to_numpy(dtype=np.float64)
+        archive = archive[archive > 0]
+        ranked = zip(neighbors["volume_mm3"], neighbors["rank"], strict=True)
+        ranked = [(float(volume), int(rank)) for volume, rank in ranked if volume > 0]
+        query = float(volume_mm3) if volume_mm3 and volume_mm3 > 0 else None
+        shown = [v for v, _ in ranked] + ([] if query is None else [query])
         if not len(archive) or not shown:
             return None
         low = np.log10(min(archive.min(), *shown)) - 0.05
@@ -123,7 +106,7 @@ class Neighborhood:
             "area": f"M{at[0]:g} {_SIZE_HEIGHT}{steps}V{_SIZE_HEIGHT}Z",
             "ticks": [{"x": place(v), "text": f"{v / 1000:g} ml"} for v in decades],
             "marks": [{"x": place(v), "rank": rank} for v, rank in ranked],
-            "query": place(volume_mm3) if volume_mm3 and volume_mm3 > 0 else None,
+            "query": None if query is None else place(query),
         }
 
     def types(self, neighbors, task):
@@ -136,11 +119,7 @@ class Neighborhood:
         counts = neighbors[column].dropna().value_counts()
         names = [*counts.index, *(name for name in shares.index[:_N_GROUPS] if name not in counts.index)]
         return [
-            {
-                "name": str(name),
-                "n": int(counts.get(name, 0)),
-                "share": round(100 * float(shares.get(name, 0))),
-            }
+            {"name": str(name), "n": int(counts.get(name, 0)), "share": round(100 * shares.get(name, 0))}
             for name in names
         ]
 
@@ -176,9 +155,3 @@ class Neighborhood:
             ["not known" if v is None or v != v else str(v) if str(v) in named else "other" for v in values],
             dtype=object,
         )
-
-
-def _positive(values):
-    """Return the known values above 0 as float."""
-    values = np.asarray(values, dtype=np.float64)
-    return values[values > 0]

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import warnings
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -60,30 +61,20 @@ def save_report(
     query : Tumor or sequence of Tumor
         The query tumors; one section each.
     neighbors : DataFrame
-        What `TumorIndex.search` or `find_similar` returned: ``query``, ``rank``, ``distance`` and the
-        neighbors' metadata.
+        Of `TumorIndex.search` or ``Answer.neighbors``.
     archive : iterable of Tumor, default=()
         Where the neighbors' pictures come from, by ``tumor_id``; one that is not there has no picture.
-    archive_name : str, optional
-        Shown at the bottom, for instance the index's path.
-    model_info : mapping of str to object, optional
-        Shown at the bottom (see `describe_model`). Its key ``pretrained_on_simulated`` is not shown: where
-        it is true the sheet says so.
-    settings : mapping of str to object, optional
-        Of the search, shown at the bottom.
+    archive_name, model_info, settings : str, mapping, mapping, optional
+        Shown at the bottom: for instance the index's path, what `describe_model` returns (where its key
+        ``pretrained_on_simulated`` is true the sheet says so at the top), and those of the search.
     show : sequence of str, default=()
         Further columns of `neighbors` to show.
-    votes : DataFrame, optional
-        Of `answers.votes`; they take the place of plain counts of the neighbors' labels.
-    summary : DataFrame, optional
-        Of `answers.summarize`.
-    index : TumorIndex, optional
-        The archive searched; with `query_X` the sheet has a map of it, its sizes and types, and tells how
-        many tumors each neighbor's scan has.
-    query_X : array-like of shape (n_queries, n_features), optional
-        Embeddings of the queries; needed with `index`.
-    margin_mm : float, default=30.0
-        Surroundings of the box that are shown.
+    votes, summary : DataFrame, optional
+        Of `answers.votes`, which take the place of plain counts of the neighbors' labels, and
+        `answers.summarize`.
+    index, query_X : TumorIndex, array-like of shape (n_queries, n_features), optional
+        The archive searched and the queries' embeddings: the sheet has a map of the archive, its sizes and
+        types, and tells how many tumors each neighbor's scan has.
     full : bool, default=False
         Embed whole scans instead, with their faces. Get permission first.
 
@@ -91,16 +82,13 @@ def save_report(
     -------
     path : Path
 
+        A tumor whose scan cannot be read is shown without a picture, with a warning.
+
     Raises
     ------
     ValueError
         If a column of `show` is unknown, `neighbors` belong to other queries, or `index` comes without
         `query_X`.
-
-    Warns
-    -----
-    UserWarning
-        For each tumor whose scan cannot be read; it is then shown without a picture.
     """
     query = query if isinstance(query, Cohort) else Cohort([query] if isinstance(query, Tumor) else query)
     unknown = [name for name in show if name not in neighbors]
@@ -238,8 +226,6 @@ def _lines(table, query, describe):
 
 def _readable(tumor):
     """Tell whether a tumor's files are there and its box fits; warn if not."""
-    import warnings
-
     try:
         tumor.check()
         tumor.case.check_grid()

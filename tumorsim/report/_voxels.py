@@ -16,22 +16,9 @@ def encode_voxels(near, extent_mm, n_bytes):
     """Return voxels and mask for scrolling, at the scan's own spacing where that fits into `n_bytes`.
 
     Where it does not, the finest axes are made coarser until it does; thick slices stay as they are.
-
-    Parameters
-    ----------
-    near : records.Surroundings
-        Of the tumor.
-    extent_mm : float
-        Edge of the square pictures.
-    n_bytes : int
-        Compressed size that is not exceeded; base64 makes a third more of it.
-
-    Returns
-    -------
-    dict
-        ``packed``: base64 of gzip; its bytes are the differences of successive voxels (x runs fastest; level
-        0 is air, 1 to 255 are intensities), then the mask. ``view``: what the script must know, positions in
-        voxels of the packed grid.
+    ``packed`` is base64 of gzip; its bytes are the differences of successive voxels (x runs fastest; level 0
+    is air, 1 to 255 are intensities), then the mask. ``view`` is what the script must know, positions in
+    voxels of the packed grid.
     """
     spacing = np.asarray(near.spacing, dtype=np.float64)
     new = spacing.copy()
@@ -48,9 +35,9 @@ def encode_voxels(near, extent_mm, n_bytes):
         "shape": list(levels.shape),
         "spacing": [round(float(s), 4) for s in new],
         "middle": [round(float(v), 3) for v in box.mean(axis=0)],
-        "through": np.clip(np.floor((near.through + 0.5) * ratio), 0, np.array(levels.shape) - 1)
-        .astype(int)
-        .tolist(),
+        "through": [
+            int(min(t, n - 1)) for t, n in zip((near.through + 0.5) * ratio, levels.shape, strict=True)
+        ],
         "box": np.round(box, 3).tolist(),
         "window": [round(float(v), 2) for v in window],
         "extent": float(extent_mm),

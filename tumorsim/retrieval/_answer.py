@@ -19,7 +19,8 @@ from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 __all__ = ["Answer", "neighbor_tumors"]
 
-_N_SHOWN = 10  # queries that a notebook shows
+
+_TABLES = ("neighbors", "votes", "summary")
 
 
 @dataclass(eq=False, repr=False)
@@ -92,13 +93,13 @@ class Answer:
 
     def _repr_html_(self):
         parts = []
-        for i, closeness in enumerate(self.closeness["text"][:_N_SHOWN]):
+        for i, closeness in enumerate(self.closeness["text"][:10]):
             found = self._of(self.neighbors, i)
             lines = "".join(f"<li>{escape(line)}</li>" for line in self._lines(i))
             parts.append(f"<p><b>{escape(self._title(i))}</b><br>{escape(closeness)}</p>")
             parts.append(self._shown(found).to_html(index=False, na_rep="-", border=0) if len(found) else "")
             parts.append(f"<ul>{lines}</ul>" if lines else "")
-        left = len(self.queries) - _N_SHOWN
+        left = len(self.queries) - 10
         parts += [f"<p>… and {left} more.</p>"] if left > 0 else []
         return f'<div class="tumorsim">{"".join(parts)}</div>'
 
@@ -110,14 +111,10 @@ class Answer:
 
     def to_dict(self) -> dict:
         """Return everything as dicts and lists of text, numbers, booleans and None, ready for JSON."""
-        tables = {name: getattr(self, name) for name in ("neighbors", "votes", "summary")}
-        queries = []
-        for (i, query), (_, closeness) in zip(
-            self.queries.table.iterrows(), self.closeness.iterrows(), strict=True
-        ):
-            parts = {name: _plain(self._of(table, i)) for name, table in tables.items()}
-            closeness = _plain(closeness.drop("query").to_frame().T)[0]
-            queries.append(_plain(query.to_frame().T)[0] | {"closeness": closeness} | parts)
+        closeness, queries = _plain(self.closeness.drop(columns="query")), _plain(self.queries.table)
+        for i, query in enumerate(queries):
+            query["closeness"] = closeness[i]
+            query |= {name: _plain(self._of(getattr(self, name), i)) for name in _TABLES}
         return {"settings": dict(self.settings), "proposed": self.proposed, "queries": queries}
 
     def save_csv(self, path: str | PathLike) -> Path:
@@ -140,7 +137,6 @@ class Answer:
         Parameters
         ----------
         path : path
-            The file to write.
         full : bool, default=False
             Embed whole scans, with their faces. Get permission first.
         archive : iterable of Tumor, optional
@@ -151,11 +147,7 @@ class Answer:
         Returns
         -------
         path : Path
-
-        Warns
-        -----
-        UserWarning
-            For each tumor whose scan cannot be read; it is then shown without a picture.
+            A tumor whose scan cannot be read is shown without a picture, with a warning.
         """
         from tumorsim.report import describe_model, save_report
 

@@ -31,30 +31,12 @@ __all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", 
 def embed_to_file(embedder, tumors, path, *, progress=False):
     """Embed a cohort into an ``.npz`` file; a run that was killed goes on where it stopped.
 
-    Parameters
-    ----------
-    embedder : TumorEmbedder
-        Fitted.
-    tumors : Cohort
-        The archive. Scans are kept in ``<path>.partial/`` one by one until all are done.
-    path : str or Path
-        The file to write, see `io.load_embeddings`.
-    progress : bool, default=False
-        Show a progress bar.
-
-    Returns
-    -------
-    X : ndarray of shape (n_tumors, n_features), dtype=float32
-
-    Raises
-    ------
-    CohortError
-        If scans cannot be used; all of them are listed, before the first is embedded.
+    Scans are kept in ``<path>.partial/`` one by one until all are done. `path` is the file to write, see
+    `io.load_embeddings`; all else, and the array returned, are those of `embed_archive`.
     """
-    partial = Path(f"{path}.partial")
-    X, columns = embed_archive(embedder, tumors, partial_dir=partial, progress=progress)
+    X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress)
     save_embeddings(path, X, columns, embedder.space_.to_dict())
-    remove_partial(partial, ".npy")
+    remove_partial(f"{path}.partial", ".npy")
     return X
 
 
@@ -68,8 +50,8 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     tumors : Cohort
         The archive.
     partial_dir : str or Path, optional
-        Keep each scan's embeddings here, and take from here what an earlier run has done of the same model,
-        files and boxes. Scans in memory are not kept.
+        Keep each scan's embeddings here, but of scans in memory, and take from here what an earlier run has
+        done of the same model, files and boxes.
     progress : bool, default=False
         Show a progress bar.
 
@@ -108,8 +90,7 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
                     with atomic_path(file) as temporary, open(temporary, "wb") as opened:
                         np.save(opened, X[rows])
             bar.update(len(part))
-    table = tumors.table
-    columns = {name: table[name].tolist() for name in table}
+    columns = tumors.table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
         columns[name] = [str(Path(p).resolve()) if isinstance(p, str) else None for p in columns[name]]
     return X, columns
@@ -124,24 +105,17 @@ def load_embedder(model: str | PathLike | None = None, *, device: str = "auto", 
     return embedder.set_params(n_jobs=n_jobs)
 
 
-def read_embeddings(
-    source: str | PathLike,
-    *,
-    model: str | PathLike | None = None,
-    device: str = "auto",
-    n_jobs: int = 2,
-    partial_dir: str | PathLike | None = None,
-):
+def read_embeddings(source: str | PathLike, *, partial_dir: str | PathLike | None = None, **model):
     """Return the embeddings of an archive, read from a file or an index, or made of a manifest now.
 
     Parameters
     ----------
-    source : str or Path
+    source : path
         Embeddings file of `embed_to_file`, folder of an index, or manifest (``.csv`` or ``.parquet``).
-    model, device, n_jobs
-        What embeds a manifest, as in `load_embedder`.
-    partial_dir : str or Path, optional
+    partial_dir : path, optional
         Of `embed_archive`, for a manifest.
+    **model
+        What embeds a manifest: parameters of `load_embedder`.
 
     Returns
     -------
@@ -163,8 +137,7 @@ def read_embeddings(
     if source.suffix.lower() not in (".csv", ".parquet"):
         X, columns, space = load_embeddings(source)
         return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
-    cohort = load_cohort(source)
-    embedder = load_embedder(model, device=device, n_jobs=n_jobs)
+    cohort, embedder = load_cohort(source), load_embedder(**model)
     X, columns = embed_archive(embedder, cohort, partial_dir=partial_dir, progress=True)
     return X, pd.DataFrame(columns), embedder.space_
 
@@ -185,12 +158,10 @@ def evaluate_files(
         Embeddings file, or folder of an index.
     queries : path, optional
         Embeddings of held-out patients; default: every tumor of the archive is a query.
-    n_neighbors : sequence of int, default=(1, 3, 5, 10, 20)
-        Numbers of neighbors.
+    n_neighbors, random_state
+        As in `evaluation.evaluate_knn`.
     calibrate : bool, default=False
         Learn from `queries` how often votes of that one number of neighbors are right.
-    random_state : int, default=0
-        Seed of the confidence intervals.
 
     Returns
     -------
@@ -200,10 +171,8 @@ def evaluate_files(
 
     Raises
     ------
-    IndexMismatchError
-        If `source` and `queries` come from different models.
-    FileNotFoundError, ValueError
-        If files cannot be used, or `calibrate` lacks queries or one number of neighbors.
+    FileNotFoundError, IndexMismatchError, ValueError
+        If files cannot be used, come from different models, or `calibrate` lacks what it needs.
     """
     if calibrate and (queries is None or len(n_neighbors) != 1):
         raise ValueError(
@@ -215,7 +184,7 @@ def evaluate_files(
     else:
         X, table, space = read_embeddings(source)
         index = TumorIndex().fit(X, metadata=table, space=space)
-    asked = {}
+    options, asked = {"metric": index.metric, "space": index.space_, "random_state": random_state}, {}
     if queries is not None:
         X, table, space = read_embeddings(queries)
         if index.space_ is not None and space.fingerprint != index.space_.fingerprint:
@@ -224,15 +193,7 @@ def evaluate_files(
                 f"{index.space_.fingerprint[:12]}… and {space.fingerprint[:12]}…. Embed both with one model."
             )
         asked = {"query_X": X, "query_table": table}
-    result = evaluate_knn(
-        index.embeddings_,
-        index.metadata_,
-        n_neighbors=n_neighbors,
-        random_state=random_state,
-        metric=index.metric,
-        space=index.space_,
-        **asked,
-    )
+    result = evaluate_knn(index.embeddings_, index.metadata_, n_neighbors=n_neighbors, **options, **asked)
     if not calibrate:
         return result, None
     return result, calibrate_votes(index, X, table, n_neighbors=n_neighbors[0], space=space)

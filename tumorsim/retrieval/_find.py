@@ -7,26 +7,22 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pandas import DataFrame
 
 from tumorsim._validation import check_choice, check_fitted, check_integer
 from tumorsim.answers import describe_where, summarize, votes
 from tumorsim.calibration import VoteCalibration
-from tumorsim.index import where_mask
-from tumorsim.records import Cohort
+from tumorsim.index import TumorIndex, where_mask
+from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.retrieval._answer import Answer
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
-    from pandas import DataFrame
 
     from tumorsim.embedder import TumorEmbedder
-    from tumorsim.index import TumorIndex
-    from tumorsim.records import Case, Tumor
 
 __all__ = ["find_similar"]
-
-_NAMES = {"aspects": "aspects of the index", "show": "columns of the index"}
 
 
 def find_similar(
@@ -77,13 +73,7 @@ def find_similar(
     box : sequence of 6 int, optional
         ``x0 y0 z0 x1 y1 z1`` in voxels of the scan, half-open; this is the tumor. Without mask and box the
         embedder's ``segment`` proposes the lesions.
-    n_neighbors : int, default=5
-        Rows per tumor; fewer where fewer tumors are left.
-    where : mapping of str to condition, optional
-        Which tumors of the archive count, as in `TumorIndex.search`.
-    exclude : {"same_patient", "same_case"} or sequence of str, optional
-        Leave out tumors of the query's patient or case, or these tumor ids.
-    aspects, max_per_patient, alpha, calibration
+    n_neighbors, where, exclude, aspects, max_per_patient, alpha, calibration
         As in `TumorIndex.search`.
     vote_calibration : calibration.VoteCalibration or path, optional
         What ``tumorsim evaluate --calibrate-votes`` wrote: votes get a probability.
@@ -93,16 +83,12 @@ def find_similar(
         Of a scan, for `exclude`. Default: its own, else ``"unknown"`` and the file's name without its suffix.
     mask_value, min_volume_mm3, merge_distance_mm, by_value
         How lesions are found in a mask, as in `manifest.tumors_from_case`.
-    threshold : float, default=0.5
-        Probability from which a voxel is proposed as tumor.
-    max_lesions : int, default=5
-        Number of proposed lesions that are kept, largest first.
-    series, roi, exclude_roi : str, optional
+    threshold, max_lesions : float, int
+        Probability from which a voxel is proposed as tumor; proposed lesions that are kept, largest first.
+    series, roi, exclude_roi, key_file : str, str, str, path, optional
         Of a folder of DICOM: patterns of the T1c series, and of the names of regions that are tumors and that
-        are not.
-    key_file : path, optional
-        Of a folder of DICOM: the key that the archive was imported with, so that patient and case have the
-        ids that they have there.
+        are not; the key that the archive was imported with, so that patient and case have the ids that they
+        have there.
 
     Returns
     -------
@@ -199,12 +185,14 @@ def _check_search(index, where, exclude, aspects, show):
                 "Parameter 'exclude' must be same_patient, same_case, or tumor ids of the index. "
                 f"Got {unknown[0] if unknown else list(exclude)!r}."
             )
-    known = {"aspects": index.aspects_, "show": tuple(table)}
-    for name, given in (("aspects", aspects or ()), ("show", show)):
-        unknown = [value for value in given if value not in known[name]]
+    known = (("aspects", aspects or (), "aspects", index.aspects_), ("show", show, "columns", table.columns))
+    for name, given, what, names in known:
+        unknown = [value for value in given if value not in names]
         if unknown:
-            listed = ", ".join(known[name]) or "none"
-            raise ValueError(f"Parameter '{name}' must name {_NAMES[name]}: {listed}. Got '{unknown[0]}'.")
+            listed = ", ".join(names) or "none"
+            raise ValueError(
+                f"Parameter '{name}' must name {what} of the index: {listed}. Got '{unknown[0]}'."
+            )
     return table[where_mask(table, where or {})]
 
 

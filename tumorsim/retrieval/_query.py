@@ -106,14 +106,10 @@ def segment_to_file(
         Fitted.
     scan : path
         T1c image (NIfTI or NRRD), or a folder of DICOM.
-    output : path, optional
-        Mask to write, ending in ``.nii`` or ``.nii.gz``.
-    seg : path, optional
-        DICOM SEG to write, which refers to the series of the folder.
-    series : str, optional
-        Pattern of the T1c series in the folder.
-    threshold : float, default=0.5
-        Probability from which a voxel is proposed as tumor.
+    output, seg : path, optional
+        Mask to write, ending in ``.nii`` or ``.nii.gz``; DICOM SEG that refers to the series of the folder.
+    series, threshold
+        As in `find_similar`.
 
     Returns
     -------
