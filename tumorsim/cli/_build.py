@@ -47,11 +47,10 @@ def manifest(
         Argument(help="Table with one row per scan (CSV); with --layout a folder.", metavar="SCANS.csv|ROOT"),
     ] = None,
     layout: Annotated[
-        str | None, Option(help="Public data set below ROOT, by name, or 'auto' for all that are there.")
+        str | None, Option(help="Public data set below ROOT by name, or 'auto' for all.")
     ] = None,
     mask_value: Annotated[
-        str | None,
-        Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any. Default: >0, or the layout's."),
+        str | None, Option(help="Voxels that are tumor: 1, 1+3 or >0. Default: >0, or the layout's.")
     ] = None,
     min_volume: opt.MinVolume = 14.0,
     merge_distance: opt.MergeDistance = 2.0,
@@ -59,7 +58,7 @@ def manifest(
     skip_bad: opt.SkipBad = False,
     dicom: Annotated[Path | None, Option(help="Folder of mixed DICOM, instead of a table.")] = None,
     key_file: Annotated[
-        Path | None, Option(help="Key of the pseudonyms; made where there is none. Default: <output>.key.")
+        Path | None, Option(help="Key of the pseudonyms, made if needed. Default: <output>.key.")
     ] = None,
     keep_patient_ids: Annotated[
         bool, Option("--keep-patient-ids", help="Write PatientID and study date as they are.")
@@ -67,10 +66,7 @@ def manifest(
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
-    dry_run: Annotated[
-        bool,
-        Option("--dry-run", help="Show the series and regions of --dicom by name; write nothing."),
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what --dicom holds; write nothing.")] = False,
 ):
     """Find the tumors in scans, DICOM or a public set, one per row.
 
@@ -117,9 +113,7 @@ def manifest(
 )
 def check(
     archive: opt.Archive,
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="Also write the table of findings here (CSV).")
-    ] = None,
+    output: opt.Table = None,
     as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
     min_volume: opt.MinVolume = 14.0,
     max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
@@ -170,7 +164,7 @@ def fit(
     n_blocks: Annotated[int | None, Option(min=1, help="ResBlocks in the backbone.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     precision: Annotated[
-        str | None, Option(help="float32, or bfloat16 where the hardware has it: twice as fast.")
+        str | None, Option(help="float32, or bfloat16: twice as fast on some hardware.")
     ] = None,
     initial_weights: Annotated[
         str | None, Option(help="Begin with a model file, or with shipped weights: 'default', or a name.")
@@ -184,9 +178,7 @@ def fit(
     checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
     random_state: opt.Seed = 0,
-    hold_out: Annotated[
-        float | None, Option(help="Share of patients to hold out, such as 0.2; see 'evaluate'.")
-    ] = None,
+    hold_out: Annotated[float | None, Option(help="Share of patients to hold out, such as 0.2.")] = None,
     skip_bad: opt.SkipBad = False,
 ):
     """Train an embedder on an archive's masks and labels.
@@ -257,9 +249,7 @@ def places(
     archive: opt.Archive,
     output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
     qc: Annotated[Path | None, Option(help="Folder for one picture per scan: look at them.")] = None,
-    areas: Annotated[
-        Path | None, Option(help="Label map in MNI space. Default: 11 areas by landmarks.")
-    ] = None,
+    areas: Annotated[Path | None, Option(help="Label map in MNI space. Default: 11 areas.")] = None,
     area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
     min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
     n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,

@@ -37,30 +37,16 @@ def query(
     patient_id: Annotated[str | None, Option(help="The patient, for --exclude same_patient.")] = None,
     case_id: Annotated[str | None, Option(help="The scan's id, for --exclude same_case.")] = None,
     n_neighbors: Annotated[int, Option("--n-neighbors", "-n", min=1, help="Neighbors per tumor.")] = 5,
-    where: Annotated[
-        list[str] | None, Option(help="Condition on the archive, such as type=a,b or volume_mm3>=500.")
-    ] = None,
+    where: Annotated[list[str] | None, Option(help="Condition, such as type=a,b or volume_mm3>=500.")] = None,
     exclude: Annotated[
-        str | None, Option(help="Leave out same_patient, same_case, or tumor ids, separated by commas.")
+        str | None, Option(help="Leave out same_patient, same_case, or ids such as a,b.")
     ] = None,
-    aspect: Annotated[
-        list[str] | None, Option(help="Search by aspects, with weights, such as type=1 or size=0.5.")
-    ] = None,
+    aspect: Annotated[list[str] | None, Option(help="Search by aspects, such as type=1 or size=0.5.")] = None,
     max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
-    alpha: Annotated[
-        float, Option(min=0, max=1, help="A p-value of at most this is called no close match.")
-    ] = 0.05,
-    calibrate: Annotated[
-        list[str] | None,
-        Option(help="Which tumors calibrate p-values: a condition, such as held_out=true."),
-    ] = None,
-    vote_calibration: Annotated[
-        Path | None,
-        Option(help="What 'tumorsim evaluate --calibrate-votes' wrote: votes get a probability."),
-    ] = None,
-    show: Annotated[
-        str | None, Option(help="Further columns, such as dose_gy,control_12m; also summarized.")
-    ] = None,
+    alpha: Annotated[float, Option(min=0, max=1, help="No close match up to this p-value.")] = 0.05,
+    calibrate: Annotated[list[str] | None, Option(help="Condition on what calibrates p-values.")] = None,
+    vote_calibration: Annotated[Path | None, Option(help="File of 'evaluate --calibrate-votes'.")] = None,
+    show: Annotated[str | None, Option(help="Further columns, such as dose_gy,control_12m.")] = None,
     report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
     full: Annotated[
         bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
@@ -74,9 +60,7 @@ def query(
     max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are kept, largest first.")] = 5,
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
-    key_file: Annotated[
-        Path | None, Option(help="Key that the archive was imported with: names the patient as it does.")
-    ] = None,
+    key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
@@ -120,13 +104,9 @@ def query(
 def evaluate(
     source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
     n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
-    queries: Annotated[
-        Path | None,
-        Option(help="Embeddings of held-out patients, the queries. Default: every tumor is one."),
-    ] = None,
+    queries: Annotated[Path | None, Option(help="Embeddings of held-out patients: the queries.")] = None,
     calibrate_votes: Annotated[
-        Path | None,
-        Option(help="Learn from --queries how often votes of --n-neighbors (one number) are right; a file."),
+        Path | None, Option(help="Write how often votes of --queries are right.")
     ] = None,
     output: opt.Table = None,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
@@ -170,9 +150,7 @@ def segment(
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
     series: opt.SeriesPattern = None,
-    seg: Annotated[
-        Path | None, Option(help="DICOM SEG to write, which refers to the series of --dicom.")
-    ] = None,
+    seg: Annotated[Path | None, Option(help="DICOM SEG to write, of the series of --dicom.")] = None,
 ):
     """Propose a tumor mask for a scan, on the scan's own grid.
 

@@ -152,22 +152,13 @@ class Answer:
         from tumorsim.report import describe_model, save_report
 
         size = counted(self.index.n_samples_fit_, "tumor")
-        proposed = {"Query tumors": "proposed by the model, not drawn by a person"} if self.proposed else {}
-        return save_report(
-            path,
-            query=self.queries,
-            neighbors=self.neighbors,
-            archive=neighbor_tumors(self.neighbors) if archive is None else archive,
-            archive_name=f"{archive_name} ({size})" if archive_name else size,
-            model_info=describe_model(self.embedder, model_name),
-            settings=self.settings | proposed,
-            show=self.show,
-            votes=self.votes,
-            summary=self.summary,
-            index=self.index,
-            query_X=self.X,
-            full=full,
-        )
+        facts = {name: getattr(self, name) for name in ("neighbors", "show", "votes", "summary", "index")}
+        facts |= {"query": self.queries, "query_X": self.X, "settings": dict(self.settings)}
+        if self.proposed:
+            facts["settings"]["Query tumors"] = "proposed by the model, not drawn by a person"
+        facts["archive"] = neighbor_tumors(self.neighbors) if archive is None else archive
+        facts["archive_name"] = f"{archive_name} ({size})" if archive_name else size
+        return save_report(path, model_info=describe_model(self.embedder, model_name), full=full, **facts)
 
     def _title(self, i):
         """Return a query's id and volume."""

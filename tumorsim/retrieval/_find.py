@@ -129,30 +129,14 @@ def find_similar(
     dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
     scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
     known = isinstance(scan, Cohort)
-    tumors = tumors_of(
-        scan,
-        box=box,
-        embedder=embedder,
-        threshold=threshold,
-        max_lesions=max_lesions,
-        mask_value=mask_value,
-        min_volume_mm3=min_volume_mm3,
-        merge_distance_mm=merge_distance_mm,
-        by_value=by_value,
-    )
+    lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3, "by_value": by_value}
+    lesions |= {"merge_distance_mm": merge_distance_mm, "threshold": threshold, "max_lesions": max_lesions}
+    tumors = tumors_of(scan, box=box, embedder=embedder, **lesions)
     X = np.asarray(embedder.transform(tumors))
-    neighbors = index.search(
-        X,
-        n_neighbors,
-        query_metadata=_compared(tumors.table, index, exclude),
-        space=embedder.space_,
-        where=where,
-        exclude=exclude,
-        aspects=aspects,
-        max_per_patient=max_per_patient,
-        alpha=alpha,
-        calibration=calibration,
-    )
+    options = {"where": where, "exclude": exclude, "aspects": aspects, "max_per_patient": max_per_patient}
+    options |= {"alpha": alpha, "calibration": calibration, "space": embedder.space_}
+    compared = _compared(tumors.table, index, exclude)
+    neighbors = index.search(X, n_neighbors, query_metadata=compared, **options)
     settings = {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
