@@ -2,7 +2,7 @@
 Train the shipped weights again
 ===============================
 
-    python examples/train_pretrained.py --heads HEADS --stacks STACKS/scans.csv --out RUN
+    python -m examples.train_pretrained --heads HEADS --stacks STACKS/scans.csv --out RUN
 
 ``HEADS`` holds label maps of real heads (those of SynthSeg: FreeSurfer numbers, and skull, scalp and face);
 the last four, in order of their names, are kept for testing. ``STACKS/scans.csv`` is a scan table of real
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.shipping import average_models, register
 from tumorsim import Case, Cohort, Recipe, Tumor, TumorEmbedder, load_cohort, make_cohort
 from tumorsim.evaluation import block_folds
 from tumorsim.manifest import build_manifest
-from tumorsim.weights import average_models, register
 
 N_FOLDS = 5
 N_TEST_HEADS = 4

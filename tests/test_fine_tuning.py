@@ -8,7 +8,6 @@ from sklearn.base import clone
 
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import TrainingError, WeightsError
-from tumorsim.weights import average_models, load_model
 
 
 @pytest.fixture(scope="module")
@@ -125,76 +124,3 @@ def test_bfloat16_training_learns_and_embeds_in_float32(tumors):
     assert all(p.dtype == full.network_.heads[0].weight.dtype for p in low.network_.parameters())
     with pytest.raises(ValueError, match="precision"):
         tiny(precision="float8").fit(tumors)
-
-
-@pytest.fixture(scope="module")
-def siblings(tumors, model, tmp_path_factory):
-    """Return files of two models that went on from one; the second knows one type more."""
-    folder = tmp_path_factory.mktemp("siblings")
-    types = list(tumors.labels["type"])
-    for name, labels in {"few": types, "more": ["glioma", *types[1:]]}.items():
-        start(model, lr=0.01).fit(tumors, {"type": labels}).save(folder / name)
-    return [folder / "few", folder / "more"]
-
-
-def test_average_is_the_mean_network(siblings, tumors, tmp_path):
-    """Backbones are averaged tensor by tensor, and rows of heads by the names of their classes."""
-    path = tmp_path / "mean.safetensors"
-    average_models(siblings, path)
-    (few, _), (more, _), (mean, config) = load_model(siblings[0]), load_model(siblings[1]), load_model(path)
-    assert config["classes"]["type"] == ["glioma", "meningioma", "metastasis"]
-    for name, tensor in mean.state_dict().items():
-        if tensor.is_floating_point() and not name.startswith("heads."):
-            expected = (few.state_dict()[name] + more.state_dict()[name]) / 2
-            assert_allclose(tensor, expected, rtol=1e-5, atol=1e-7, err_msg=name)
-    rows = [head.weight.detach().numpy() for head in (few.heads[0], more.heads[0], mean.heads[0])]
-    apart = (rows[0][1] - rows[0][0] + rows[1][2] - rows[1][1]) / 2
-    assert_allclose(rows[2][2] - rows[2][1], apart, atol=1e-6)
-    glioma = rows[1][0] - rows[1][1:].mean(axis=0)  # who knows no glioma is not asked
-    assert_allclose(rows[2][0], glioma, atol=1e-6)
-    embedder = TumorEmbedder.load(path, device="cpu")
-    assert embedder.space_.weights == TumorEmbedder.load(siblings[0]).space_.weights
-    assert np.isfinite(embedder.space_.coordinates(embedder.transform(tumors))).all()
-    assert len(embedder.training_["averaged"]) == 2
-    scales = [load_model(sibling)[1]["scale"] for sibling in siblings]
-    assert_allclose(config["scale"], np.mean(scales, axis=0))
-    average_models([siblings[1], siblings[1]], path)
-    assert_allclose(
-        TumorEmbedder.load(path, device="cpu").transform(tumors),
-        TumorEmbedder.load(siblings[1], device="cpu").transform(tumors),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-
-
-def test_strangers_are_not_averaged(siblings, model, tumors, tmp_path):
-    """One model is no mean, and models of other starts or tasks are refused, by name."""
-    path = tmp_path / "mean.safetensors"
-    with pytest.raises(ValueError, match="two or more"):
-        average_models(siblings[:1], path)
-    with pytest.raises(WeightsError, match="trained without initial weights"):
-        average_models([siblings[0], model[0]], path)
-    other = tmp_path / "other.safetensors"
-    start([siblings[0]]).fit(tumors, {"type": list(tumors.labels["type"])}).save(other)
-    with pytest.raises(WeightsError, match="same initial_weights"):
-        average_models([siblings[0], other], path)
-    start(model).fit(tumors).save(other)  # side and type
-    with pytest.raises(WeightsError, match="same tasks"):
-        average_models([siblings[0], other], path)
-    start(model, patch_size=32).fit(tumors, {"type": list(tumors.labels["type"])}).save(other)
-    with pytest.raises(WeightsError, match="same preprocessing"):
-        average_models([siblings[0], other], path)
-    assert not path.exists()
-
-
-def test_tasks_in_another_order_are_averaged(model, tumors, tmp_path):
-    """Heads are found by their names."""
-    files = [tmp_path / "a", tmp_path / "b"]
-    for file, tasks in zip(files, (["hemisphere", "type"], ["type", "hemisphere"]), strict=True):
-        start(model, tasks=tasks, lr=0.01).fit(tumors).save(file)
-    average_models(files, tmp_path / "mean")
-    (a, _), (b, _), (mean, config) = (load_model(file) for file in (*files, tmp_path / "mean"))
-    assert list(config["classes"]) == ["hemisphere", "type"]
-    rows = [network.heads[i].weight.detach() for network, i in ((a, 1), (b, 0), (mean, 1))]
-    apart = [row[0] - row[1] for row in rows]
-    assert_allclose(apart[2], (apart[0] + apart[1]) / 2, atol=1e-6)

@@ -30,7 +30,6 @@ from tumorsim.weights import (
     list_weights,
     load_model,
     load_registry,
-    register,
     save_model,
     verify_weights,
     weights_path,
@@ -80,8 +79,10 @@ def packaged(model, tmp_path):
     """Return the path of a registry with the small model beside it, as in the wheel."""
     path = tmp_path / "package" / "registry.json"
     path.parent.mkdir()
-    path.write_text(EMPTY)
-    register(model, "t1c-v1", "1", license="CC0-1.0", description="For tests.", registry_path=path)
+    entry = {"version": "1", "file": FILE, "sha256": content_key(model), "size": model.stat().st_size}
+    entry |= {"license": "CC0-1.0", "description": "For tests."}
+    path.write_text(json.dumps(json.loads(EMPTY) | {"default": "t1c-v1", "weights": {"t1c-v1": entry}}))
+    shutil.copy(model, path.parent / FILE)
     return path
 
 
@@ -165,45 +166,6 @@ def test_shipped_registry_is_whole():
         assert weights.size <= 6_000_000 and weights.license and weights.description
         assert verify_weights(weights.name)["name"] == weights.name
     assert bool(shipped.weights) == (shipped.default is not None)
-
-
-def test_register_enters_hash_size_and_default(model, packaged):
-    """The copy is beside the registry, and the entry says what it is; a second one need not be default."""
-    weights = load_registry(packaged).get()
-    assert weights == load_registry(packaged).get("t1c-v1")
-    assert (packaged.parent / weights.file).read_bytes() == model.read_bytes()
-    assert (weights.sha256, weights.size) == (content_key(model), model.stat().st_size)
-    options = {"license": "CC0-1.0", "description": "-", "registry_path": packaged}
-    register(model, "other-v1", "1", default=False, **options)
-    assert list(load_registry(packaged).weights) == ["t1c-v1", "other-v1"]
-    assert load_registry(packaged).default == "t1c-v1"
-
-
-def test_a_model_card_travels_in_the_file(model, packaged):
-    """The card is in the metadata, and neither tensors nor fingerprint change."""
-    options = {"license": "CC0-1.0", "description": "-", "registry_path": packaged}
-    weights = register(model, "card-v1", "1", card="# What it is for", **options)
-    path = packaged.parent / weights.file
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata()["model_card"] == "# What it is for"
-    assert load_model(path)[1] == load_model(model)[1]
-    assert verify_weights("card-v1", registry=load_registry(packaged))["name"] == "card-v1"
-
-
-def test_register_refuses_what_cannot_be_shipped(model, packaged, tmp_path):
-    """Names that are no file names, damaged files and large ones change nothing."""
-    before = packaged.read_text()
-    options = {"license": "-", "description": "-", "registry_path": packaged}
-    with pytest.raises(ValueError, match=r"must match .* Got '\.\./x'"):
-        register(model, "../x", "1", **options)
-    (tmp_path / "bad").write_bytes(model.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match="damaged"):
-        register(tmp_path / "bad", "bad-v1", "1", **options)
-    network, config = small_network()
-    save_model(tmp_path / "large", network, config | {"note": "x" * 6_000_000})
-    with pytest.raises(ValueError, match="dtype='float16'"):
-        register(tmp_path / "large", "large-v1", "1", **options)
-    assert packaged.read_text() == before
 
 
 @pytest.mark.parametrize("change", ["{", '{"weights": []}', "../../x", "0" * 63, "gone"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ SETTLING_SCANS = 8  # read by `initialize`
 OVERRIDES = "n_channels n_blocks spacing patch_size batch_size max_epochs batches_per_epoch lr".split()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)  # the signature that scikit-learn reads
 class TumorEmbedder(TransformerMixin, BaseEstimator):
     """Learn from all labels of a cohort at once, and turn each tumor into a vector.
 
@@ -99,48 +101,25 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
     True
     """
 
-    def __init__(
-        self,
-        *,
-        tasks=None,
-        task_weights=None,
-        recipe="default",
-        n_channels=None,
-        n_blocks=None,
-        spacing=None,
-        patch_size=None,
-        batch_size=None,
-        max_epochs=None,
-        batches_per_epoch=None,
-        lr=None,
-        initial_weights=None,
-        freeze_backbone=False,
-        device="auto",
-        n_jobs=1,
-        cache_dir=None,
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-    ):
-        self.tasks = tasks
-        self.task_weights = task_weights
-        self.recipe = recipe
-        self.n_channels = n_channels
-        self.n_blocks = n_blocks
-        self.spacing = spacing
-        self.patch_size = patch_size
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.batches_per_epoch = batches_per_epoch
-        self.lr = lr
-        self.initial_weights = initial_weights
-        self.freeze_backbone = freeze_backbone
-        self.device = device
-        self.n_jobs = n_jobs
-        self.cache_dir = cache_dir
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
+    tasks: Sequence[str] | None = None
+    task_weights: dict[str, float] | None = None
+    recipe: str | Recipe = "default"
+    n_channels: int | None = None
+    n_blocks: int | None = None
+    spacing: float | tuple | None = None
+    patch_size: int | tuple | None = None
+    batch_size: int | None = None
+    max_epochs: int | None = None
+    batches_per_epoch: int | None = None
+    lr: float | None = None
+    initial_weights: str | Path | None = None
+    freeze_backbone: bool = False
+    device: str = "auto"
+    n_jobs: int = 1
+    cache_dir: str | Path | None = None
+    checkpoint_dir: str | Path | None = None
+    random_state: int | np.random.RandomState | None = None
+    verbose: int = 0
 
     @classmethod
     def paper(cls, **parameters) -> TumorEmbedder:
@@ -187,15 +166,17 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             If the loss is not finite, or the checkpoint belongs to another run.
         """
         seed = training.run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
-        plan = self._plan(tumors, y, seed)
+        model = self._initial_model()
+        plan = self._plan(tumors, y, seed, model)
         plan.check_learnable()
         device = choose_device(self.device)
         factors = training.head_weights(plan.classes, self.task_weights)
         preprocessing, start = plan.preprocessing, {}
-        if self.initial_weights is not None:
-            preprocessing, start = weights.start_from_weights(
-                plan.network, self.initial_weights, plan.classes, preprocessing, freeze=self.freeze_backbone
+        if model is not None:
+            preprocessing = plan.start_from(
+                model.network_, model.classes_, model.preprocessing_, freeze=self.freeze_backbone
             )
+            start = {"initial_weights": model.fingerprint_, "freeze_backbone": self.freeze_backbone}
         network = to_device(plan.network, device)
         cases = plan.load_cases(preprocessing, **self._reading())
         history, pooled = training.train(
@@ -242,7 +223,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         seed = training.run_seed(self.random_state)
         if isinstance(self.random_state, numbers.Integral):
             seed = int(self.random_state)
-        plan = self._plan(tumors, y, seed)
+        plan = self._plan(tumors, y, seed, self._initial_model() if self.recipe == "fine-tune" else None)
         device = choose_device(self.device)
         network = to_device(plan.network, device)
         cases = plan.load_cases(plan.preprocessing, n_scans=SETTLING_SCANS, **self._reading())
@@ -251,21 +232,22 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             network, plan.recipe, plan.preprocessing, plan.classes, scale, {}, [], {"untrained": seed}
         )
 
-    def _plan(self, tumors, y, seed):
+    def _initial_model(self):
+        """Return the embedder of the initial weights, or None where there are none."""
+        if self.initial_weights is None:
+            return None
+        return self.load(weights.find_weights(self.initial_weights, progress=True))
+
+    def _plan(self, tumors, y, seed, model):
         """Check all parameters and return what `fit` and `initialize` begin with."""
         check_integer(self.n_jobs, "n_jobs", minimum=1)
         check_choice(self.freeze_backbone, "freeze_backbone", (True, False))
         choose_device(self.device)
         if self.freeze_backbone and self.initial_weights is None:
             raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
-        trained = None
-        if isinstance(self.recipe, str) and self.recipe == "fine-tune":
-            if self.initial_weights is None:
-                raise ValueError(
-                    "recipe='fine-tune' needs 'initial_weights', whose own recipe it goes on from."
-                )
-            start = self.load(weights.find_weights(self.initial_weights, progress=True))
-            trained = start.recipe.get_params()
+        if model is None and self.recipe == "fine-tune":
+            raise ValueError("recipe='fine-tune' needs 'initial_weights', whose own recipe it goes on from.")
+        trained = None if model is None else model.recipe.get_params()
         overrides = {name: getattr(self, name) for name in OVERRIDES}
         recipe = training.resolve_recipe(self.recipe, trained=trained, overrides=overrides)
         return training.plan_training(tumors, y, recipe, tasks=self.tasks, seed=seed)

@@ -17,27 +17,14 @@ __all__ = ["Plan", "plan_training"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training run begins with.
-
-    Attributes
-    ----------
-    tumors : list of Tumor
-    recipe : Recipe
-    classes : dict of list of str
-        Task → class names.
-    codes : ndarray of shape (n_tumors, n_tasks), dtype=int64
-        Class numbers, -1 where missing.
-    preprocessing : Preprocessing
-    network : Network
-        With random weights, on the CPU.
-    """
+    """What a training run begins with, before any voxel is read."""
 
     tumors: list
     recipe: Recipe
-    classes: dict
-    codes: np.ndarray
+    classes: dict  # task → class names
+    codes: np.ndarray  # int64 (n_tumors, n_tasks), -1 where missing
     preprocessing: Preprocessing
-    network: Network
+    network: Network  # on the CPU
 
     def check_learnable(self):
         """Raise ``ValueError`` if there is nothing to learn."""
@@ -45,6 +32,26 @@ class Plan:
             raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
         if self.recipe.contrastive and not self.classes:
             raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
+
+    def start_from(self, network, classes, preprocessing, *, freeze):
+        """Copy the weights of a model into the network, and return the preprocessing to train with.
+
+        It is that of the model if the backbone is frozen, so that embeddings do not change. ``ValueError`` if
+        architecture or spacing differ.
+        """
+        wanted = self.network.config | {"spacing": self.preprocessing.spacing}
+        found = network.config | {"spacing": preprocessing.spacing}
+        unlike = [name for name in wanted if wanted[name] != found[name]]
+        if unlike:
+            differences = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in unlike)
+            raise ValueError(
+                f"'initial_weights' must have the architecture and spacing asked for. Got {differences}. "
+                f"TumorEmbedder.from_pretrained() uses those of the weights: leave out {', '.join(unlike)}."
+            )
+        self.network.start_from(network, self.classes, classes)
+        if freeze:
+            self.network.freeze_backbone()
+        return preprocessing if freeze else self.preprocessing
 
     def load_cases(self, preprocessing, *, n_scans=None, **options):
         """Return all tumors as training cases, or one tumor of each of the first `n_scans` scans."""
@@ -56,27 +63,7 @@ class Plan:
 
 
 def plan_training(tumors, y, recipe, *, tasks, seed):
-    """Return what a training run begins with, before any voxel is read.
-
-    Parameters
-    ----------
-    tumors : Cohort or sequence of Tumor
-    y, tasks
-        As in `label_table`.
-    recipe : Recipe
-        Checked.
-    seed : int
-        Of the network's weights.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there are no tumors, or labels cannot be used.
-    """
+    """Return the `Plan` of a run with a checked `Recipe`; `y` and `tasks` are as in `label_table`."""
     tumors = check_tumors(tumors)
     if not tumors:
         raise ValueError("'tumors' must hold at least one tumor. Got none.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -11,6 +13,7 @@ from tumorsim.nn import ARCHITECTURES
 __all__ = ["RECIPES", "Recipe", "resolve_recipe"]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)  # the signature that scikit-learn reads
 class Recipe(BaseEstimator):
     """How a network is built and trained: shape, patches, optimizer, loss, augmentation.
 
@@ -78,54 +81,28 @@ class Recipe(BaseEstimator):
     'sgd'
     """
 
-    def __init__(
-        self,
-        *,
-        architecture="fast",
-        n_channels=48,
-        n_blocks=6,
-        spacing=2.0,
-        patch_size=72,
-        batch_size=4,
-        max_epochs=30,
-        batches_per_epoch=100,
-        optimizer="adamw",
-        lr=0.003,
-        lr_schedule="cosine",
-        lr_milestones=(90, 105),
-        weight_decay=1e-4,
-        gradient_clip=5.0,
-        mask_dice=0.5,
-        mask_balance=0.5,
-        contrastive=0.0,
-        augment=True,
-        box_jitter=0.15,
-        balance_classes=True,
-        balance_datasets=False,
-        precision="float32",
-    ):
-        self.architecture = architecture
-        self.n_channels = n_channels
-        self.n_blocks = n_blocks
-        self.spacing = spacing
-        self.patch_size = patch_size
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.batches_per_epoch = batches_per_epoch
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_schedule = lr_schedule
-        self.lr_milestones = lr_milestones
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.mask_dice = mask_dice
-        self.mask_balance = mask_balance
-        self.contrastive = contrastive
-        self.augment = augment
-        self.box_jitter = box_jitter
-        self.balance_classes = balance_classes
-        self.balance_datasets = balance_datasets
-        self.precision = precision
+    architecture: str = "fast"
+    n_channels: int = 48
+    n_blocks: int = 6
+    spacing: float | tuple = 2.0
+    patch_size: int | tuple = 72
+    batch_size: int = 4
+    max_epochs: int = 30
+    batches_per_epoch: int = 100
+    optimizer: str = "adamw"
+    lr: float = 0.003
+    lr_schedule: str = "cosine"
+    lr_milestones: tuple = (90, 105)
+    weight_decay: float = 1e-4
+    gradient_clip: float = 5.0
+    mask_dice: float = 0.5
+    mask_balance: float = 0.5
+    contrastive: float = 0.0
+    augment: bool = True
+    box_jitter: float = 0.15
+    balance_classes: bool = True
+    balance_datasets: bool = False
+    precision: str = "float32"
 
     @classmethod
     def named(cls, name: str, *, trained: dict | None = None) -> Recipe:

@@ -7,7 +7,6 @@ from tumorsim.weights._fetch import (
     verify_weights,
     weights_path,
 )
-from tumorsim.weights._fine_tuning import average_models, start_from_weights
 from tumorsim.weights._model import (
     embedding_space,
     fingerprint,
@@ -15,12 +14,11 @@ from tumorsim.weights._model import (
     load_model,
     save_model,
 )
-from tumorsim.weights._registry import Registry, Weights, load_registry, register
+from tumorsim.weights._registry import Registry, Weights, load_registry
 
 __all__ = [
     "Registry",
     "Weights",
-    "average_models",
     "embedding_space",
     "fetch_weights",
     "find_weights",
@@ -29,9 +27,7 @@ __all__ = [
     "list_weights",
     "load_model",
     "load_registry",
-    "register",
     "save_model",
-    "start_from_weights",
     "verify_weights",
     "weights_path",
 ]

@@ -1,4 +1,4 @@
-"""One file from the first server that delivers it whole; pooch transfers it, checks its hash and retries."""
+"""One file from the first server that delivers it whole; pooch checks its hash and retries."""
 
 import contextlib
 import logging
@@ -22,30 +22,16 @@ _LOCK_SECONDS = 900
 def download(weights, target, url, *, progress=False):
     """Write a file of weights to `target`, atomically, from the first mirror that has it.
 
-    Mirrors are the addresses in ``TUMORSIM_WEIGHTS_URL``, or else `url`. Proxies (``HTTPS_PROXY`` …) and CA
-    bundles (``REQUESTS_CA_BUNDLE``) are taken from the environment.
-
-    Parameters
-    ----------
-    weights : Weights
-        What the file must be.
-    target : Path
-    url : str
-        Folder on a server.
-    progress : bool, default=False
-        Show a bar on stderr.
-
-    Raises
-    ------
-    WeightsError
-        If an address is malformed, or no mirror delivers; the error lists each mirror with its reason.
-    OSError
-        If the file cannot be written.
+    Mirrors are the addresses in ``TUMORSIM_WEIGHTS_URL``, or else `url`: folders on servers. A `WeightsError`
+    lists each of them with its reason.
     """
     import pooch
 
+    for handler in pooch.get_logger().handlers:  # pooch keeps the stderr of its import, closed by now perhaps
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.stderr
     reasons = []
-    with _logging_to_stderr(), tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
         for address, auth in _mirrors(url):
             files = pooch.create(
                 folder, address, registry={weights.file: weights.sha256}, retry_if_failed=_RETRIES
@@ -66,30 +52,8 @@ def download(weights, target, url, *, progress=False):
 
 
 @contextlib.contextmanager
-def _logging_to_stderr():
-    """Let pooch log to the present stderr: it keeps that of its first import, which may be closed by now."""
-    import pooch
-
-    handlers = [h for h in pooch.get_logger().handlers if type(h) is logging.StreamHandler]
-    streams = [handler.stream for handler in handlers]
-    for handler in handlers:
-        handler.stream = sys.stderr
-    try:
-        yield
-    finally:
-        for handler, stream in zip(handlers, streams, strict=True):
-            handler.stream = stream
-
-
-@contextlib.contextmanager
 def locked(target):
-    """Let one process at a time download `target`; where locks do not work, several may: moves are atomic.
-
-    Raises
-    ------
-    WeightsError
-        If another process holds the lock for a quarter of an hour.
-    """
+    """Let one process at a time download `target`; where locks do not work, several may: moves are atomic."""
     import filelock
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,42 +100,28 @@ class _Failed(Exception):
     """Why a download failed, where a retry would not help: pooch tries again only after a `ValueError`."""
 
 
-class _Limited:
-    """A file to write to that refuses more bytes than are expected, whatever a server sends."""
-
-    def __init__(self, file, size):
-        self._file, self._size, self._left = file, size, size
-
-    def write(self, chunk):
-        """Write, or raise if there is too much."""
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise _Failed(f"sent more than the {self._size} bytes that were expected")
-        return self._file.write(chunk)
-
-    def flush(self):
-        """Flush."""
-        self._file.flush()
-
-
 def _downloader(weights, auth, progress):
     """Return a downloader for pooch, which calls it again after a `ValueError`, but not after `_Failed`."""
-    import pooch
+    import requests
     from tqdm import tqdm
 
     def get(url, path, pup):
         bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True, disable=not progress)
         with bar, open(path, "wb") as file:
-            transfer = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**15, timeout=_TIMEOUT, auth=auth)
             try:
-                transfer(url, _Limited(file, weights.size), pup)
+                with requests.get(url, stream=True, timeout=_TIMEOUT, auth=auth) as response:
+                    response.raise_for_status()
+                    for chunk in response.iter_content(2**15):
+                        file.write(chunk)
+                        bar.update(len(chunk))
+                        if file.tell() > weights.size:  # whatever a server sends
+                            raise _Failed(f"sent more than the {weights.size} bytes that were expected")
             except (OSError, ValueError) as err:  # all errors of requests are an OSError
                 if getattr(err, "errno", None) is not None:  # the disk's
                     raise
                 raise _failure(err) from err
-        size = os.path.getsize(path)
-        if size < weights.size:
-            raise ValueError(f"sent {size} of {weights.size} bytes")
+            if file.tell() < weights.size:
+                raise ValueError(f"sent {file.tell()} of {weights.size} bytes")
 
     return get
 
@@ -184,24 +134,19 @@ def _failure(err):
         response = err.response
         passes = response.status_code in (429, 500, 502, 503, 504)
         return (ValueError if passes else _Failed)(f"HTTP {response.status_code} {response.reason}")
+    bundle = "name a file of CA certificates"
     if isinstance(err, exceptions.SSLError):
         if "CERTIFICATE_VERIFY" not in str(err):
             return _Failed("it does not answer in TLS; is it an http:// address?")
-        return _Failed(
-            "its certificate is not trusted; REQUESTS_CA_BUNDLE can name a file of CA certificates"
-        )
-    if isinstance(err, exceptions.ProxyError):
-        return _Failed("the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used")
-    if isinstance(err, exceptions.ConnectTimeout):
-        return _Failed(f"no connection within {_TIMEOUT[0]} s")
-    if isinstance(err, exceptions.Timeout):
-        return ValueError(f"no answer for {_TIMEOUT[1]} s")
-    if isinstance(err, exceptions.ChunkedEncodingError):
-        return ValueError("the connection broke off midway")
-    if isinstance(err, exceptions.ConnectionError):
-        return ValueError("no connection")
-    if isinstance(err, ValueError):  # requests' InvalidURL is one, too
-        return _Failed("not a valid address")
-    if isinstance(err, exceptions.RequestException):
-        return _Failed(type(err).__name__)
-    return _Failed(f"{err}; REQUESTS_CA_BUNDLE must name a file of CA certificates")  # an OSError of requests
+        return _Failed(f"its certificate is not trusted; REQUESTS_CA_BUNDLE can {bundle}")
+    kinds = (  # the first that fits
+        (exceptions.ProxyError, _Failed, "the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used"),
+        (exceptions.ConnectTimeout, _Failed, f"no connection within {_TIMEOUT[0]} s"),
+        (exceptions.Timeout, ValueError, f"no answer for {_TIMEOUT[1]} s"),
+        (exceptions.ChunkedEncodingError, ValueError, "the connection broke off midway"),
+        (exceptions.ConnectionError, ValueError, "no connection"),
+        (ValueError, _Failed, "not a valid address"),  # requests' InvalidURL is one, too
+        (exceptions.RequestException, _Failed, type(err).__name__),
+        (OSError, _Failed, f"{err}; REQUESTS_CA_BUNDLE must {bundle}"),  # the bundle is not there
+    )
+    return next(raised(reason) for kind, raised, reason in kinds if isinstance(err, kind))

@@ -74,10 +74,8 @@ def find_weights(source=None, *, progress=False, registry=None):
     ----------
     source : str or Path, optional
         A name, which `fetch_weights` finds, or else a path. Default: the default weights.
-    progress : bool, default=False
-        Show a bar on stderr if it is downloaded.
-    registry : Registry, optional
-        Default: the installed package's.
+    progress, registry
+        As in `fetch_weights`.
 
     Returns
     -------
@@ -106,10 +104,8 @@ def weights_path(name=None, *, registry=None):
 
     Parameters
     ----------
-    name : str, optional
-        Default: the registry's default weights.
-    registry : Registry, optional
-        Default: the installed package's.
+    name, registry
+        As in `fetch_weights`.
 
     Returns
     -------
@@ -137,10 +133,16 @@ def list_weights(*, registry=None):
         wrong file is in its place), or ``to be fetched``.
     """
     registry = registry or load_registry()
-    return [
-        asdict(weights) | {"is_default": weights.name == registry.default, "where": _where(weights, registry)}
-        for weights in registry.weights.values()
-    ]
+    rows = []
+    for weights in registry.weights.values():
+        try:
+            path = _find(weights, registry)
+            found = {None: "to be fetched", registry.path.parent: "package"}
+            where = found.get(path and path.parent, "cache")
+        except WeightsError:
+            where = "damaged"
+        rows.append(asdict(weights) | {"is_default": weights.name == registry.default, "where": where})
+    return rows
 
 
 def verify_weights(name=None, *, registry=None):
@@ -191,9 +193,8 @@ def _places(weights, registry):
 
 def _find(weights, registry):
     """Return the first right file on this machine, or None; a wrong one with no right one is an error."""
-    packaged, cached = _places(weights, registry)
-    wrong = {}
-    for path in (packaged, cached):
+    wrong = []
+    for path, remedy in zip(_places(weights, registry), ("Reinstall tumorsim", "Delete it"), strict=True):
         try:
             found = content_key(path) if path.is_file() else None
         except OSError as err:
@@ -202,22 +203,10 @@ def _find(weights, registry):
         if found == weights.sha256:
             return path
         if found is not None:
-            wrong[path] = found
-    for path, found in reversed(wrong.items()):  # first the one in the cache, which users can replace
-        remedy = "Delete it" if path == cached else "Reinstall tumorsim"
-        raise WeightsError(
-            f"'{path}' is not the file of weights '{weights.name}'. Expected SHA-256 {weights.sha256}, got "
-            f"{found}. {remedy}, or replace it by 'tumorsim weights fetch {weights.name} --force'."
-        )
+            wrong.append(
+                f"'{path}' is not the file of weights '{weights.name}'. Expected SHA-256 {weights.sha256}, "
+                f"got {found}. {remedy}, or replace it by 'tumorsim weights fetch {weights.name} --force'."
+            )
+    if wrong:
+        raise WeightsError(wrong[-1])  # the one in the cache, which users can replace
     return None
-
-
-def _where(weights, registry):
-    """Return where the file is, in a word or two."""
-    try:
-        path = _find(weights, registry)
-    except WeightsError:
-        return "damaged"
-    if path is None:
-        return "to be fetched"
-    return "package" if path.parent == registry.path.parent else "cache"

@@ -1,61 +1,34 @@
-"""Training that starts from the weights of a model, and the mean of several models that did."""
+"""Make shipped weights of trained models: the mean of several runs, and its entry in the registry."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tumorsim.exceptions import WeightsError
-from tumorsim.weights._fetch import find_weights
-from tumorsim.weights._model import fingerprint, head_aspects, load_model, save_model
+from tumorsim.io import atomic_path, content_key
+from tumorsim.nn import Network
+from tumorsim.weights import (
+    Weights,
+    find_weights,
+    fingerprint,
+    head_aspects,
+    load_model,
+    load_registry,
+    save_model,
+)
 
-__all__ = ["average_models", "start_from_weights"]
+__all__ = ["average_models", "register"]
 
+MAX_BYTES = 6_000_000  # the wheel's limit
 
-def start_from_weights(network, source, classes, preprocessing, *, freeze=False):
-    """Copy the weights of a model into a new network of the same architecture, in place.
-
-    Parameters
-    ----------
-    network : Network
-    source : str or Path
-        As `find_weights` takes it.
-    classes : dict of list of str
-        Task → class names of `network`.
-    preprocessing : Preprocessing
-        The one that training asks for.
-    freeze : bool, default=False
-        Do not train the backbone.
-
-    Returns
-    -------
-    preprocessing : Preprocessing
-        That of the weights if the backbone is frozen, so that embeddings do not change; else the one given.
-    record : dict
-        Entries for the training record.
-
-    Raises
-    ------
-    WeightsError
-        If `source` cannot be found or read.
-    ValueError
-        If its architecture or spacing differs.
-    """
-    from tumorsim.preprocessing import Preprocessing
-
-    other, config = load_model(find_weights(source, progress=True))
-    its_own = Preprocessing.from_dict(config["preprocessing"])
-    wanted = network.config | {"spacing": preprocessing.spacing}
-    found = other.config | {"spacing": its_own.spacing}
-    unlike = [name for name in wanted if wanted[name] != found[name]]
-    if unlike:
-        differences = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in unlike)
-        raise ValueError(
-            f"'initial_weights' must have the architecture and spacing asked for. Got {differences}. "
-            f"TumorEmbedder.from_pretrained() uses those of the weights: leave out {', '.join(unlike)}."
-        )
-    network.start_from(other, classes, config["classes"])
-    if freeze:
-        network.freeze_backbone()
-        preprocessing = its_own
-    return preprocessing, {"initial_weights": config["fingerprint"], "freeze_backbone": freeze}
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # a plain file name, on every system
 
 
 def average_models(models, path):
@@ -86,8 +59,6 @@ def average_models(models, path):
     .. [1] Wortsman M, et al. "Model soups: averaging weights of multiple fine-tuned models improves accuracy
            without increasing inference time". ICML 2022. arXiv:2203.05482.
     """
-    from tumorsim.nn import Network
-
     if len(models) < 2:
         raise ValueError(f"Parameter 'models' must hold two or more models. Got {len(models)}.")
     networks, configs = zip(*(load_model(find_weights(model)) for model in models), strict=True)
@@ -146,8 +117,6 @@ def _mean(tensors):
 
 def _mean_rows(tensors, known, names):
     """Return the mean of a head's rows by class name, less each model's mean row, which softmax drops."""
-    import torch
-
     shared = set(names).intersection(*known)
     rows = {name: [] for name in names}
     for tensor, its_own in zip(tensors, known, strict=True):
@@ -172,3 +141,64 @@ def _mean_config(network, configs, classes):
         "fingerprint": fingerprint(network.state_dict(), first["preprocessing"]),
         "training": record | {"averaged": [config["fingerprint"] for config in configs]},
     }
+
+
+def register(path, name, version, *, license, description, card=None, default=True, registry_path=None):
+    """Make a model file part of the package: copy it to the registry's folder and add an entry.
+
+    Parameters
+    ----------
+    path : str or Path
+        Model file, at most 6 MB; ``save_model(…, dtype="float16")`` halves one.
+    name : str
+        Small letters, digits, ``.``, ``_`` and ``-``; the file becomes ``tumorsim-<name>.safetensors``.
+    version : str
+    license : str
+        Of the weights.
+    description : str
+        One sentence: trained on what, for what.
+    card : str, optional
+        Model card (Markdown), stored in the file's metadata as ``model_card``.
+    default : bool, default=True
+        Make these the weights that are used where no name is given.
+    registry_path : str or Path, optional
+        Default: the installed package's registry.
+
+    Returns
+    -------
+    weights : Weights
+
+    Raises
+    ------
+    WeightsError
+        If the file is not a whole model file.
+    ValueError
+        If `name` cannot be a file name, or the file is too large.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"A name must match {NAME.pattern}, such as 't1c-v6'. Got {name!r}.")
+    load_model(path)  # a file that cannot be loaded must not be shipped
+    size = Path(path).stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"Shipped weights must have at most {MAX_BYTES} bytes. Got '{path}' with {size}. "
+            "Save it with dtype='float16'."
+        )
+    registry = load_registry(registry_path)
+    file = f"tumorsim-{name}.safetensors"
+    with atomic_path(registry.path.parent / file) as temporary:
+        if card is None:
+            shutil.copyfile(path, temporary)
+        else:
+            with safe_open(path, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+                save_file(tensors, temporary, metadata=opened.metadata() | {"model_card": card})
+        sha256, size = content_key(temporary), Path(temporary).stat().st_size
+    weights = Weights(name, str(version), file, sha256, size, license, description)
+    content = json.loads(registry.path.read_text(encoding="utf-8"))
+    content["weights"][name] = {key: value for key, value in asdict(weights).items() if key != "name"}
+    if default:
+        content["default"] = name
+    with atomic_path(registry.path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return weights
