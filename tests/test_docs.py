@@ -60,7 +60,7 @@ def _public():
 
 
 def test_shipped_weights_carry_the_card_of_the_docs():
-    """The card that travels in a file of weights is the page; `benchmarks.shipping.register` brings it there."""
+    """The card that travels in a file of weights is the page; `shipping.register` in the lab brings it."""
     page = (ROOT / "docs" / "model_card.md").read_text(encoding="utf-8")
     registry = load_registry()
     for weights in registry.weights.values():

@@ -16,13 +16,11 @@ from tumorsim.nn import (
     ARCHITECTURES,
     Network,
     choose_device,
-    dice_loss,
     multitask_loss,
     pad_to_cells,
     roi_pool_upsampled,
-    supervised_contrastive,
 )
-from tumorsim.nn._losses import balanced_cross_entropy
+from tumorsim.nn._losses import balanced_cross_entropy, dice_loss, supervised_contrastive
 from tumorsim.nn._network import fold, unfold, upsample
 
 

@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.preprocessing import Preprocessing
-from tumorsim.training import PatchSampler, TrainingCase
 from tumorsim.training._patches import (
+    PatchSampler,
+    TrainingCase,
     _cut,
     _mirror_table,
     _place,

@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from tumorsim import Recipe, TumorEmbedder
-from tumorsim.training import RECIPES, resolve_recipe
+from tumorsim.training import resolve_recipe
+from tumorsim.training._recipe import RECIPES
 
 QUICK = TINY | {"max_epochs": 1, "batches_per_epoch": 1}
 

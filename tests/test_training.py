@@ -20,7 +20,8 @@ from phantoms import cohort, scan, tiny
 
 from tumorsim import Cohort
 from tumorsim.exceptions import TrainingError
-from tumorsim.training import CHECKPOINT, Recipe, saved_seed
+from tumorsim.training import Recipe
+from tumorsim.training._checkpoint import CHECKPOINT, saved_seed
 from tumorsim.training._loop import _learning_rate
 
 

@@ -11,7 +11,7 @@ from tumorsim.nn import FACTOR, pad_to_cells, roi_pool_upsampled, to_device
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.training import prefetch_scans
 
-__all__ = ["classify", "embed_boxes", "embed_tumors", "mask_probability", "segment_case"]
+__all__ = ["classify", "embed_tumors", "segment_case"]
 
 TILE = 20  # cells per side of a tile: about 100 MB of 64 channels at full resolution
 
@@ -92,23 +92,10 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
 
 @torch.inference_mode()
 def embed_boxes(network, image, boxes):
-    """Return the embeddings of all boxes of one image, in one pass.
+    """Return float32 embeddings (m, n_channels) of boxes (m, 2, 3) of prepared voxels (x, y, z), in one pass.
 
     The image is cut to what the boxes' receptive field can see, which leaves the result that of the whole
     image: a cut inside it lies beyond the field, and at its border zeros follow in both cases.
-
-    Parameters
-    ----------
-    network : Network
-        In evaluation mode.
-    image : ndarray of shape (x, y, z)
-        Prepared voxels (`preprocessing.Volume`).
-    boxes : ndarray of shape (m, 2, 3)
-        In voxels of `image`.
-
-    Returns
-    -------
-    ndarray of shape (m, n_channels), dtype=float32
     """
     boxes = np.asarray(boxes, dtype=np.int64)
     image = pad_to_cells(np.asarray(image, dtype=np.float32))
@@ -123,15 +110,7 @@ def embed_boxes(network, image, boxes):
 
 @torch.inference_mode()
 def mask_probability(network, image):
-    """Return the probability of tumor at every voxel; float32 (x, y, z).
-
-    Parameters
-    ----------
-    network : Network
-        In evaluation mode.
-    image : ndarray of shape (x, y, z)
-        Prepared voxels.
-    """
+    """Return the probability of tumor at each of the prepared voxels; float32 (x, y, z)."""
     padded = pad_to_cells(np.asarray(image, dtype=np.float32))
     cells = _cells(network, padded)
     result = np.empty(padded.shape, dtype=np.float32)

@@ -1,7 +1,7 @@
 """The network: tensors in, tensors out, no files."""
 
 from tumorsim.nn._device import choose_device, to_device
-from tumorsim.nn._losses import dice_loss, multitask_loss, supervised_contrastive
+from tumorsim.nn._losses import multitask_loss
 from tumorsim.nn._network import ARCHITECTURES, FACTOR, Network, pad_to_cells
 from tumorsim.nn._roi_pool import roi_pool, roi_pool_upsampled
 
@@ -10,11 +10,9 @@ __all__ = [
     "FACTOR",
     "Network",
     "choose_device",
-    "dice_loss",
     "multitask_loss",
     "pad_to_cells",
     "roi_pool",
     "roi_pool_upsampled",
-    "supervised_contrastive",
     "to_device",
 ]

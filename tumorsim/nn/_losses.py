@@ -11,14 +11,9 @@ CONTRASTED = "type"  # the task whose labels it takes, where there is one
 
 
 def dice_loss(logits, target, *, smooth=1.0):
-    """Return one minus the soft Dice overlap, a scalar tensor: the mean over the batch's elements.
+    """Return one minus the soft Dice overlap, the mean over elements: two tensors (n, 1, x, y, z) → scalar.
 
     Each element counts alike, since one large tumor would else outweigh all small ones of its batch.
-
-    Parameters
-    ----------
-    logits, target : Tensor of shape (n, 1, x, y, z)
-        Target is 0 to 1.
     """
     probability, target = logits.sigmoid().flatten(1), target.flatten(1)  # (n, voxels)
     overlap = (probability * target).sum(dim=1)
@@ -26,18 +21,10 @@ def dice_loss(logits, target, *, smooth=1.0):
 
 
 def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
-    """Return binary cross-entropy in which a rare tumor weighs more, a scalar tensor: the mean over elements.
+    """Return cross-entropy in which a tumor voxel weighs ``share ** -balance``; (n, 1, x, y, z) → scalar.
 
-    A tumor voxel weighs ``share ** -balance``, where `share` is the tumor's part of its element: 0 is plain
-    cross-entropy, 1 gives all tumor and all other voxels equal weight.
-
-    Parameters
-    ----------
-    logits, target : Tensor of shape (n, 1, x, y, z)
-        Target is 0 to 1.
-    balance : float, default=0.5
-    least : float, default=1e-5
-        Smallest share that counts, so that a tumor of a few voxels does not drown all others.
+    `share` is the tumor's part of its element, but at least `least`, so that a tumor of a few voxels does not
+    drown all others: 0 is plain cross-entropy, 1 gives all tumor and all other voxels equal weight.
     """
     if not balance:
         return functional.binary_cross_entropy_with_logits(logits, target)
@@ -49,27 +36,12 @@ def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
 
 
 def supervised_contrastive(embeddings, labels, *, temperature=TEMPERATURE):
-    """Return the supervised-contrastive loss of embeddings, or None where no two labels agree.
+    """Return the supervised-contrastive loss of embeddings (m, c), or None where no two labels (m,) agree.
 
     Embeddings are brought to length 1. For every tumor that shares its label with another one, it is minus
     the mean, over those, of the log-probability of being picked among all others by the softmax of their
-    cosines; the loss is the mean over such tumors. Tumors without a label take no part.
-
-    Parameters
-    ----------
-    embeddings : Tensor of shape (m, c)
-    labels : Tensor of shape (m,), dtype=int64
-        Class numbers, -1 where missing.
-    temperature : float, default=0.1
-        What cosines are divided by.
-
-    Returns
-    -------
-    scalar Tensor or None
-
-    References
-    ----------
-    P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (arXiv:2004.11362), equation 2.
+    cosines; the loss is the mean over such tumors. P. Khosla et al., "Supervised Contrastive Learning",
+    NeurIPS 2020 (arXiv:2004.11362), equation 2.
     """
     known = labels != MISSING
     unit = functional.normalize(embeddings[known], dim=1)  # (k, c)
@@ -127,8 +99,7 @@ def multitask_loss(
         if mask_dice:
             parts["mask"] = parts["mask"] + mask_dice * dice_loss(logits, target)
     tasks = [name for name in outputs if name not in ("mask", "embedding")]
-    for i, task in enumerate(tasks):
-        target = batch.labels[:, i]
+    for task, target in zip(tasks, batch.labels.T, strict=True):
         if bool((target != MISSING).any()):
             weight = None if class_weights is None else class_weights[task]
             parts[task] = functional.cross_entropy(outputs[task], target, weight=weight, ignore_index=MISSING)

@@ -55,19 +55,12 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
     """Return ``roi_pool(upsample(coarse), boxes)`` without building the upsampled map.
 
     Only the cells under a box, and one around it, are interpolated. Linear interpolation with
-    ``align_corners=False`` looks at no other, so the result is that of the whole map.
+    ``align_corners=False`` looks at no other, so the result is that of the whole map. Boxes are in voxels of
+    the upsampled map, `factor` times as many per axis.
 
-    Parameters
-    ----------
-    coarse : Tensor of shape (n, c, x, y, z)
-    boxes : array-like of shape (m, 2, 3), dtype=int
-        In voxels of the upsampled map, `factor` times as many per axis.
-    index : array-like of shape (m,), dtype=int, optional
-    factor : int
-
-    Returns
-    -------
-    Tensor of shape (m, c)
+    See Also
+    --------
+    roi_pool : shapes and errors.
     """
     size = torch.as_tensor(coarse.shape[2:])
     boxes, index = _check(boxes, index, len(coarse), (size * factor).tolist())

@@ -7,39 +7,23 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tumorsim.preprocessing import resample
+from tumorsim.preprocessing import Volume, resample
 from tumorsim.training._targets import MISSING
 
 __all__ = ["Batch", "PatchSampler", "TrainingCase"]
 
 SIDES = re.compile(r"(?<![^\W\d_])(left|right)(?![^\W\d_])", re.IGNORECASE)  # what a left-right flip swaps
-MIRRORED = {
-    "left": "right",
-    "right": "left",
-    "Left": "Right",
-    "Right": "Left",
-    "LEFT": "RIGHT",
-    "RIGHT": "LEFT",
-}
+MIRRORED = {"left": "right", "right": "left"}
+MIRRORED |= {case(a): case(b) for a, b in MIRRORED.items() for case in (str.title, str.upper)}
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A prepared scan with its tumors.
+    """A prepared scan with its tumors."""
 
-    Attributes
-    ----------
-    volume : preprocessing.Volume
-    boxes : ndarray of shape (n, 2, 3), dtype=int64
-        In voxels of the volume.
-    labels : ndarray of shape (n, n_tasks), dtype=int64
-        Class numbers, -1 where missing.
-    case_id, patient_id, dataset : str
-    """
-
-    volume: object
-    boxes: np.ndarray
-    labels: np.ndarray
+    volume: Volume
+    boxes: np.ndarray  # int64 (n, 2, 3), in voxels of the volume
+    labels: np.ndarray  # int64 (n, n_tasks): class numbers, -1 where missing
     case_id: str
     patient_id: str
     dataset: str = "unnamed"
@@ -47,27 +31,14 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step reads: tensors, and the ids of the scans they came from.
+    """What one training step reads: tensors, and the ids of the scans they came from."""
 
-    Attributes
-    ----------
-    image : Tensor of shape (n, 1, x, y, z)
-    mask : Tensor of shape (n, 1, x, y, z)
-        Share of tumor, 0 to 1; zeros where unknown.
-    mask_known : Tensor of shape (n,), dtype=bool
-    boxes : ndarray of shape (m, 2, 3), dtype=int64
-    index : ndarray of shape (m,), dtype=int64
-        Element of the batch of each box.
-    labels : Tensor of shape (m, n_tasks), dtype=int64
-    case_ids : tuple of str
-    """
-
-    image: torch.Tensor
-    mask: torch.Tensor
-    mask_known: torch.Tensor
-    boxes: np.ndarray
-    index: np.ndarray
-    labels: torch.Tensor
+    image: torch.Tensor  # (n, 1, x, y, z)
+    mask: torch.Tensor  # (n, 1, x, y, z): share of tumor, 0 to 1; zeros where unknown
+    mask_known: torch.Tensor  # bool (n,)
+    boxes: np.ndarray  # int64 (m, 2, 3)
+    index: np.ndarray  # int64 (m,): element of the batch of each box
+    labels: torch.Tensor  # int64 (m, n_tasks)
     case_ids: tuple
 
     def to(self, device, place):
@@ -85,22 +56,7 @@ class PatchSampler:
     weighs no more than someone with one. With `balance_datasets`, data sets take turns, patch by patch, so
     that each has the same share however many patients it has. The patch lies at random on the condition
     that it holds the whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors
-    that are whole in the patch count too.
-
-    Parameters
-    ----------
-    cases : sequence of TrainingCase
-    classes : dict of list
-        Task → class names, in the order of the labels' columns.
-    patch_shape : tuple of 3 int
-        Voxels; multiples of 4.
-    batch_size : int
-    augment : bool
-        Mirror, turn, stretch, change contrast, coil field and sharpness, thicken slices, crop the view.
-    box_jitter : float
-        Each side of a box is stretched by up to this share, and the box shifted by up to half of it.
-    random_state : int
-    balance_datasets : bool, default=False
+    that are whole in the patch count too. Parameters are those of `Recipe`.
     """
 
     def __init__(

@@ -13,22 +13,12 @@ __all__ = ["prefetch", "prefetch_scans"]
 def prefetch(make, items, *, n_jobs, torch_threads=None):
     """Yield ``make(item)`` in order, computed in threads; at most ``n_jobs + 1`` results wait at once.
 
-    Order and content do not depend on the number of threads. Close the generator to stop early.
-
-    Parameters
-    ----------
-    make : callable
-    items : iterable
-    n_jobs : int
-        Threads.
-    torch_threads : int, optional
-        How many threads of its own torch may use in each of them. Default: as elsewhere.
+    Order and content do not depend on the number of threads. Close the generator to stop early. In each of
+    them torch uses `torch_threads` of its own; None: as elsewhere.
     """
     before = torch.get_num_threads()
-    own = (
-        {} if torch_threads is None else {"initializer": torch.set_num_threads, "initargs": (torch_threads,)}
-    )
-    pool = ThreadPoolExecutor(n_jobs, **own)
+    initializer = None if torch_threads is None else torch.set_num_threads
+    pool = ThreadPoolExecutor(n_jobs, initializer=initializer, initargs=(torch_threads,))
     coming = iter(items)
     try:
         waiting = deque(pool.submit(make, item) for item in islice(coming, n_jobs + 1))

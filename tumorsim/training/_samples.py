@@ -12,26 +12,9 @@ __all__ = ["describe_cases", "describe_data", "load_training_cases"]
 
 
 def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose):
-    """Read and prepare every scan of the tumors.
+    """Read and prepare every scan of tumors with class numbers (n_tumors, n_tasks): a list of `TrainingCase`.
 
-    Parameters
-    ----------
-    tumors : list of Tumor
-    codes : ndarray of shape (n_tumors, n_tasks), dtype=int64
-        Class numbers, -1 where missing.
-    preprocessing : Preprocessing
-    cache : VoxelCache or None
-    n_jobs, verbose : int
-
-    Returns
-    -------
-    list of TrainingCase
-        One per scan.
-
-    Raises
-    ------
-    CohortError
-        With every scan that cannot be used, its file and the reason.
+    A `CohortError` lists every scan that cannot be used, with its file and the reason.
     """
 
     def prepare(rows):

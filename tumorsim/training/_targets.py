@@ -70,15 +70,7 @@ def find_classes(labels):
 
 
 def encode_labels(labels, classes):
-    """Return class numbers, -1 where missing; int64 (n_tumors, n_tasks).
-
-    Parameters
-    ----------
-    labels : DataFrame
-        As from `label_table`.
-    classes : dict of list
-        Task → class names; the columns of the result are its keys.
-    """
+    """Return class numbers of a `label_table`, -1 where missing; int64 (n_tumors, n_tasks)."""
     codes = np.full((len(labels), len(classes)), MISSING, dtype=np.int64)
     for column, (task, names) in enumerate(classes.items()):
         numbers = {name: i for i, name in enumerate(names)}
