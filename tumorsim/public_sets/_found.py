@@ -3,12 +3,13 @@
 import os
 import re
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["LAYOUTS", "Found", "Layout", "Match", "NoPlaceError"]
+__all__ = ["LAYOUTS", "Found", "Layout", "Match", "NoPlaceError", "read_toml"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Layout:
 
     title: str
     images: tuple  # regular expressions of T1c files, matched at a path's end, from the start of a name
-    masks: tuple = ()  # templates relative to the image's folder, without suffix; the first there is counts
-    overlay: str = ""  # template of folder and name of a mask that replaces it, in any place
+    masks: tuple = ()  # templates relative to a NIfTI image's folder, without suffix, '**/' for any folder;
+    # the first there is counts
     type: str = ""  # label_type of every tumor
     mask_value: str = ">0"
     license: str = ""
@@ -35,19 +36,19 @@ class Layout:
     key_id: str = ""  # template of the id in `key`, where it is not case_id or patient_id
     overlaps: tuple = ()  # (layout, regular expression of case ids here): patients of it under other ids
     stripped: bool = False  # whether the scans are published without skull
-    reader: str = ""  # function of `_readers` that makes the rows, where files must be converted
+    reader: str = ""  # key of `_readers.READERS`, where files must be converted
 
 
-def _read():
-    """Return the name of each set → its `Layout`, as layouts.toml lists them."""
-    text = files("tumorsim").joinpath("public_sets/layouts.toml").read_text(encoding="utf-8")
-    return {
-        name: Layout(**{field: tuple(v) if isinstance(v, list) else v for field, v in fields.items()})
-        for name, fields in tomllib.loads(text).items()
-    }
+@cache
+def read_toml(name):
+    """Return the content of a TOML file of this room."""
+    return tomllib.loads(files("tumorsim").joinpath("public_sets", name).read_text(encoding="utf-8"))
 
 
-LAYOUTS = _read()
+LAYOUTS = {
+    name: Layout(**{field: tuple(v) if isinstance(v, list) else v for field, v in fields.items()})
+    for name, fields in read_toml("layouts.toml").items()
+}
 
 
 class NoPlaceError(ValueError):
@@ -76,9 +77,7 @@ class Found:
 
     def __post_init__(self):
         """Keep one file per case: that of the smallest collection, as corrected cases come alone."""
-        crowd = {}
-        for match in self.matches:
-            crowd[_collection(match.path)] = crowd.get(_collection(match.path), 0) + 1
+        crowd = Counter(_collection(match.path) for match in self.matches)
         self.matches.sort(key=lambda m: (crowd[_collection(m.path)], m.path.endswith(".nii"), m.path))
         kept, self.repeated = {}, []
         for match in self.matches:
@@ -86,44 +85,38 @@ class Found:
             first = kept.setdefault(case_id, match)
             if first.path.removesuffix(".gz") != match.path.removesuffix(".gz"):  # not packed and unpacked
                 problem = f"case '{case_id}' is there twice; took '{first.path}', not '{match.path}'"
-                self.repeated.append(
-                    self.cells(match) | {"image": self.absolute(match.path), "problem": problem}
-                )
-        self.matches = sorted(kept.values(), key=lambda m: self.layout.case_id.format(**m.groups))
+                self.repeated.append(self.row(match) | {"mask": "", "problem": problem})
+        self.matches = [kept[case_id] for case_id in sorted(kept)]
 
     def absolute(self, path):
         """Return a path below the root as an absolute one."""
         return os.path.join(os.path.realpath(self.root), *path.split("/"))
-
-    def beside(self, match, template):
-        """Return the absolute path of the NIfTI file that `template` names from a match's folder, or None."""
-        base = os.path.normpath(os.path.join(os.path.dirname(match.path), template.format(**match.groups)))
-        for suffix in (".nii.gz", ".nii"):
-            path = self.files.get((base.replace(os.sep, "/") + suffix).lower())
-            if path is not None:
-                return self.absolute(path)
-        return None
 
     @cached_property
     def _tails(self):
         """Folder and name, in lower case, of every file → its path below the root."""
         return {"/".join(low.split("/")[-2:]): path for low, path in self.files.items()}
 
-    def overlaid(self, match):
-        """Return the absolute path of the mask that replaces a match's own, or None."""
-        for suffix in (".nii.gz", ".nii") if self.layout.overlay else ():
-            path = self._tails.get(f"{self.layout.overlay.format(**match.groups)}{suffix}".lower())
-            if path is not None:
-                return self.absolute(path)
-        return None
+    def _mask(self, match):
+        """Return the absolute path of a match's mask, or empty."""
+        for template in self.layout.masks:
+            name = template.format(**match.groups)
+            files = self._tails if name.startswith("**/") else self.files
+            if files is self.files:
+                name = os.path.normpath(os.path.join(os.path.dirname(match.path), name)).replace(os.sep, "/")
+            for suffix in (".nii.gz", ".nii"):
+                path = files.get((name.removeprefix("**/") + suffix).lower())
+                if path is not None:
+                    return self.absolute(path)
+        return ""
 
-    def cells(self, match):
-        """Return the cells that every row of this set has."""
+    def row(self, match):
+        """Return the row of a match, with its image and, of a NIfTI image, its mask, or why it has none."""
         layout = self.layout
-        cells = {
+        row = {
             "patient_id": layout.patient_id.format(**match.groups),
             "case_id": layout.case_id.format(**match.groups),
-            "image": "",
+            "image": self.absolute(match.path),
             "mask": "",
             "mask_value": layout.mask_value,
             "label_type": layout.type,
@@ -132,27 +125,15 @@ class Found:
             "license": layout.license,
         }
         for pattern, other in layout.special:
-            if re.match(pattern, cells["case_id"], re.I):
-                cells |= other
-        return cells
-
-    def bare_rows(self):
-        """Return a row for each case that names only the file it was recognized by."""
-        return [self.cells(match) | {"image": self.absolute(match.path)} for match in self.matches]
-
-    def plain_rows(self):
-        """Return a row for each case whose image and mask can be read as they are."""
-        rows = []
-        for match in self.matches:
-            row = self.cells(match) | {"image": self.absolute(match.path)}
-            own = (self.beside(match, template) for template in self.layout.masks)
-            mask = self.overlaid(match) or next((path for path in own if path), None)
-            if mask is None:
-                wanted = " or ".join(f"'{t.format(**match.groups)}.nii.gz'" for t in self.layout.masks)
+            if re.match(pattern, row["case_id"], re.I):
+                row |= other
+        if layout.masks and match.path.lower().endswith((".nii.gz", ".nii")):
+            row["mask"] = self._mask(match)
+            if not row["mask"]:
+                names = [t.format(**match.groups) for t in layout.masks if not t.startswith("**/")]
+                wanted = " or ".join(f"'{name}.nii.gz'" for name in names)
                 row["problem"] = f"case '{row['case_id']}' has no mask: {wanted} is not beside '{match.path}'"
-            row["mask"] = mask or ""
-            rows.append(row)
-        return rows
+        return row
 
     def target(self, name):
         """Return the path of a converted file `name`; ``NoPlaceError`` if there is no folder for it."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from tumorsim._validation import check_choice
 from tumorsim.manifest import cohort_from_scans, save_manifest
-from tumorsim.public_sets import _readers
 from tumorsim.public_sets._found import LAYOUTS, Found, Match
+from tumorsim.public_sets._readers import READERS
 from tumorsim.public_sets._tables import join_tables, resolve_overlaps
 
 if TYPE_CHECKING:
@@ -84,7 +84,20 @@ def load_dataset(
     compare.
     """
     folder = None if output is None else Path(output).with_name(f"{Path(output).stem}_files")
-    scans, lesions = _collect(name, root, folder, Path(output) if output is not None else None, progress)
+    sets = _recognize(name, root, folder, progress)
+    scans, lesions = [], {}
+    for found, rows in zip(sets, _rows_of(sets), strict=True):
+        if found.layout.reader:
+            usable = [
+                (match, row)
+                for match, row in zip(found.matches, rows, strict=False)
+                if not row.get("problem")
+            ]
+            left_out = [row for row in rows if row.get("problem")]
+            rows, more = READERS[found.layout.reader](found, usable)
+            rows += left_out
+            lesions |= more
+        scans += rows
     if mask_value is not None:
         given = {"mask_value": str(mask_value)}
         scans = [scan if scan["case_id"] in lesions else scan | given for scan in scans]
@@ -119,50 +132,40 @@ def list_scans(name: str, root: str | os.PathLike) -> pd.DataFrame:
     """
     import pandas as pd
 
-    sets = _recognize(name, _existing_folder(root), None, None)
-    return pd.DataFrame(_first_rows(sets)).fillna("")
+    return pd.DataFrame([row for rows in _rows_of(_recognize(name, root)) for row in rows]).fillna("")
 
 
-def _first_rows(sets):
-    """Return the rows of all `sets` as far as names and tables say, with their problems."""
+def _rows_of(sets):
+    """Return, for each `Found`, a row per match and then those met twice, as far as names and tables say."""
     rows = []
     for found in sets:
-        own = found.bare_rows() if found.layout.reader else join_tables(found.plain_rows(), found)
-        rows += own + found.repeated
-    return resolve_overlaps(rows, sets)
-
-
-def _collect(name, root, folder, output, progress):
-    """Return the rows of all scans, and of some the lesions (case_id → value of the mask → cells)."""
-    sets = _recognize(name, _existing_folder(root), folder, output, progress)
-    first, scans, lesions = _first_rows(sets), [], {}
-    for found in sets:
-        own = [row for row in first if row["dataset"] == found.name]
+        own = [found.row(match) for match in found.matches]
         if not found.layout.reader:
-            scans += own
-            continue
-        left_out = [row for row in own if row.get("problem")]
-        keep = {row["case_id"]: row for row in own if not row.get("problem")}
-        found.matches = [m for m in found.matches if found.layout.case_id.format(**m.groups) in keep]
-        rows, more = getattr(_readers, found.layout.reader)(found)
-        scans += rows + left_out
-        lesions |= more
-    return scans, lesions
+            join_tables(own, found)
+        rows.append(own + found.repeated)
+    resolve_overlaps([row for own in rows for row in own], sets)
+    return rows
 
 
-def _recognize(name, root, folder, output, progress=False):
+def _recognize(name, root, folder=None, progress=False):
     """Return a `Found` for each layout that has cases below `root`; `name` is one layout or 'auto'."""
     check_choice(name, "name", ("auto", *LAYOUTS))
-    files = _list_files(root, skip=(folder, output))
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"Folder '{root}' does not exist.")
+    root = Path(os.path.realpath(root))
+    files = _list_files(root, folder)
     matches = {}
     for path in files.values():
+        whole = f"{root.name}/{path}"
         for layout_name in LAYOUTS if name == "auto" else [name]:
             layout = LAYOUTS[layout_name]
-            if name == "auto" and not re.search(layout.within, f"{root.name}/{path}", re.I):
+            if name == "auto" and not re.search(layout.within, whole, re.I):
                 continue
-            groups = _match(layout, f"{root.name}/{path}")
-            if groups is not None:
-                matches.setdefault(layout_name, []).append(Match(path, groups))
+            found = (re.search(rf"(?:^|/)(?:{pattern})$", whole, re.I) for pattern in layout.images)
+            match = next(filter(None, found), None)
+            if match:
+                matches.setdefault(layout_name, []).append(Match(path, match.groupdict()))
                 break
     if not matches:
         what = "No case of any known data set" if name == "auto" else f"No case of '{name}'"
@@ -170,45 +173,24 @@ def _recognize(name, root, folder, output, progress=False):
             f"{what} lies below '{root}' ({len(files)} files). "
             "docs/public_sets.md says how each set names its files."
         )
-    order = [layout_name for layout_name in LAYOUTS if layout_name in matches]
     return [
-        Found(layout_name, LAYOUTS[layout_name], root, files, matches[layout_name], folder, progress)
-        for layout_name in order
+        Found(layout_name, layout, root, files, matches[layout_name], folder, progress)
+        for layout_name, layout in LAYOUTS.items()
+        if layout_name in matches
     ]
-
-
-def _match(layout, path):
-    """Return the groups of a path that is an image of the layout, else None."""
-    for pattern in layout.images:
-        match = re.search(rf"(?:^|/)(?:{pattern})$", path, re.I)
-        if match:
-            return match.groupdict()
-    return None
-
-
-def _existing_folder(root):
-    """Return `root` as an absolute Path of a folder."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"Folder '{root}' does not exist.")
-    return Path(os.path.realpath(root))
 
 
 def _list_files(root, skip):
     """Return lower-case path → path, with '/', of all files below `root`, linked folders too, but `skip`."""
-    skip = {os.path.realpath(path) for path in skip if path is not None}
-    skip_names = {os.path.basename(path) for path in skip}
-    files, seen = {}, set()
+    files, seen = {}, {os.path.realpath(skip)} if skip is not None else set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or real in skip:  # a link in a circle, or what an earlier run converted
+        if real in seen:  # a link in a circle, or what an earlier run converted
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(folder, name)
-            if name not in skip_names or os.path.realpath(path) not in skip:
-                relative = Path(os.path.relpath(path, root)).as_posix()
-                files[relative.lower()] = relative
+            relative = Path(os.path.relpath(os.path.join(folder, name), root)).as_posix()
+            files[relative.lower()] = relative
     return files

@@ -3,76 +3,73 @@
 import fnmatch
 import os
 import re
+from functools import cache
 
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import ManifestError
 from tumorsim.public_sets._found import LAYOUTS
 from tumorsim.records.columns import further_columns
 
-__all__ = ["find_tables", "join_tables", "read_sheets", "resolve_overlaps"]
+__all__ = ["join_tables", "resolve_overlaps", "sheets_of"]
 
 _BRATS_ID = re.compile(r"(BraTS-MET-\d{5})(-\d{3})?", re.I)
 _UCSF_ID = re.compile(r"\d{6}[A-Z]", re.I)
 _CROSSWALKS = ("*mapping*.xlsx", "*mapping*.csv", *LAYOUTS["ucsf-bmsr"].tables)
 
 
-def find_tables(found, patterns=None):
-    """Return the absolute paths of a set's tables, in the order of `patterns` (default: of its layout)."""
-    paths = []
+def sheets_of(found, patterns=None):
+    """Yield (name, DataFrame of text, missing is empty) of the sheets of a set's CSV and Excel files.
+
+    Files come in the order of the `patterns` of their names (default: those of the layout).
+    ``ManifestError`` if one cannot be read, or openpyxl is missing.
+    """
+    paths = {}
     for pattern in found.layout.tables if patterns is None else patterns:
         for path in found.files.values():
             name = os.path.basename(path)
             if fnmatch.fnmatch(name.lower(), pattern.lower()) and not name.startswith(("~$", ".")):
-                paths.append(found.absolute(path))
-    return list(dict.fromkeys(paths))
+                paths[found.absolute(path)] = None
+    for path in paths:
+        for name, sheet in _read_sheets(path).items():
+            sheet.columns = [" ".join(str(c).split()) for c in sheet.columns]
+            sheet = sheet.loc[:, ~sheet.columns.duplicated()]
+            yield name.strip().lower(), sheet.apply(lambda column: column.map(_text))
 
 
-def read_sheets(path):
-    """Return the sheets of a CSV or Excel file: name → DataFrame of text, missing is empty.
-
-    ``ManifestError`` if it cannot be read, or openpyxl is missing.
-    """
+def _read_sheets(path):
+    """Return the sheets of a CSV or Excel file as they are: name → DataFrame."""
     import pandas as pd
 
     options = {"dtype": str, "keep_default_na": False}
     try:
         if path.lower().endswith(".csv"):
-            sheets = {"": pd.read_csv(path, encoding="utf-8-sig", encoding_errors="replace", **options)}
-        else:
-            sheets = pd.read_excel(path, sheet_name=None, **options)
+            return {"": pd.read_csv(path, encoding="utf-8-sig", encoding_errors="replace", **options)}
+        return pd.read_excel(path, sheet_name=None, **options)
     except ImportError as err:
-        raise ManifestError(
-            f"'{path}' is an Excel file, which needs openpyxl. {install_hint('datasets')}"
-        ) from err
+        needed = f"'{path}' is an Excel file, which needs openpyxl. {install_hint('datasets')}"
+        raise ManifestError(needed) from err
     except Exception as err:  # zipfile, openpyxl and pandas raise kinds of their own
         raise ManifestError(f"The table '{path}' cannot be read: {err}") from err
-    return {name: _clean(sheet) for name, sheet in sheets.items()}
 
 
 def join_tables(rows, found):
-    """Return the rows (dicts) of a set with the columns that its tables have of the case or the patient.
+    """Give the rows (dicts) of a set the columns that its tables have of the case or the patient, in place.
 
     A table with one row per case is joined by the case, one with one row per patient by the patient. The
     column of ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
     """
-    sheets = [sheet for path in find_tables(found) for sheet in read_sheets(path).values()]
     ids = [_ids(found, match) for match in found.matches]
-    for sheet in sheets:
-        if "case_id" in sheet.columns:  # a manifest, perhaps of this very set
-            continue
+    for _, sheet in sheets_of(found):
         key = _key_column(sheet, found.layout.key, {one for case in ids for one in case})
-        if key is None:
+        if key is None or "case_id" in sheet.columns:  # a manifest, perhaps of this very set
             continue
-        numbers = {}
-        for number, value in enumerate(sheet[key]):
-            numbers.setdefault(value.lower(), []).append(number)
+        numbers = sheet.groupby(sheet[key].map(str.lower)).indices
         columns = [c for c in further_columns(sheet.columns) if not c.startswith("Unnamed:")]
         for row, case in zip(rows, ids, strict=True):
-            of_case = next((numbers[one] for one in case if one in numbers), [])
+            of_case = next((numbers[one] for one in case if one in numbers), ())
             if len(of_case) == 1:  # several rows: of visits that cannot be told apart
                 cells = sheet.iloc[of_case[0]]
-                row |= {c: cells[c] for c in columns if c not in row or not row[c]}
-    return rows
+                row |= {c: cells[c] for c in columns if not row.get(c)}
 
 
 def _ids(found, match):
@@ -80,13 +77,8 @@ def _ids(found, match):
     layout, groups = found.layout, match.groups
     if layout.key_id:
         return [layout.key_id.format(**groups).lower()]
-    names = [
-        groups["case"],
-        layout.case_id.format(**groups),
-        groups["patient"],
-        layout.patient_id.format(**groups),
-    ]
-    return list(dict.fromkeys(name.lower() for name in names))
+    templates = ("{case}", layout.case_id, "{patient}", layout.patient_id)
+    return [template.format(**groups).lower() for template in templates]
 
 
 def _key_column(sheet, key, ids):
@@ -98,13 +90,6 @@ def _key_column(sheet, key, ids):
     return best if best is not None and hits[best] else None
 
 
-def _clean(sheet):
-    """Return a sheet with trimmed text and column names, whole numbers without '.0', and no empty columns."""
-    sheet.columns = [" ".join(str(c).split()) for c in sheet.columns]
-    sheet = sheet.loc[:, ~sheet.columns.duplicated()]
-    return sheet.apply(lambda column: column.map(_text))
-
-
 def _text(value):
     """Return a cell as text on one line."""
     text = " ".join(str(value).split())
@@ -112,7 +97,7 @@ def _text(value):
 
 
 def resolve_overlaps(scans, sets):
-    """Return scans (dicts) of several `Found` sets with a ``problem`` where an exam is met a second time.
+    """Give scans (dicts) of several `Found` sets a ``problem`` where an exam is met a second time, in place.
 
     An exam under one id in two sets is taken once, from the set that comes first in the table of layouts.
     Where ids differ, a table below the root that holds both says which exams and patients are the same;
@@ -125,17 +110,13 @@ def resolve_overlaps(scans, sets):
             scan["problem"] = (
                 f"case '{scan['case_id']}' of '{scan['dataset']}' is taken from '{first['dataset']}'"
             )
-    names = {found.name for found in sets}
-    crosswalk = {}
+    names, crosswalk = {found.name for found in sets}, cache(lambda: _crosswalk(sets))
     for scan in (scan for scan in scans if not scan.get("problem")):
-        name = scan["dataset"]
-        for other, pattern in LAYOUTS[name].overlaps:
+        for other, pattern in LAYOUTS[scan["dataset"]].overlaps:
             if other in names and re.match(pattern, scan["case_id"], re.I):
-                if name not in crosswalk:
-                    crosswalk[name] = _crosswalk(sets) if name == "ucsf-bmsr" else {}
-                _settle(scan, other, crosswalk[name], taken)
+                pairs = crosswalk() if scan["dataset"] == "ucsf-bmsr" else {}
+                _settle(scan, other, pairs, taken)
                 break
-    return scans
 
 
 def _settle(scan, other, crosswalk, taken):
@@ -156,13 +137,12 @@ def _settle(scan, other, crosswalk, taken):
 
 
 def _crosswalk(sets):
-    """Return UCSF exam id → BraTS id, of every table that holds both in a row."""
+    """Return UCSF exam id → BraTS id, of every table that holds both in a row; all sets share their files."""
     pairs = {}
-    for path in dict.fromkeys(path for found in sets for path in find_tables(found, _CROSSWALKS)):
-        for sheet in read_sheets(path).values():
-            for row in sheet.itertuples(index=False, name=None):
-                here = next((cell.upper() for cell in row if _UCSF_ID.fullmatch(cell)), None)
-                there = next((cell for cell in row if _BRATS_ID.fullmatch(cell)), None)
-                if here and there:
-                    pairs[here] = there
+    for _, sheet in sheets_of(sets[0], _CROSSWALKS):
+        for row in sheet.itertuples(index=False, name=None):
+            here = next((cell.upper() for cell in row if _UCSF_ID.fullmatch(cell)), None)
+            there = next((cell for cell in row if _BRATS_ID.fullmatch(cell)), None)
+            if here and there:
+                pairs[here] = there
     return pairs
