@@ -11,19 +11,16 @@ methods are scored on the same resamples of patients, so that their difference h
 # --------------------------------
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from tumorsim import TumorEmbedder, make_cohort
-from tumorsim.evaluation import evaluate_retrieval, paired_differences, split_patients
-from tumorsim.plotting import plot_methods
+from tumorsim.evaluation import compare_knn, split_patients
 
 cohort = make_cohort(24, random_state=3, spacing=4.0)
 archive, queries = (cohort[rows] for rows in split_patients(cohort.patient_ids, test_share=0.4))
 
 # %%
-# One protocol for every method
+# One protocol for both methods
 # -----------------------------
-# A patient on both sides, or a mirrored copy of a scan under another name, would be an error.
 embedder = TumorEmbedder.from_pretrained()
 
 
@@ -38,32 +35,26 @@ def size_and_place(tumors):
     return np.column_stack([np.log2(tumors.table["diameter_mm"]), place])
 
 
-scores = {}
-for name, method in {"pretrained": network, "size and place": size_and_place}.items():
-    X, query_X = method(archive), method(queries)
-    scores[name] = evaluate_retrieval(
-        X, archive.table, query_X=query_X, query_table=queries.table, n_neighbors=5, cutoffs=5
-    )
-
-# %%
-# Scores, each with its chance level
-# ----------------------------------
-table = pd.concat([part.table.assign(method=name) for name, part in scores.items()])
-table = table[table["metric"].isin(["balanced_accuracy", "spearman"])]
-levels = table.drop_duplicates("task").assign(method="chance", value=lambda rows: rows["chance"])
-figure = plt.figure(figsize=(9, 2.4), layout="constrained")
-plot_methods(
-    pd.concat([table, levels]), tasks=["type", "front_rear", "upper_lower", "log_volume"], figure=figure
+methods = (network, size_and_place)
+X, query_X = ([method(tumors) for method in methods] for tumors in (archive, queries))
+found = compare_knn(
+    *X, archive.table, query_X=query_X[0], other_query_X=query_X[1], query_table=queries.table
 )
-plt.show()
+found = found[found["metric"] != "r2"].set_index("task")
 
 # %%
 # Differences on the same resamples
 # ---------------------------------
 # Positive: the pretrained network is better. A tie is an interval that holds 0.
-found = paired_differences(scores["pretrained"], scores["size and place"])
-found = found[found["metric"].isin(["balanced_accuracy", "average_precision", "spearman"])]
-print(found.drop(columns="k").round(2).to_string(index=False))
+shown = found.loc[["type", "front_rear", "upper_lower", "log_volume"]]
+low, high = shown["difference"] - shown["ci_low"], shown["ci_high"] - shown["difference"]
+_, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
+ax.errorbar(shown["difference"], range(len(shown)), xerr=[low, high], fmt="o")
+ax.axvline(0, color="0.6", ls=":")
+ax.set_yticks(range(len(shown)), [f"{task} ({row.metric})" for task, row in shown.iterrows()])
+ax.set_xlabel("network − size and place, with 95 % intervals")
+plt.show()
+print(found[["metric", "value", "other", "chance", "difference", "outcome"]].round(2))
 
 # %%
 # A limit: with ten patients as queries, nearly everything is a tie; such a sample can say no more. The

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.protocol import block_folds
 from benchmarks.shipping import average_models, register
 from tumorsim import Case, Cohort, Recipe, Tumor, TumorEmbedder, load_cohort, make_cohort
-from tumorsim.evaluation import block_folds
 from tumorsim.manifest import build_manifest
 
 N_FOLDS = 5

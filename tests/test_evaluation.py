@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from tumorsim import EmbeddingSpace, evaluate_knn
-from tumorsim.evaluation import balanced_accuracy, format_knn_table, split_patients
+from tumorsim.evaluation import balanced_accuracy, compare_knn, format_knn_table, split_patients
 from tumorsim.evaluation._statistics import r2, spearman
 
 COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
@@ -283,6 +283,22 @@ def test_a_thousand_tumors_are_evaluated_in_seconds():
     start = time.perf_counter()
     evaluate_knn(X, table)
     assert time.perf_counter() - start < 20
+
+
+def test_a_better_method_wins_on_the_same_resamples():
+    """Scores are those of each method alone; noise loses to clusters; a method ties with itself."""
+    X, table = clusters()
+    noise = np.random.default_rng(1).normal(size=(len(X), 2))
+    found = compare_knn(X, noise, table, n_neighbors=(1, 5)).set_index(["task", "metric", "k"])
+    for column, features in (("value", X), ("other", noise)):
+        alone = evaluate_knn(features, table, n_neighbors=(1, 5)).set_index(["task", "metric", "k"])
+        np.testing.assert_array_equal(found[column], alone["value"])
+    np.testing.assert_allclose(found["difference"], found["value"] - found["other"], rtol=1e-12)
+    assert found.loc[("type", "balanced_accuracy", 5), "outcome"] == "win"
+    assert found.loc[("noise", "balanced_accuracy", 5), "outcome"] == "tie"
+    reverse = compare_knn(noise, X, table).set_index(["task", "metric"])
+    assert reverse.loc[("type", "balanced_accuracy"), "outcome"] == "loss"
+    assert (compare_knn(X, X, table)["outcome"] == "tie").all()
 
 
 def test_split_patients_parts_patients_not_tumors():

@@ -15,7 +15,6 @@ from tumorsim.plotting import (
     plot_history,
     plot_knn_curve,
     plot_map,
-    plot_methods,
     plot_neighbors,
     tumor_slices,
 )
@@ -275,21 +274,3 @@ def test_cohort_with_places_has_a_glass_brain(cohort):
     assert len(axes) == 3 and axes[2].get_title() == "Places of 4 tumors (MNI)"
     _render(axes)
     assert plt.get_fignums() == before
-
-
-def test_methods_stand_beside_each_other_with_intervals():
-    """One panel per task, a dot at each method's value, chance as a line; a missing score leaves a gap."""
-    rows = pd.DataFrame(
-        [
-            ("all", "type", 0.8, 0.7, 0.9), ("one", "type", 0.6, 0.5, 0.7),
-            ("chance", "type", 0.2, None, None), ("all", "region", 0.5, 0.4, 0.6),
-        ],
-        columns=["method", "task", "value", "ci_low", "ci_high"],
-    ).assign(metric="balanced_accuracy")  # fmt: skip
-    axes = plot_methods(rows)
-    assert [ax.get_title() for ax in axes] == ["type", "region"]
-    dots = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in axes]
-    assert dots == [[0.8, 0.6], [0.5]]
-    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["all", "one"]
-    with pytest.raises(ValueError, match="at least one method"):
-        plot_methods(rows[rows["method"] == "chance"])

@@ -3,13 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation import (
-    N_RESAMPLES,
-    balanced_accuracy,
-    evaluate_retrieval,
-    interval,
-    patient_weights,
-)
+from benchmarks.protocol import evaluate_retrieval
+from tumorsim.evaluation import N_RESAMPLES, balanced_accuracy, interval, patient_weights
 
 __all__ = ["evaluate_across_datasets", "evaluate_site_probe"]
 

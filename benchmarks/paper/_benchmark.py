@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmarks._checks import check_choice
 from benchmarks.paper._data import digest, load_data, load_real
-from benchmarks.paper._elsewhere import ASKED
+from benchmarks.paper._elsewhere import LABEL_FREE
 from benchmarks.paper._label_free import LESIONS, control_table
 from benchmarks.paper._methods import known_baselines
 from benchmarks.paper._plan import plan_runs
@@ -118,18 +118,18 @@ def run_benchmark(
     if stacks is not None:
         real = _named(load_real(stacks, out / "real.csv"))
         echo(f"real scans: {real[1]!r}")
-    asked = chosen
+    planned = chosen
     if dates is not None:
         dates = _named(load_real(dates, out / "dates.csv", **LESIONS))
         echo(f"scans for tests without labels: {dates[1]!r}")
     elif "label_free" in chosen:
         echo("Skipping label_free: no scans were given for it (dates=, --dates).")
-        asked = [name for name in chosen if name != "label_free"]
-    runs = plan_runs(settings, data, experiments=asked, baselines=baselines)
+        planned = [name for name in chosen if name != "label_free"]
+    runs = plan_runs(settings, data, experiments=planned, baselines=baselines)
     failed = {}
     if train:
         failed = _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, echo)
-    controls = None if dates is None else (dates[0], _controls(out, dates, "label_free" in asked and train))
+    controls = None if dates is None else (dates[0], _controls(out, dates, "label_free" in planned and train))
     return _write_results(out, preset, runs, data, settings, chosen, real, controls, failed, started, echo)
 
 
@@ -150,10 +150,10 @@ def _controls(out, dates, make):
 def _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, echo):
     """Do all runs, each once, and return the errors of those that failed by key."""
     by_key, strengths = {}, {}
-    asked = [
-        run for run in runs if run.experiment in ASKED and (run.seed == 0 or run.experiment == "label_free")
-    ]
-    tested = {run.key for run in asked} if dates is not None else set()  # first seeds, and controls
+    first = [run for run in runs if run.seed == 0 or run.experiment == "label_free"]
+    tested = (
+        {run.key for run in first if run.experiment in LABEL_FREE} if dates is not None else set()
+    )  # first seeds, and controls
     grid = [(scale, shift) for scale in settings.scales for shift in settings.shifts]
     for run in runs:
         by_key.setdefault(run.key, run)
@@ -230,7 +230,7 @@ def _left_out(results, name):
     """Return method → test → why it cannot take it, of the tests without labels."""
     found = {}
     for (experiment, method), runs in results.items():
-        table = runs[0].label_free(name) if experiment in ASKED else None
+        table = runs[0].label_free(name) if experiment in LABEL_FREE else None
         if table is not None and (table["why"] != "").any():
             part = table[table["why"] != ""]
             why = part["why"].str.replace(_PATH, "", regex=True)  # reports are shared

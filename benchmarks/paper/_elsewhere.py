@@ -14,12 +14,12 @@ from benchmarks.paper._scores import (
     score_rows,
     tidy_row,
 )
-from tumorsim.evaluation import block_folds, evaluate_retrieval
+from benchmarks.protocol import block_folds, evaluate_retrieval
 
-__all__ = ["ASKED", "label_free_rows", "real_folds", "real_rows", "site_rows"]
+__all__ = ["LABEL_FREE", "label_free_rows", "real_folds", "real_rows", "site_rows"]
 
 SHOWN = ("table3", "baselines", "contrastive", "finetune", "real")  # experiments whose methods see real scans
-ASKED = ("label_free", "table3", "baselines", "contrastive", "finetune")  # … and take tests without labels
+LABEL_FREE = ("label_free", "table3", "baselines", "contrastive", "finetune")  # … and tests without labels
 K = 5  # there are no validation patients to choose it
 
 
@@ -121,7 +121,7 @@ def label_free_rows(results, name, controls):
     tables = {}
     for (experiment, method), found in results.items():
         seeds = {r.run.seed: table for r in found if (table := r.label_free(name)) is not None}
-        if experiment in ASKED and len(seeds) > len(tables.get(method, {})):
+        if experiment in LABEL_FREE and len(seeds) > len(tables.get(method, {})):
             tables[method] = seeds
     for method, seeds in tables.items():
         whole = pd.concat([table.assign(seed=seed) for seed, table in seeds.items()], ignore_index=True)

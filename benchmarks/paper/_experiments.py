@@ -18,7 +18,7 @@ from benchmarks.paper._scores import (
     space_rows,
     tidy_row,
 )
-from tumorsim.evaluation import rank_gallery
+from benchmarks.protocol import rank_gallery
 from tumorsim.metrics import neighbor_overlap_at_k
 
 __all__ = ["TABLES", "tabulate"]

@@ -6,11 +6,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.paper._plan import ALL
 from benchmarks.paper._report import MAIN, headline, split_strengths
-from tumorsim.evaluation import rank_gallery
+from benchmarks.protocol import rank_gallery
 from tumorsim.io import atomic_path
-from tumorsim.plotting import plot_knn_curve, plot_map, plot_methods, plot_neighbors
+from tumorsim.plotting import plot_knn_curve, plot_map, plot_neighbors
+from tumorsim.rendering import COLORS
 
-__all__ = ["draw_all", "plot_strengths"]
+__all__ = ["draw_all", "plot_methods", "plot_strengths"]
 
 N_SHOWN = 2  # neighbors of Fig. 6
 PANELS = ("type", "region", "hemisphere", "log_volume", "graded")
@@ -93,6 +94,58 @@ def plot_strengths(result, *, ax=None):
     ax.set_yticks(range(len(grid.index)), [f"{v:g}" for v in grid.index])
     ax.set(xlabel="scale of the box's sides", ylabel="shift, in sides")
     return ax
+
+
+def plot_methods(result, *, tasks=None, figure=None):
+    """Plot every method's score with its interval, in one panel per task.
+
+    Parameters
+    ----------
+    result : DataFrame
+        One row per method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``.
+        Rows of method ``chance`` are drawn as vertical lines; methods without rows are not there.
+    tasks : sequence of str, optional
+        Panels, from the left; default all, in the order of `result`.
+    figure : Figure or SubFigure, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    axes : ndarray of Axes of shape (n_tasks,)
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw.
+    """
+    tasks = list(dict.fromkeys(result["task"])) if tasks is None else list(tasks)
+    part = result[result["task"].isin(tasks)]
+    methods = [name for name in dict.fromkeys(part["method"]) if name != "chance"]
+    if not methods:
+        raise ValueError("Parameter 'result' must hold at least one method's score. Got none.")
+    if figure is None:
+        size = (2.2 + 1.75 * len(tasks), 0.32 * len(methods) + 1.4)
+        figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        rows = part[part["task"] == task]
+        for y, method in enumerate(methods):
+            for row in rows[rows["method"] == method].head(1).itertuples():
+                style = {"color": COLORS[0] if y == 0 else COLORS[1]}
+                ax.plot([row.ci_low, row.ci_high], [y, y], lw=2.5, alpha=0.4, **style)
+                ax.plot(row.value, y, ls="", marker="o", ms=5, **style)
+        for row in rows[rows["method"] == "chance"].head(1).itertuples():
+            ax.axvline(row.value, color="0.4", ls=":", lw=1.2)
+        metric = next(iter(rows["metric"]), "")
+        ax.set_title(task.replace("_", " "), fontsize=9)
+        ax.set_xlabel(metric.replace("_", " "), fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.grid(axis="x", color="0.92", lw=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.4, -0.6)
+    return axes
 
 
 def _curve(rows, metric):

@@ -14,15 +14,14 @@ from benchmarks.metrics import (
     uniformity,
 )
 from benchmarks.paper._runs import training_rows
-from tumorsim.evaluation import (
+from benchmarks.protocol import (
     RetrievalScores,
     evaluate_retrieval,
-    interval,
     paired_differences,
-    patient_weights,
     pool_scores,
     rank_gallery,
 )
+from tumorsim.evaluation import interval, patient_weights
 
 __all__ = [
     "COLUMNS", "KS", "Bench", "Method", "at_chosen", "chance_of", "difference_rows", "mask_rows",

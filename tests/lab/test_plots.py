@@ -6,7 +6,7 @@ import pytest
 from test_pictures import same_picture  # noqa: F401, the fixture 'same'
 
 from benchmarks.label_free import plot_box_robustness
-from benchmarks.paper._figures import plot_strengths
+from benchmarks.paper._figures import plot_methods, plot_strengths
 
 
 def test_box_robustness(same):
@@ -37,6 +37,24 @@ def test_strengths_are_a_grid_of_scale_and_shift():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["0.8", "1"]
     with pytest.raises(ValueError, match="at least one strength"):
         plot_strengths(rows[:0])
+
+
+def test_methods_stand_beside_each_other_with_intervals():
+    """One panel per task, a dot at each method's value, chance as a line; a missing score leaves a gap."""
+    rows = pd.DataFrame(
+        [
+            ("all", "type", 0.8, 0.7, 0.9), ("one", "type", 0.6, 0.5, 0.7),
+            ("chance", "type", 0.2, None, None), ("all", "region", 0.5, 0.4, 0.6),
+        ],
+        columns=["method", "task", "value", "ci_low", "ci_high"],
+    ).assign(metric="balanced_accuracy")  # fmt: skip
+    axes = plot_methods(rows)
+    assert [ax.get_title() for ax in axes] == ["type", "region"]
+    dots = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in axes]
+    assert dots == [[0.8, 0.6], [0.5]]
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["all", "one"]
+    with pytest.raises(ValueError, match="at least one method"):
+        plot_methods(rows[rows["method"] == "chance"])
 
 
 def _stability():

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 
 from tumorsim.evaluation._protocol import check_cutoffs, check_embeddings, find_tasks, vote_scores
 from tumorsim.evaluation._splits import check_one_patient
-from tumorsim.evaluation._statistics import patient_weights
+from tumorsim.evaluation._statistics import interval, patient_weights
 from tumorsim.index import TumorIndex
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["evaluate_knn", "format_knn_table", "neighbors_of_other_patients"]
+__all__ = ["compare_knn", "evaluate_knn", "format_knn_table", "neighbors_of_other_patients"]
 
 SHAPE_TARGETS = ("log_volume", "sphericity", "elongation")
 _COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
@@ -74,8 +74,63 @@ def evaluate_knn(
 
     See Also
     --------
-    tumorsim.evaluation.evaluate_retrieval : Held-out patients, rankings and paired comparisons as well.
+    tumorsim.evaluation.compare_knn : Two methods on the same tumors.
     """
+    options = {"targets": targets, "random_state": random_state, "metric": metric, "space": space}
+    scores = _scores(X, table, query_X, query_table, n_neighbors, **options)
+    return pd.DataFrame([score.row() for score in scores])[_COLUMNS]
+
+
+def compare_knn(
+    X: ArrayLike,
+    other_X: ArrayLike,
+    table: pd.DataFrame,
+    *,
+    query_X: ArrayLike | None = None,
+    other_query_X: ArrayLike | None = None,
+    query_table: pd.DataFrame | None = None,
+    n_neighbors: int | Iterable[int] = 5,
+    **options,
+) -> pd.DataFrame:
+    """Compare two methods on the same tumors, with intervals of their differences.
+
+    Parameters
+    ----------
+    X, other_X : array-like of shape (n_tumors, n_features)
+        Features of the gallery by each method; numbers of features may differ.
+    table : DataFrame of n_tumors rows
+    query_X, other_query_X, query_table : optional
+        The same of the queries, as in `evaluate_knn`.
+    n_neighbors : int or iterable of int, default=5
+    **options
+        ``targets``, ``random_state`` and ``metric`` of `evaluate_knn`.
+
+    Returns
+    -------
+    DataFrame
+        One row per task, metric and k: ``value`` and ``other`` (the scores), ``chance``, ``difference``
+        (positive where `X` is better), its 95 % interval ``ci_low``, ``ci_high`` on the same resamples of
+        patients, and ``outcome``: win or loss where the interval lies on one side of 0, else tie.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate_knn`.
+    """
+    first = _scores(X, table, query_X, query_table, n_neighbors, **options)
+    second = _scores(other_X, table, other_query_X, query_table, n_neighbors, **options)
+    rows = []
+    for a, b in zip(first, second, strict=True):
+        row = a.row() | interval(a.draws - b.draws)
+        row |= {"difference": row["value"], "value": a.draws[0], "other": b.draws[0]}
+        row["outcome"] = "win" if row["ci_low"] > 0 else "loss" if row["ci_high"] < 0 else "tie"
+        rows.append(row)
+    names = ("task", "metric", "k", "value", "other", "chance", "difference", "ci_low", "ci_high", "outcome")
+    return pd.DataFrame(rows)[list(names)]
+
+
+def _scores(X, table, query_X, query_table, n_neighbors, *, targets=None, random_state=0, **how):
+    """Return the `Score` of each task, metric and k; `how` holds metric and space."""
     ks = check_cutoffs(n_neighbors)
     X, table = check_embeddings(X, table)
     if (query_X is None) != (query_table is None):
@@ -86,11 +141,11 @@ def evaluate_knn(
         query_X, query_table = check_embeddings(query_X, query_table, "query_X", "query_table")
         check_one_patient(table, query_table)
     owners, patients = (t["patient_id"].to_numpy() for t in (table, query_table))
-    rows = []
+    scores = []
     wanted = SHAPE_TARGETS if targets is None else targets
     for task in find_tasks(table, query_table, wanted, required=targets is not None):
-        known, asked = ~pd.isna(task.gallery), ~pd.isna(task.queries)
-        truth, by = task.queries[asked], patients[asked]
+        known, labeled = ~pd.isna(task.gallery), ~pd.isna(task.queries)
+        truth, by = task.queries[labeled], patients[labeled]
         if len(truth) < 2 or not known.any() or len({*owners[known], *by}) < 2:
             continue
         chance = {"r2": 0.0, "spearman": 0.0}
@@ -98,20 +153,17 @@ def evaluate_knn(
             if len(set(truth)) < 2:
                 continue
             chance = {"balanced_accuracy": 1 / len(set(truth))}
-        neighbors = neighbors_of_other_patients(
-            X[known], owners[known], query_X[asked], by, max(ks), metric=metric, space=space
+        neighbors = neighbors_of_other_patients(X[known], owners[known], query_X[labeled], by, max(ks), **how)
+        weights = patient_weights(by, random_state)
+        scores += vote_scores(
+            task, task.gallery[known], truth, neighbors, ks, chance=chance, patients=by, weights=weights
         )
-        scores = vote_scores(
-            task.name, task.gallery[known], truth, neighbors, ks,
-            chance=chance, patients=by, weights=patient_weights(by, random_state),
-        )  # fmt: skip
-        rows += [score.row() | {"kind": task.kind} for score in scores]
-    if not rows:
+    if not scores:
         raise ValueError(
             "Nothing can be evaluated: no 'label_*' column has two classes, and no target has numbers, among "
             f"tumors of two patients. Columns are {', '.join(table.columns)}."
         )
-    return pd.DataFrame(rows)[_COLUMNS]
+    return scores
 
 
 def neighbors_of_other_patients(

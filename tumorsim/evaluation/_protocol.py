@@ -1,24 +1,17 @@
 """What all protocols share: checked tables, tasks with known values, and scores of the neighbors' votes."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tumorsim._validation import check_integer
 from tumorsim.evaluation._statistics import STATISTICS, balanced_accuracy, interval
 from tumorsim.records import columns
 
-__all__ = [
-    "Score",
-    "Task",
-    "check_cutoffs",
-    "check_embeddings",
-    "find_tasks",
-    "labels",
-    "numbers",
-    "vote_scores",
-]
+__all__ = ["Score", "check_cutoffs", "check_embeddings", "find_tasks", "vote_scores"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Score:
     """One score: `draws` are its value and that of each resample, (1 + n_resamples,)."""
 
     task: str
+    kind: str
     metric: str
     k: int
     chance: float
@@ -46,7 +40,7 @@ class Score:
 
     def row(self):
         """Return the score as a row of a table, with its interval."""
-        names = ("task", "metric", "k", "chance", "n_queries", "n_patients", "n_skipped")
+        names = ("task", "kind", "metric", "k", "chance", "n_queries", "n_patients", "n_skipped")
         return {name: getattr(self, name) for name in names} | interval(self.draws)
 
 
@@ -58,7 +52,9 @@ def check_cutoffs(n_neighbors):
     return sorted({check_integer(k, "n_neighbors", minimum=1) for k in ks})
 
 
-def check_embeddings(X, table, name="X", table_name="table"):
+def check_embeddings(
+    X: ArrayLike, table: pd.DataFrame, name: str = "X", table_name: str = "table"
+) -> tuple[np.ndarray, pd.DataFrame]:
     """Return embeddings (n_tumors, n_features) and their table, rows from 0, if they belong together."""
     X = np.asarray(X)
     if not isinstance(table, pd.DataFrame):
@@ -74,27 +70,28 @@ def check_embeddings(X, table, name="X", table_name="table"):
     return X, table.reset_index(drop=True)
 
 
-def find_tasks(table, query_table, targets, *, required=True):
+def find_tasks(
+    table: pd.DataFrame, query_table: pd.DataFrame, targets: Iterable[str], *, required: bool = True
+) -> Iterator[Task]:
     """Yield the tasks that both tables have; a target that they lack is an error if `required`."""
     for column, task in columns.label_columns(table).items():
         if column in query_table:
-            yield Task(task, "class", labels(table[column]), labels(query_table[column]))
+            yield Task(task, "class", _labels(table[column]), _labels(query_table[column]))
     for target in targets:
         column = "volume_mm3" if target == "log_volume" else target
         if column in table and column in query_table:
-            yield Task(
-                target, "regression", numbers(table[column], target), numbers(query_table[column], target)
-            )
+            values = (_numbers(t[column], target) for t in (table, query_table))
+            yield Task(target, "regression", *values)
         elif required:
             raise ValueError(f"'targets' must name columns of both tables. Got '{target}'.")
 
 
-def labels(series):
+def _labels(series):
     """Return labels as an object array of text, None where missing."""
     return np.array([None if pd.isna(v) else str(v) for v in series], dtype=object)
 
 
-def numbers(series, target):
+def _numbers(series, target):
     """Return a measure as float64, NaN where it is missing, infinite, or has no logarithm."""
     values = pd.to_numeric(series).to_numpy(dtype=float, na_value=np.nan)
     if target == "log_volume":
@@ -102,7 +99,7 @@ def numbers(series, target):
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def vote_scores(name, values, truth, neighbors, ks, *, chance, patients, weights):
+def vote_scores(task, values, truth, neighbors, ks, *, chance, patients, weights):
     """Score the votes or means of the k nearest, for each k and each metric of `chance`.
 
     `values` (n_gallery,) and `truth` (n_queries,) are labels or numbers, none of `truth` missing;
@@ -117,7 +114,7 @@ def vote_scores(name, values, truth, neighbors, ks, *, chance, patients, weights
         truth, neighbors, weights = truth[answered], neighbors[answered], weights[:, answered]
         draws = _regression_draws(values, truth, neighbors, ks, weights, tuple(chance))
     for metric, k, drawn in draws:
-        yield Score(name, metric, k, chance[metric], drawn, len(truth), n_patients)
+        yield Score(task.name, task.kind, metric, k, chance[metric], drawn, len(truth), n_patients)
 
 
 def _class_draws(gallery, truth, neighbors, ks, weights):

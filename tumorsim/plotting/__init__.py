@@ -1,7 +1,7 @@
 """Matplotlib figures of cohorts, training, retrieval and its neighbors; every function returns Axes."""
 
 from tumorsim.plotting._cohort import plot_cohort, plot_map
-from tumorsim.plotting._curves import plot_history, plot_knn_curve, plot_methods
+from tumorsim.plotting._curves import plot_history, plot_knn_curve
 from tumorsim.plotting._pictures import common_extent, plot_neighbors, tumor_slices
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "plot_history",
     "plot_knn_curve",
     "plot_map",
-    "plot_methods",
     "plot_neighbors",
     "tumor_slices",
 ]

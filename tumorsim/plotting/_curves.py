@@ -1,12 +1,12 @@
-"""Scores: retrieval against k, loss against the epoch, methods beside each other."""
+"""Scores: retrieval against k, loss against the epoch."""
 
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.plotting._style import finish, new_axes, new_figure, readable, style_of
+from tumorsim.plotting._style import finish, new_axes, readable, style_of
 from tumorsim.rendering import COLORS
 
-__all__ = ["plot_history", "plot_knn_curve", "plot_methods"]
+__all__ = ["plot_history", "plot_knn_curve"]
 
 _METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "r2": "R²", "spearman": "Spearman correlation"}
 
@@ -117,57 +117,6 @@ def plot_history(history, *, ax=None):
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
-
-
-def plot_methods(result, *, tasks=None, figure=None):
-    """Plot every method's score with its interval, in one panel per task.
-
-    Parameters
-    ----------
-    result : DataFrame
-        One row per method and task: ``method``, ``task``, ``metric``, ``value``, ``ci_low``, ``ci_high``.
-        Rows of method ``chance`` are drawn as vertical lines; methods without rows are not there.
-    tasks : sequence of str, optional
-        Panels, from the left; default all, in the order of `result`.
-    figure : Figure or SubFigure, optional
-        Where to draw; default a new figure.
-
-    Returns
-    -------
-    axes : ndarray of Axes of shape (n_tasks,)
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to draw.
-    """
-    tasks = list(dict.fromkeys(result["task"])) if tasks is None else list(tasks)
-    part = result[result["task"].isin(tasks)]
-    methods = [name for name in dict.fromkeys(part["method"]) if name != "chance"]
-    if not methods:
-        raise ValueError("Parameter 'result' must hold at least one method's score. Got none.")
-    if figure is None:
-        figure = new_figure((2.2 + 1.75 * len(tasks), 0.32 * len(methods) + 1.4))
-    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    for ax, task in zip(axes, tasks, strict=True):
-        rows = part[part["task"] == task]
-        for y, method in enumerate(methods):
-            for row in rows[rows["method"] == method].head(1).itertuples():
-                style = {"color": COLORS[0] if y == 0 else COLORS[1]}
-                ax.plot([row.ci_low, row.ci_high], [y, y], lw=2.5, alpha=0.4, **style)
-                ax.plot(row.value, y, ls="", marker="o", ms=5, **style)
-        for row in rows[rows["method"] == "chance"].head(1).itertuples():
-            ax.axvline(row.value, color="0.4", ls=":", lw=1.2)
-        metric = next(iter(rows["metric"]), "")
-        ax.set_title(readable(task), fontsize=9)
-        ax.set_xlabel(readable(metric), fontsize=8)
-        ax.tick_params(labelsize=8)
-        ax.grid(axis="x", color="0.92", lw=0.8)
-        ax.set_axisbelow(True)
-        finish(ax)
-    axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].set_ylim(len(methods) - 0.4, -0.6)
-    return axes
 
 
 def _number(value):

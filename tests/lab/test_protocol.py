@@ -8,8 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from tumorsim import Case, Cohort, Tumor
-from tumorsim.evaluation import (
+from benchmarks.protocol import (
     block_folds,
     check_apart,
     evaluate_retrieval,
@@ -17,6 +16,7 @@ from tumorsim.evaluation import (
     pool_scores,
     rank_gallery,
 )
+from tumorsim import Case, Cohort, Tumor
 
 
 def cohort_of(n_patients=40, *, prefix="p", seed=0, informative=True):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tumorsim.metrics._checks import check_cutoff, check_ranked, divide, unwrap
+from benchmarks._checks import check_integer
 
 __all__ = ["chance_levels", "macro_average", "ndcg_chance", "relevance_of_neighbors"]
 
@@ -36,13 +36,13 @@ def relevance_of_neighbors(neighbors, gallery_ids, gallery_labels, query_labels)
     array([[False,  True]])
     """
     ids, neighbors = np.asarray(gallery_ids), np.atleast_2d(np.asarray(neighbors))
-    labels, asked = np.asarray(gallery_labels, dtype=object), np.asarray(query_labels, dtype=object)
+    labels, wanted = np.asarray(gallery_labels, dtype=object), np.asarray(query_labels, dtype=object)
     if not len(ids):
         raise ValueError("The gallery must not be empty. Got no 'gallery_ids'.")
-    if len(labels) != len(ids) or len(asked) != len(neighbors):
+    if len(labels) != len(ids) or len(wanted) != len(neighbors):
         raise ValueError(
             "Labels must have one entry per gallery tumor and per query. Got "
-            f"{len(labels)} for {len(ids)} tumors and {len(asked)} for {len(neighbors)} queries."
+            f"{len(labels)} for {len(ids)} tumors and {len(wanted)} for {len(neighbors)} queries."
         )
     order = np.argsort(ids, kind="stable")
     if len(np.unique(ids)) < len(ids):
@@ -54,8 +54,8 @@ def relevance_of_neighbors(neighbors, gallery_ids, gallery_labels, query_labels)
             f"Every neighbor must be a tumor of the gallery. Got unknown id '{neighbors[unknown][0]}' "
             f"({int(unknown.sum())} such entries)."
         )
-    same = labels[rows] == asked[:, None]
-    return same.astype(bool) & np.array([value is not None and value == value for value in asked])[:, None]
+    same = labels[rows] == wanted[:, None]
+    return same.astype(bool) & np.array([value is not None and value == value for value in wanted])[:, None]
 
 
 def chance_levels(n_relevant, n_gallery, k):
@@ -92,7 +92,7 @@ def chance_levels(n_relevant, n_gallery, k):
     >>> found["precision_at_k"], found["average_precision"], found["reciprocal_rank"]
     (0.5, 0.75, 0.75)
     """
-    k = check_cutoff(k, np.zeros((1, n_gallery))) if n_gallery else _refuse_empty()
+    k = _cutoff(k, n_gallery)
     single = np.ndim(n_relevant) == 0
     relevant = np.atleast_1d(np.asarray(n_relevant, dtype=np.int64))
     if (relevant < 0).any() or (relevant > n_gallery).any():
@@ -106,7 +106,7 @@ def chance_levels(n_relevant, n_gallery, k):
         "average_precision": np.where(relevant > 0, average, np.nan),
         "reciprocal_rank": np.array([first[int(r)] for r in relevant]),
     }
-    return {name: unwrap(values, single) for name, values in found.items()}
+    return {name: float(values[0]) if single else values for name, values in found.items()}
 
 
 def ndcg_chance(gallery_gains, k):
@@ -129,11 +129,13 @@ def ndcg_chance(gallery_gains, k):
     ValueError
         If the gallery is empty or `k` is larger than it.
     """
-    gains, single = check_ranked(gallery_gains, "gallery_gains")
-    k = check_cutoff(k, gains)
+    gains = np.asarray(gallery_gains, dtype=np.float64)
+    k = _cutoff(k, gains.shape[-1])
     discount = 1.0 / np.log2(np.arange(2, k + 2))
-    best = -np.sort(-gains, axis=1)[:, :k] @ discount
-    return unwrap(divide(gains.mean(axis=1) * discount.sum(), best), single)
+    best = -np.sort(-gains, axis=-1)[..., :k] @ discount
+    with np.errstate(invalid="ignore"):  # 0 / 0 where nothing has a gain
+        level = gains.mean(axis=-1) * discount.sum() / best
+    return float(level) if gains.ndim == 1 else level
 
 
 def macro_average(values, classes):
@@ -183,6 +185,10 @@ def _first_rank(n_relevant, n_gallery):
     return float((share / np.arange(1, len(share) + 1)).sum())
 
 
-def _refuse_empty():
-    """Raise for a gallery without tumors."""
-    raise ValueError("The gallery must not be empty. Got n_gallery=0.")
+def _cutoff(k, n_gallery):
+    """Return `k` as int between 1 and the size of the gallery."""
+    if not n_gallery:
+        raise ValueError("The gallery must not be empty. Got no tumors.")
+    if check_integer(k, "k", minimum=1) > n_gallery:
+        raise ValueError(f"Parameter 'k' must be at most the {n_gallery} tumors of the gallery. Got {k}.")
+    return int(k)

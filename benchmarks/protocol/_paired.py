@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tumorsim.evaluation._statistics import interval
+from tumorsim.evaluation import interval
 
 __all__ = ["RetrievalScores", "paired_differences", "pool_scores"]
 

@@ -7,29 +7,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from tumorsim._validation import check_choice, check_integer
-from tumorsim.evaluation._paired import RetrievalScores
-from tumorsim.evaluation._protocol import (
+from benchmarks._checks import check_choice, check_integer
+from benchmarks.protocol._chance import chance_levels, ndcg_chance
+from benchmarks.protocol._paired import RetrievalScores
+from benchmarks.protocol._splits import check_apart
+from tumorsim.evaluation import (
+    N_RESAMPLES,
     Score,
-    check_cutoffs,
+    balanced_accuracy,
     check_embeddings,
     find_tasks,
-    labels,
-    numbers,
+    patient_weights,
     vote_scores,
 )
-from tumorsim.evaluation._splits import check_apart
-from tumorsim.evaluation._statistics import N_RESAMPLES, balanced_accuracy, patient_weights
-from tumorsim.metrics import (
-    average_precision,
-    chance_levels,
-    ndcg_at_k,
-    ndcg_chance,
-    precision_at_k,
-    recall_at_k,
-    reciprocal_rank,
-)
-from tumorsim.records import columns
+from tumorsim.metrics import average_precision, ndcg_at_k, precision_at_k, recall_at_k, reciprocal_rank
 
 __all__ = ["evaluate_retrieval", "rank_gallery"]
 
@@ -104,7 +95,7 @@ def evaluate_retrieval(
     another patient's id are errors, not scores. A query for which nothing in the gallery is relevant has no
     ranking score: it is skipped and counted in ``n_skipped``; so is one whose label the gallery lacks.
     """
-    ks, cutoffs = check_cutoffs(n_neighbors), check_cutoffs(cutoffs)
+    ks, cutoffs = _cutoffs(n_neighbors), _cutoffs(cutoffs)
     check_integer(n_resamples, "n_resamples", minimum=0)
     X, table, blocks = _blocks(X, table, query_X, query_table, folds)
     rankings = _Rankings(X, table, blocks, metric, n_resamples, random_state)
@@ -151,6 +142,11 @@ def rank_gallery(X: ArrayLike, query_X: ArrayLike, *, metric: str = "euclidean")
             )
     _check_features(X, query_X)
     return np.argsort(cdist(query_X, X, metric), axis=1, kind="stable")
+
+
+def _cutoffs(ks):
+    """Return the cutoffs, ascending and each once."""
+    return sorted({check_integer(k, "k", minimum=1) for k in (ks if np.iterable(ks) else [ks])})
 
 
 def _check_features(X, query_X):
@@ -221,7 +217,7 @@ class _Rankings:
         chance = float(balanced_accuracy(scores[known, 1], codes, weights[:1])[0])
         n_skipped = int((~pd.isna(classes)).sum() - known.sum())
         n_patients = len(set(self.patients[known]))
-        return Score(task, metric, k, chance, draws, int(known.sum()), n_patients, n_skipped)
+        return Score(task, "class", metric, k, chance, draws, int(known.sum()), n_patients, n_skipped)
 
 
 def _votes(rankings, task, ks):
@@ -246,7 +242,7 @@ def _votes(rankings, task, ks):
         error = np.abs(values[rankings.rows] - blind)[known].mean()  # of the gallery's median for all queries
         chance = {"mae": float(error), "r2": 0.0, "spearman": 0.0}
     yield from vote_scores(
-        task.name, values, truth, neighbors[known], ks,
+        task, values, truth, neighbors[known], ks,
         chance=chance, patients=rankings.patients[known], weights=rankings.weights(known),
     )  # fmt: skip
 
@@ -284,8 +280,9 @@ def _relevance_scores(relevant, cutoffs):
 def _graded_scores(rankings, cutoffs):
     """Yield nDCG with a point each for the same type, region, side, and size within a factor of two."""
     table = rankings.table
-    grades = [labels(table[c]) for c, task in columns.label_columns(table).items() if task in GRADES]
-    sizes = numbers(table["volume_mm3"], "log_volume") if "volume_mm3" in table else None
+    known = {task.name: task.gallery for task in find_tasks(table, table, ("log_volume",), required=False)}
+    grades = [values for name, values in known.items() if name in GRADES]
+    sizes = known.get("log_volume")
     gains = []
     for order, (_, query) in zip(rankings.orders, rankings.blocks, strict=True):
         points = np.zeros(order.shape)
