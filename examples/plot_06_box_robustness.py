@@ -14,7 +14,6 @@ import numpy as np
 
 from tumorsim import Tumor, TumorEmbedder, make_cohort
 from tumorsim.evaluation import neighbors_of_other_patients
-from tumorsim.geometry import rounded_box
 from tumorsim.metrics import neighbor_overlap_at_k
 
 CHANGES = {"sides × 1.2": (1.2, 0.0), "sides × 0.8": (0.8, 0.0), "moved by 0.2": (1.0, 0.2)}
@@ -24,7 +23,8 @@ def redrawn(tumor, factor, move):
     """Return the tumor in another box."""
     sides = tumor.bbox[1] - tumor.bbox[0]
     middle = tumor.bbox.mean(axis=0) + move * sides
-    box = rounded_box(np.stack([middle - factor * sides / 2, middle + factor * sides / 2]), tumor.case.shape)
+    edges = np.round([middle - factor * sides / 2, middle + factor * sides / 2])
+    box = np.clip(edges, (0, 0, 0), tumor.case.shape)
     return Tumor(tumor.case, box, tumor_id=tumor.tumor_id)
 
 

@@ -11,12 +11,10 @@ __all__ = [
     "check_affine",
     "check_same_grid",
     "crop_slices",
-    "depth_inside",
     "lesion_shape",
     "ras_affine",
     "ras_box",
     "ras_permutation",
-    "rounded_box",
     "select_mask",
     "spacing_from_affine",
     "to_ras",
@@ -203,30 +201,6 @@ def select_mask(mask, mask_value):
     return mask > 0 if values is None else np.isin(mask, values)
 
 
-def depth_inside(mask, spacing):
-    """Return mm from each voxel of a mask to the nearest one outside, 0 outside; beyond the array is outside.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (nx, ny, nz), dtype=bool
-    spacing : array-like of shape (3,)
-        Millimetres per voxel.
-
-    Returns
-    -------
-    ndarray of shape (nx, ny, nz), dtype=float64
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    return distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-
-
-def rounded_box(edges, shape):
-    """Round edges (2, 3) in voxels to a box of at least one voxel per side inside `shape`; int64 (2, 3)."""
-    start = np.clip(np.round(edges[0]), 0, np.array(shape) - 1)
-    return np.stack([start, np.clip(np.round(edges[1]), start + 1, shape)]).astype(np.int64)
-
-
 def lesion_shape(mask, spacing):
     """Measure one lesion: volume, longest diameter, sphericity, elongation.
 
@@ -241,21 +215,15 @@ def lesion_shape(mask, spacing):
     -------
     dict of float
         ``volume_mm3``: voxels times voxel volume. ``diameter_mm``: longest distance between two corners
-        of its voxels. ``sphericity``: surface of the ball of equal volume over the lesion's surface, at
-        most 1; the surface is Crofton's estimate, which unlike counting voxel faces does not depend on
-        orientation. ``elongation``: square root of the second
-        over the first principal moment, 1 for a ball, towards 0 for a stick.
-
-    Notes
-    -----
-    On slices as thick as the lesion, sphericity and elongation describe the slices more than the lesion.
+        of its voxels. ``sphericity``: surface of the ball of equal volume over the lesion's surface
+        (Crofton's estimate), at most 1. ``elongation``: square root of the second over the first principal
+        moment, 1 for a ball, towards 0 for a stick. On slices as thick as the lesion, the last two describe
+        the slices more than the lesion.
 
     References
     ----------
-    Elongation and sphericity follow the definitions of the Image Biomarker Standardisation Initiative
-    (arXiv:1612.07003, 3.1.7 and 3.1.14), up to the estimate of the surface: G. Lehmann and D. Legland,
-    "Efficient N-dimensional surface estimation using Crofton formula and run-length encoding", Insight
-    Journal, 2012.
+    Image Biomarker Standardisation Initiative, arXiv:1612.07003, 3.1.7 and 3.1.14; surface: G. Lehmann and D.
+    Legland, "Efficient N-dimensional surface estimation using Crofton formula", Insight Journal, 2012.
 
     Examples
     --------
@@ -264,6 +232,7 @@ def lesion_shape(mask, spacing):
     >>> shape["volume_mm3"], round(shape["elongation"], 2)
     (64.0, 1.0)
     """
+    from scipy.ndimage import binary_erosion
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 
@@ -274,9 +243,8 @@ def lesion_shape(mask, spacing):
     volume = len(voxels) * spacing.prod()
 
     offsets = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing="ij")).reshape(3, -1).T
-    corners = (
-        np.unique((voxels[_on_surface(mask, voxels)][:, None] + offsets).reshape(-1, 3), axis=0) * spacing
-    )
+    surface = np.argwhere(mask & ~binary_erosion(mask))
+    corners = np.unique((surface[:, None] + offsets).reshape(-1, 3), axis=0) * spacing
     diameter = pdist(corners[ConvexHull(corners).vertices]).max()
 
     sphericity = min(1.0, np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / _surface_area(mask, spacing))
@@ -289,14 +257,6 @@ def lesion_shape(mask, spacing):
         "sphericity": float(sphericity),
         "elongation": float(np.sqrt(moments[1] / moments[2])),
     }
-
-
-def _on_surface(mask, voxels):
-    """Tell which of `voxels` (n, 3) have a 6-neighbor outside the padded `mask`; bool (n,)."""
-    inner = mask.copy()
-    for axis in range(3):
-        inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
-    return ~inner[tuple(voxels.T)]
 
 
 def _surface_area(mask, spacing):

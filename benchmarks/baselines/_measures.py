@@ -3,15 +3,9 @@
 import numpy as np
 
 from benchmarks.label_free import head_center
+from benchmarks.shapes import depth_inside
 from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import (
-    bbox_from_mask,
-    crop_slices,
-    depth_inside,
-    ras_affine,
-    spacing_from_affine,
-    to_ras,
-)
+from tumorsim.geometry import bbox_from_mask, crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
 

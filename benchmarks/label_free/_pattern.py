@@ -9,7 +9,8 @@ from benchmarks._checks import check_integer
 from benchmarks.label_free._controls import head_center, mirrored_box, untrained_copies
 from benchmarks.label_free._scans import check_cohort, embed, read_scan
 from benchmarks.metrics import partial_mantel
-from tumorsim.geometry import crop_slices, depth_inside, lesion_shape, select_mask
+from benchmarks.shapes import depth_inside
+from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
 

@@ -16,8 +16,9 @@ from benchmarks.label_free._scans import (
     regrid,
     tumors_of,
 )
+from benchmarks.shapes import rounded_box
 from tumorsim.anatomy import register_to_mni
-from tumorsim.geometry import crop_slices, rounded_box, select_mask
+from tumorsim.geometry import crop_slices, select_mask
 from tumorsim.records import Case, Cohort, group_by_case
 
 __all__ = ["PERTURBATIONS", "perturb"]

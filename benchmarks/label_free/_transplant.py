@@ -7,8 +7,9 @@ from benchmarks._checks import check_integer, check_real, check_text
 from benchmarks.label_free._controls import head_center, untrained_copies
 from benchmarks.label_free._dates import date_queries, method_row, pooled_row
 from benchmarks.label_free._scans import brain_level, check_cohort, embed, largest_lesions, read_scan
+from benchmarks.shapes import depth_inside, rounded_box
 from tumorsim.exceptions import GeometryError
-from tumorsim.geometry import bbox_from_mask, crop_slices, depth_inside, rounded_box, select_mask
+from tumorsim.geometry import bbox_from_mask, crop_slices, select_mask
 from tumorsim.records import Case, Tumor
 
 __all__ = ["evaluate_transplant", "transplant"]

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 
 from benchmarks.label_free._scans import copied
-from tumorsim.geometry import rounded_box
+from benchmarks.shapes import rounded_box
 from tumorsim.records import Cohort
 
 __all__ = ["box_iou", "distort_boxes"]

@@ -8,9 +8,7 @@ import numpy as np
 from tumorsim.geometry import spacing_from_affine
 from tumorsim.preprocessing import resample
 
-__all__ = [
-    "CENTER", "SCALE", "Affine", "Similarity", "coarsen", "distance", "fit", "load_template", "quality_of",
-]  # fmt: skip
+__all__ = ["CENTER", "SCALE", "Pose", "coarsen", "distance", "fit", "load_template", "quality_of"]
 
 CENTER = np.array([0.0, -16.0, 10.0])  # MNI mm, middle of the brain
 SCALE = 1.05  # MNI mm per mm of an average person
@@ -20,6 +18,7 @@ _FACE_MM = -20.0  # MNI z below which only the first shells are compared: faces 
 _LEAST_OVERLAP = 0.8  # of the brain; a pose that leaves more of it out of view is worth less
 _LONGEST_MM = 6.0  # of a step, on average over the brain: the slope of an edge holds no farther
 _POINTS_A_SAMPLE = 20.0  # neighboring residuals are alike: so many count as one against the priors
+_TURNS_AND_SIZE = np.stack([*(np.cross(axis, np.eye(3)).T for axis in np.eye(3)), np.eye(3)])
 _SCALE_SD, _AFFINE_SD = 0.06, 0.04  # of size about the average; of twelve parameters about seven
 
 
@@ -104,72 +103,42 @@ def distance(one, other):
     return float(np.linalg.norm(points @ change[:3, :3].T + change[:3, 3], axis=1).mean())
 
 
-class Similarity:
-    """Three turns, a size and three shifts: how a map from MNI mm to those of the scan (4, 4) may change."""
+class Pose:
+    """How a map from MNI mm to those of the scan (4, 4) may change.
 
-    spread = np.array([np.inf] * 3 + [_SCALE_SD] + [np.inf] * 3)
+    By three turns, a size and three shifts, or by all twelve parameters, held near those of a map `first`.
+    """
+
+    def __init__(self, first=None):
+        self.first = None if first is None else first[:3, :3]
+        self.basis = _TURNS_AND_SIZE if first is None else np.eye(9).reshape(9, 3, 3)
+        spread = [np.inf] * 3 + [_SCALE_SD] if first is None else [_AFFINE_SD] * 9
+        self.spread = np.array(spread + [np.inf] * 3)  # of each parameter, about what is usual
 
     def generators(self, to_scan):
-        """Return the change of scan mm a unit of each parameter, of MNI mm about the middle; (7, 3, 4)."""
-        found = np.zeros((7, 3, 4))
-        found[:4, :, :3] = _TURNS_AND_SIZE @ to_scan[:3, :3]
-        found[range(4, 7), range(3), 3] = 1
+        """Return the change of scan mm per unit of each parameter, of MNI mm about the middle; (n, 3, 4)."""
+        n = len(self.basis)
+        found = np.zeros((n + 3, 3, 4))
+        found[:n, :, :3] = self.basis @ to_scan[:3, :3] if self.first is None else self.basis
+        found[range(n, n + 3), range(3), 3] = 1
         return found
 
     def deviation(self, to_scan):
-        """Return how far each parameter is from what is usual, where that is known; (7,)."""
-        return np.array([0, 0, 0, np.log(np.cbrt(np.linalg.det(to_scan[:3, :3])) * SCALE), 0, 0, 0])
+        """Return how far each parameter is from what is usual, where that is known; (n,)."""
+        linear = to_scan[:3, :3]
+        if self.first is None:
+            return np.array([0, 0, 0, np.log(np.cbrt(np.linalg.det(linear)) * SCALE), 0, 0, 0])
+        return np.append((linear - self.first).ravel(), np.zeros(3))
 
     def move(self, to_scan, step):
-        """Return the map after a step (7,)."""
+        """Return the map after a step (n,): the linear part changes about the brain's middle."""
         from scipy.linalg import expm
 
-        return _about_middle(
-            to_scan, expm(np.tensordot(step[:4], _TURNS_AND_SIZE, 1)) @ to_scan[:3, :3], step[4:]
-        )
-
-
-class Affine:
-    """All twelve parameters, held near those of a first map."""
-
-    spread = np.array([_AFFINE_SD] * 9 + [np.inf] * 3)
-
-    def __init__(self, to_scan):
-        self.first = to_scan[:3, :3]
-
-    def generators(self, to_scan):
-        """As `Similarity.generators`; (12, 3, 4)."""
-        found = np.zeros((12, 3, 4))
-        found[range(9), np.repeat(range(3), 3), np.tile(range(3), 3)] = 1
-        found[range(9, 12), range(3), 3] = 1
-        return found
-
-    def deviation(self, to_scan):
-        """As `Similarity.deviation`; (12,)."""
-        return np.append((to_scan[:3, :3] - self.first).ravel(), np.zeros(3))
-
-    def move(self, to_scan, step):
-        """Return the map after a step (12,)."""
-        return _about_middle(to_scan, to_scan[:3, :3] + step[:9].reshape(3, 3), step[9:])
-
-
-_TURNS_AND_SIZE = np.array(
-    [
-        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
-        [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
-        [[0, -1, 0], [1, 0, 0], [0, 0, 0]],
-        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    ],
-    dtype=float,
-)
-
-
-def _about_middle(to_scan, linear, shift):
-    """Return a map with another linear part (3, 3) that takes the brain's middle `shift` (3,) further."""
-    moved = np.eye(4)
-    moved[:3, :3] = linear
-    moved[:3, 3] = to_scan[:3, :3] @ CENTER + to_scan[:3, 3] + shift - linear @ CENTER
-    return moved
+        linear, change = to_scan[:3, :3], np.tensordot(step[:-3], self.basis, 1)
+        moved = np.eye(4)
+        moved[:3, :3] = expm(change) @ linear if self.first is None else linear + change
+        moved[:3, 3] = linear @ CENTER + to_scan[:3, 3] + step[-3:] - moved[:3, :3] @ CENTER
+        return moved
 
 
 def fit(to_scan, level, spacing, model, n_steps):

@@ -32,10 +32,7 @@ def add_places(
     n_jobs=1,
     progress=False,
 ):
-    """Fill in where tumors lie in the brain, for those that lack such labels.
-
-    Each scan that has a tumor without one of the labels below is registered to MNI152; labels that are
-    there stay as they are.
+    """Register scans of tumors that lack labels of place to MNI152, and fill these in; others stay.
 
     Parameters
     ----------
@@ -49,8 +46,8 @@ def add_places(
     qc_dir : str or Path, optional
         Write one picture per scan there, ``<case_id>.png``.
     partial_dir : str or Path, optional
-        Keep what is known of each scan here, and take from here what an earlier run has done of the same
-        files, boxes and parameters. Scans in memory are not kept.
+        Keep what is known of each scan here, and go on from what an earlier run has kept. Scans in memory
+        are not kept.
     n_jobs : int, default=1
         Processes, as in joblib; -1 is all cores.
     progress : bool, default=False
@@ -59,11 +56,10 @@ def add_places(
     Returns
     -------
     Cohort
-        New tumors with labels ``region``, ``hemisphere`` (missing within 5 mm of the midline),
-        ``front_rear`` and ``upper_lower``, and, where the scan was registered, the further columns
-        ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``region_fractions``, the tumor's share in
-        each area, such as ``frontal=0.80;insula=0.20``; ``place_quality`` and ``place_spread_mm`` (see
-        `Registration`); ``place_method``.
+        New tumors with the labels of `place_labels` and, where the scan was registered, the further columns
+        ``mni_x_mm``, ``mni_y_mm``, ``mni_z_mm`` of the centroid; ``region_fractions``, such as
+        ``frontal=0.80;insula=0.20``; ``place_quality``, ``place_spread_mm`` and ``place_method`` (see
+        `Registration`).
 
     Raises
     ------
@@ -89,7 +85,11 @@ def add_places(
     cohort.check()
     areas = region_at if areas is None else areas
     tumors = list(cohort)
-    groups = [rows for rows in group_by_case(cohort) if any(_lacks_place(tumors[r]) for r in rows)]
+    groups = [
+        rows
+        for rows in group_by_case(cohort)
+        if any(tumors[row].labels.get(task) is None for row in rows for task in PLACE_TASKS)
+    ]
     jobs = (
         delayed(_locate)([tumors[r] for r in rows], areas, method, qc_dir, partial_dir, min_quality)
         for rows in groups
@@ -145,11 +145,6 @@ def places_to_file(archive, output, *, skip_bad=False, **options):
     return cohort
 
 
-def _lacks_place(tumor):
-    """Tell whether a label of place is missing."""
-    return any(tumor.labels.get(task) is None for task in PLACE_TASKS)
-
-
 def _filled(tumor, place, trusted):
     """Return a tumor with the missing labels of `place` filled in, and its further columns."""
     found = place.pop("labels")
@@ -182,7 +177,7 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
     spread = registration.spread_mm
     notes = {
         "place_quality": round(registration.quality, 3),
-        "place_spread_mm": round(spread, 1) if np.isfinite(spread) else None,
+        "place_spread_mm": None if np.isnan(spread) else round(spread, 1),
         "place_method": registration.method,
     }
     result = [place | notes for place in places]
@@ -191,7 +186,9 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
         for index in voxels:
             shown[tuple(index.T)] = True
         trust = "" if registration.quality >= min_quality else " (below the limit: no labels)"
-        said = "; ".join(_in_words(place["labels"]) for place in places)
+        said = "; ".join(
+            " ".join(str(place["labels"][task] or "midline") for task in PLACE_TASKS) for place in places
+        )
         centers = [[place[f"mni_{axis}_mm"] for axis in "xyz"] for place in places]
         title = f"{case.case_id}: quality {registration.quality:.2f}{trust}, {registration.method}; {said}"
         save_picture(picture, image, case.affine, shown, registration.to_mni, title=title, centers=centers)
@@ -199,11 +196,6 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
         with atomic_path(kept) as temporary:
             temporary.write_text(json.dumps(result), encoding="utf-8")
     return result
-
-
-def _in_words(labels):
-    """Return labels of place as one phrase."""
-    return " ".join(str(labels[task] or "midline") for task in PLACE_TASKS)
 
 
 def register_case(tumors, *, method):
@@ -248,8 +240,7 @@ def _place(points, areas):
     """Return labels and columns of a tumor whose voxels are at `points` (n, 3) in MNI mm."""
     center = points.mean(axis=0)
     names, counts = np.unique(areas(points), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    shares = [(str(names[i]), counts[i] / len(points)) for i in order]
+    shares = [(names[i], counts[i] / len(points)) for i in np.argsort(-counts, kind="stable")]
     place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
     place["region_fractions"] = ";".join(f"{name}={share:.2f}" for name, share in shares if share >= 0.005)
     return {"labels": place_labels(center, areas)} | place

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.anatomy._fit import CENTER, SCALE, Affine, Similarity, coarsen, distance, fit, quality_of
+from tumorsim.anatomy._fit import CENTER, SCALE, Pose, coarsen, distance, fit, quality_of
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
@@ -76,17 +76,10 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
 
     Notes
     -----
-    The scan is explained by what the template has at each place: gray matter, white matter, brain, T1
-    intensity, and seven shells round the brain, out to 36 mm (fluid, bone, marrow, scalp, air, or nothing at
-    all), each with a weight of its own, so that neither contrast nor a missing skull matters. Air far out
-    must be explained as well: a template blown up to the scalp would else be praised for the air that it
-    takes in. Intensities are cut to 0.4 to 1.2 of the brain's median for the same reason: what is compared
-    is the brain and the dark ring round it rather than fat and air.
-
-    Poses on a grid are ranked by the correlation of scan and explanation at points 12 mm apart. Gauss-Newton
-    steps on 8 mm voxels make the unexplained share of the scan's variance small, outliers counting less:
-    roughly for eight poses, well for the three best; the two best of those get twelve parameters, held near
-    the seven, on 8 and 4 mm voxels.
+    What explains the scan, and why: ``docs/places.md``. Poses on a grid are ranked by the correlation of scan
+    and explanation at points 12 mm apart. Gauss-Newton steps on 8 mm voxels follow, roughly for eight poses,
+    well for the three best; the two best of those get twelve parameters, held near the seven, on 8 and 4 mm
+    voxels.
 
     References
     ----------
@@ -196,12 +189,12 @@ def _refine(starts, levels):
     coarse = levels[0]
     found = starts
     for n_poses, n_steps in _ROUNDS[:2]:
-        found = [fit(to_scan, coarse, _STEPS[0], Similarity(), n_steps) for to_scan in found[:n_poses]]
+        found = [fit(to_scan, coarse, _STEPS[0], Pose(), n_steps) for to_scan in found[:n_poses]]
         found.sort(key=lambda to_scan: -quality_of(to_scan, coarse, _STEPS[0]))
     n_poses, n_steps = _ROUNDS[2]
     refined = []
     for first in found[:n_poses]:
-        model, to_scan = Affine(first), first
+        model, to_scan = Pose(first), first
         for level, step in zip(levels, _STEPS, strict=True):
             to_scan = fit(to_scan, level, step, model, n_steps)
         refined.append(to_scan)
