@@ -138,13 +138,6 @@ def test_bbox_from_mask_finds_the_box(box):
     assert found.dtype == np.int64
 
 
-def test_bbox_margin_is_clipped():
-    """A margin grows the box on each side, up to the array's edge."""
-    mask = np.zeros((7, 8, 9), bool)
-    mask[1, 4, 8] = True
-    assert g.bbox_from_mask(mask, margin=2).tolist() == [[0, 2, 6], [4, 7, 9]]
-
-
 def test_bbox_of_nothing_is_an_error():
     """An empty mask has no box."""
     with pytest.raises(ValueError, match="at least one foreground voxel"):

@@ -1,6 +1,7 @@
 """What is wrong with an archive: one table of findings, each with severity and remedy."""
 
 import difflib
+import hashlib
 import re
 from collections import Counter
 
@@ -24,12 +25,19 @@ _HEAD_SHARE = 0.25  # of the head in one lesion: more is a mask of something els
 _FIELD_MM = (90.0, 400.0)  # longest side of a scan of a head
 _COARSE_MM = 12.0  # thickest slices that any protocol has
 _BLOCK = 2**20  # voxels at a time
-_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
 _KNOWN = frozenset(
     "metastasis meningioma schwannoma glioma pituitaryadenoma left right front rear upper lower frontal "
     "parietal temporal occipital insula cingulate deepgray cerebellum brainstem cerebellopontineangle "
     "sellar".split()
+)
+
+_ROWS = (  # the first that fits an error
+    (FileNotFoundError, "file missing", "Correct the path, or leave the row out."),
+    (GridMismatchError, "grids differ", "Resample the mask onto the image by nearest neighbor."),
+    (BoxError, "row unusable", "Correct the row."),
+    (GeometryError, "unreadable", "Copy or export the file anew, or leave the row out."),
+    (Exception, "row unusable", "Correct the row."),
 )
 
 
@@ -49,7 +57,7 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     -------
     DataFrame
         One row per finding, worst first: ``severity`` (error: breaks or falsifies results; warning: look at
-        it; note: know it), ``check``, ``line`` of the manifest (0 where a finding is about a whole column),
+        it; note: know it), ``check`` (see ``docs/check.md``), ``line`` of the manifest (0: a whole column),
         ``patient_id``, ``case_id``, ``tumor_id``, ``problem``, ``remedy``. Empty where nothing is wrong.
 
     Raises
@@ -60,10 +68,6 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     See Also
     --------
     tumorsim.Cohort.check : Raises for scans that cannot be used, instead of a table.
-
-    Notes
-    -----
-    The checks, what they can miss, and their limits: ``docs/check.md``.
     """
     from tqdm import tqdm
 
@@ -74,9 +78,8 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
         _of_row(problems.rows[line], err, problems.reasons[line]) for line, err in problems.errors.items()
     ]
     digests = {}
-    for rows in tqdm(
-        group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
-    ):
+    groups = group_by_case(cohort)
+    for rows in tqdm(groups, "checking scans", disable=None if progress else True, leave=False):
         tumors = [(cohort[row], lines[row]) for row in rows]
         findings += _of_scan(tumors, least, most, digests)
     findings += _duplicates(digests)
@@ -104,22 +107,13 @@ def _table(findings):
     """Return findings as a DataFrame, worst first, then by line."""
     import pandas as pd
 
-    findings = sorted(
-        findings, key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"])
-    )
+    findings.sort(key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"]))
     return pd.DataFrame(findings, columns=list(COLUMNS))
 
 
 def _of_row(row, err, reason):
     """Return the finding of a row that cannot be read."""
-    if isinstance(err, FileNotFoundError):
-        check, remedy = "file missing", "Correct the path, or leave the row out."
-    elif isinstance(err, GridMismatchError):
-        check, remedy = "grids differ", "Resample the mask onto the image by nearest neighbor."
-    elif isinstance(err, GeometryError) and not isinstance(err, BoxError):
-        check, remedy = "unreadable", "Copy or export the file anew, or leave the row out."
-    else:
-        check, remedy = "row unusable", "Correct the row."
+    check, remedy = next(found for kind, *found in _ROWS if isinstance(err, kind))
     ids = {name: row.get(name) for name in ("patient_id", "case_id", "tumor_id")}
     return _finding("error", check, (None, row.line), reason, remedy) | ids
 
@@ -211,18 +205,12 @@ def _middle(head, affine):
 
 
 def _digest(image):
-    """Return numbers that equal voxels share, whatever their order, numeric type and zero padding."""
-    totals = np.zeros(3, np.uint64)
-    values = image.ravel(order="K")
-    with np.errstate(over="ignore"):
-        for start in range(0, len(values), _BLOCK):
-            block = values[start : start + _BLOCK]
-            bits = block[block != 0].astype(np.float64).view(np.uint64) + _MIX[0]
-            bits = (bits ^ (bits >> np.uint64(30))) * _MIX[1]  # splitmix64, so that sums differ as values do
-            bits = (bits ^ (bits >> np.uint64(27))) * _MIX[2]
-            bits ^= bits >> np.uint64(31)
-            totals += (np.uint64(len(bits)), bits.sum(), (bits * (bits | np.uint64(1))).sum())
-    return tuple(totals.tolist())
+    """Return what equal voxels share, whatever their order, numeric type and zero padding."""
+    values = np.sort(image[image != 0])
+    digest = hashlib.blake2b()
+    for start in range(0, len(values), _BLOCK):
+        digest.update(values[start : start + _BLOCK].astype(np.float64))
+    return digest.digest()
 
 
 def _duplicates(digests):
@@ -231,14 +219,12 @@ def _duplicates(digests):
     for scans in (scans for scans in digests.values() if len(scans) > 1):
         first = scans[0][0].case
         for tumor, line, _ in scans[1:]:
-            other = tumor.case.patient_id != first.patient_id
-            problem = (
-                f"The same voxels as case '{first.case_id}' of '{first.patient_id}' (line {scans[0][1]})."
-            )
-            remedy = "Leave one of them out; one person under two ids leaks from training to test."
-            if not other:
-                remedy = "Leave one of them out; it would find its own copy."
-            severity = "error" if other else "warning"
+            one = f"case '{first.case_id}' of '{first.patient_id}' (line {scans[0][1]})"
+            problem = f"The same voxels as {one}."
+            severity, remedy = "error", "one person under two ids leaks from training to test."
+            if tumor.case.patient_id == first.patient_id:
+                severity, remedy = "warning", "it would find its own copy."
+            remedy = f"Leave one of them out; {remedy}"
             findings.append(_finding(severity, "duplicated voxels", (tumor, line, True), problem, remedy))
     return findings
 
@@ -264,13 +250,12 @@ def _of_labels(cohort, lines):
 
 def _type_is_dataset(cohort):
     """Tell whether the column ``dataset`` determines the type of all but one tumor in twenty."""
-    pairs = Counter((tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort)
-    pairs = Counter({pair: n for pair, n in pairs.items() if all(pair)})
-    most = {}  # data set → (number, type) of its most frequent type
-    for (source, kind), n in pairs.items():
-        most[source] = max(most.get(source, (0, "")), (n, kind))
-    determined = sum(n for n, _ in most.values())
-    return len({kind for _, kind in most.values()}) > 1 and determined >= 0.95 * pairs.total()
+    import pandas as pd
+
+    pairs = [(tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort]
+    counts = pd.crosstab(*np.array([pair for pair in pairs if all(pair)], dtype=object).reshape(-1, 2).T)
+    most = counts.idxmax(axis=1)  # data set → its most frequent type
+    return most.nunique() > 1 and counts.max(axis=1).sum() >= 0.95 * counts.to_numpy().sum()
 
 
 def _variants(counts):

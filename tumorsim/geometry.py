@@ -59,7 +59,7 @@ def spacing_from_affine(affine):
     return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
 
 
-def check_same_grid(shape, affine, other_shape, other_affine, *, case_id, tolerance_mm=0.01):
+def check_same_grid(shape, affine, other_shape, other_affine, *, case_id):
     """Raise ``GridMismatchError`` unless two arrays share shape and, at every corner, position."""
     if tuple(shape) != tuple(other_shape):
         raise GridMismatchError(
@@ -69,10 +69,10 @@ def check_same_grid(shape, affine, other_shape, other_affine, *, case_id, tolera
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     distance = np.linalg.norm(((affine - other_affine) @ corners)[:3], axis=0).max()
-    if distance > tolerance_mm:
+    if distance > 0.01:
         raise GridMismatchError(
             f"Image and mask of case '{case_id}' lie on different grids: their affines differ by "
-            f"{distance:.2f} mm (allowed: {tolerance_mm} mm). Resample the mask onto the image with "
+            f"{distance:.2f} mm (allowed: 0.01 mm). Resample the mask onto the image with "
             "nearest-neighbor interpolation."
         )
 
@@ -99,24 +99,22 @@ def ras_affine(shape, affine):
     permutation, flips = ras_permutation(affine)
     shape = np.asarray(shape)[permutation]
     columns = affine[:3, :3][:, permutation]
-    origin = affine[:3, 3] + columns @ np.where(flips, shape - 1, 0)
     result = np.eye(4)
     result[:3, :3] = columns * np.where(flips, -1, 1)
-    result[:3, 3] = origin
+    result[:3, 3] = affine[:3, 3] + columns @ np.where(flips, shape - 1, 0)
     return tuple(int(n) for n in shape), result
 
 
 def to_ras(array, affine):
     """Return `array` (nx, ny, nz) as a view with its axes in the nearest RAS+ order."""
     permutation, flips = ras_permutation(affine)
-    return np.transpose(array, permutation)[tuple(slice(None, None, -1) if f else slice(None) for f in flips)]
+    return np.flip(np.transpose(array, permutation), tuple(np.flatnonzero(flips)))
 
 
 def to_storage(array, affine):
     """Undo `to_ras`: bring a RAS+ ordered array back to the axes of the storage `affine`."""
     permutation, flips = ras_permutation(affine)
-    array = array[tuple(slice(None, None, -1) if f else slice(None) for f in flips)]
-    return np.transpose(array, np.argsort(permutation))
+    return np.transpose(np.flip(array, tuple(np.flatnonzero(flips))), np.argsort(permutation))
 
 
 def ras_box(bbox, shape, affine):
@@ -159,15 +157,13 @@ def crop_slices(bbox):
     return tuple(slice(int(a), int(b)) for a, b in zip(bbox[0], bbox[1], strict=True))
 
 
-def bbox_from_mask(mask, *, margin=0):
+def bbox_from_mask(mask):
     """Return the smallest box that holds every foreground voxel.
 
     Parameters
     ----------
     mask : ndarray of shape (nx, ny, nz), dtype=bool
         Foreground voxels, axes as in the image.
-    margin : int, default=0
-        Voxels added on each side; the box is then clipped to the array.
 
     Returns
     -------
@@ -190,9 +186,7 @@ def bbox_from_mask(mask, *, margin=0):
     lines = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     if lines[0].size == 0:
         raise ValueError("The mask must have at least one foreground voxel. Got none.")
-    start = np.array([line[0] for line in lines], dtype=np.int64) - margin
-    stop = np.array([line[-1] + 1 for line in lines], dtype=np.int64) + margin
-    return np.stack([np.maximum(start, 0), np.minimum(stop, mask.shape)])
+    return np.array([[line[0] for line in lines], [line[-1] + 1 for line in lines]], dtype=np.int64)
 
 
 def select_mask(mask, mask_value):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorsim._validation import is_missing
 from tumorsim.io._files import atomic_path
 
 __all__ = ["load_embeddings", "save_embeddings"]
@@ -92,12 +93,11 @@ def load_embeddings(path):
 
 def _plain(value, name):
     """Return a scalar as JSON holds it."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise TypeError(f"Column '{name}' must hold finite numbers. Got {value}.")
-        return None if math.isnan(value) else value
-    raise TypeError(f"Column '{name}' must hold text, numbers, booleans or None. Got {value!r}.")
+    if is_missing(value):
+        return None
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, str | bool | int | float):
+        raise TypeError(f"Column '{name}' must hold text, numbers, booleans or None. Got {value!r}.")
+    if value in (math.inf, -math.inf):
+        raise TypeError(f"Column '{name}' must hold finite numbers. Got {value}.")
+    return value

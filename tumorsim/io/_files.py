@@ -48,16 +48,7 @@ def content_key(path):
 
 
 def partial_file(folder, content, suffix):
-    """Return where a long run keeps one result: the name changes with all that it depends on.
-
-    Parameters
-    ----------
-    folder : str or Path
-    content : list
-        What the result depends on; JSON must be able to hold it.
-    suffix : str
-        Such as ``".npy"``.
-    """
+    """Return where a long run keeps one result; its name follows `content`: all that it depends on."""
     return Path(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}{suffix}"
 
 

@@ -10,14 +10,7 @@ from tumorsim.io._files import atomic_path
 
 __all__ = ["arrays_of_nibabel", "load_image", "read_geometry", "save_nifti"]
 
-_NRRD_TO_RAS = {
-    "left-posterior-superior": (-1, -1, 1),
-    "lps": (-1, -1, 1),
-    "left-anterior-superior": (-1, 1, 1),
-    "las": (-1, 1, 1),
-    "right-anterior-superior": (1, 1, 1),
-    "ras": (1, 1, 1),
-}
+_NRRD_TO_RAS = {"lps": (-1, -1, 1), "las": (-1, 1, 1), "ras": (1, 1, 1)}
 
 
 def read_geometry(path):
@@ -41,8 +34,9 @@ def read_geometry(path):
     GeometryError
         If it is not a 3-D image, cannot be read, or its affine is no use (see `check_affine`).
     """
-    path = _existing(path)
-    what = f"'{path}'"
+    path, what = Path(path), f"'{path}'"
+    if not path.is_file():
+        raise FileNotFoundError(f"Image '{path}' does not exist.")
     shape, affine = _read_nrrd_header(path) if _is_nrrd(path) else _nifti_geometry(_open_nifti(path), what)
     return _checked_geometry(shape, affine, what)
 
@@ -67,7 +61,7 @@ def load_image(path):
     FileNotFoundError, GeometryError
         As `read_geometry`, and ``GeometryError`` if the voxels cannot be read.
     """
-    path = _existing(path)
+    path = Path(path)
     shape, affine = read_geometry(path)
     try:
         if _is_nrrd(path):
@@ -124,14 +118,6 @@ def save_nifti(path, array, affine):
     image.header.set_xyzt_units("mm")
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
-
-
-def _existing(path):
-    """Return `path` as an existing file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Image '{path}' does not exist.")
-    return path
 
 
 def _is_nrrd(path):
@@ -197,6 +183,7 @@ def _read_nrrd_header(path):
     except Exception as err:  # pynrrd raises its own and built-in kinds
         raise GeometryError(f"'{path}' is not a readable NRRD file: {err}") from err
     space = str(header.get("space", "")).lower()
+    space = "".join(word[:1] for word in space.split("-")) if "-" in space else space
     directions = header.get("space directions")
     if space not in _NRRD_TO_RAS or directions is None or len(shape) != 3:
         if len(shape) != 3:

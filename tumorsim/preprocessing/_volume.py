@@ -40,21 +40,16 @@ class Volume:
 
     def boxes(self, boxes):
         """Map boxes (n, 2, 3) of the case's voxels onto this grid; int64 (n, 2, 3)."""
-        spacing = spacing_from_affine(ras_affine(self.source_shape, self.source_affine)[1])
-        mapped = [
-            box_to_grid(
-                ras_box(b, self.source_shape, self.source_affine), spacing, self.spacing, self.image.shape
-            )
-            for b in boxes
-        ]
+        source = self.source_shape, self.source_affine
+        grids = spacing_from_affine(ras_affine(*source)[1]), self.spacing, self.image.shape
+        mapped = [box_to_grid(ras_box(box, *source), *grids) for box in boxes]
         return np.array(mapped, dtype=np.int64).reshape(-1, 2, 3)
 
     def to_source(self, array):
         """Bring a float array (x, y, z) of this grid back to the case's own voxels, linearly."""
         shape, affine = ras_affine(self.source_shape, self.source_affine)
-        return to_storage(
-            resample(array, self.spacing, spacing_from_affine(affine), shape), self.source_affine
-        )
+        array = resample(array, self.spacing, spacing_from_affine(affine), shape)
+        return to_storage(array, self.source_affine)
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,11 @@ class Preprocessing:
     """
 
     spacing: tuple
-    least_shape: tuple
+    least_shape: tuple = 1
 
-    def __init__(self, spacing, least_shape=1):
-        object.__setattr__(self, "spacing", tuple(float(s) for s in check_spacing(spacing)))
-        object.__setattr__(self, "least_shape", tuple(int(n) for n in np.broadcast_to(least_shape, 3)))
+    def __post_init__(self):
+        object.__setattr__(self, "spacing", tuple(check_spacing(self.spacing).tolist()))
+        object.__setattr__(self, "least_shape", tuple(np.broadcast_to(self.least_shape, 3).tolist()))
 
     def to_dict(self):
         """Return what JSON can hold; `Preprocessing(**d)` without ``version`` restores it."""
@@ -127,8 +122,7 @@ class Preprocessing:
                 f"The scan would have {shape} voxels at {self.spacing} mm, which is too many. Check its "
                 f"header: it states a field of view of {(spacing * ras_shape).round().tolist()} mm."
             )
-        if image.min() == image.max():  # before resampling, whose rounding makes a constant image vary
-            raise GeometryError(_one_intensity(image.min()))
+        _intensity_range(image)  # before resampling, whose rounding makes a constant image vary
         on_grid = resample(to_ras(image, affine), spacing, self.spacing, shape)
         on_grid = normalize_intensity(on_grid, self.spacing).astype(np.float16)
         if mask is not None:
@@ -138,18 +132,15 @@ class Preprocessing:
 
     def prepare_case(self, case, *, mask=None, cache=None):
         """Read a `Case` and prepare it, through a `VoxelCache` where one is given."""
-
-        def make():
-            return self.prepare(case.load_image(), case.affine, mask)
-
-        return make() if cache is None else cache.get(self, case, mask, make)
+        if cache is not None:
+            return cache.get(self, case, mask, lambda: self.prepare_case(case, mask=mask))
+        return self.prepare(case.load_image(), case.affine, mask)
 
 
 def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
     """Resample onto another grid along the same axes; linear, and anti-aliased where it coarsens.
 
-    The kernel is a triangle as wide as the coarser of the two voxels (what Pillow calls a reducing
-    bilinear filter), applied axis by axis as a matrix, so nothing finer than the new grid folds back.
+    The kernel is a triangle as wide as the coarser of the two voxels, applied axis by axis.
 
     Parameters
     ----------
@@ -184,10 +175,8 @@ def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
 def normalize_intensity(image, spacing):
     """Put air at 0 and the median of the brain at 1; whole heads and stripped brains alike.
 
-    Scalp fat is the brightest tissue of a whole head and absent from a stripped brain, so percentiles of
-    the whole image would differ between them. The brain is taken from the middle of the head: the central
-    half, along each axis, of the foreground's extent, of which only the upper 150 mm count, since necks
-    are imaged at random. Enhancement is not clipped, only compressed beyond ten times the brain.
+    The brain is taken from the middle of the head: the central half, along each axis, of the foreground's
+    extent, of which only the upper 150 mm count. Beyond ten times the brain, intensities are compressed.
 
     Parameters
     ----------
@@ -235,13 +224,8 @@ def _intensity_range(image):
     if top <= floor:
         floor, top = float(image.min()), float(image.max())
     if top <= floor:
-        raise GeometryError(_one_intensity(floor))
+        raise GeometryError(f"The image has one intensity only ({floor:g}), so it shows nothing.")
     return floor, top
-
-
-def _one_intensity(value):
-    """Return the message for an image without contrast."""
-    return f"The image has one intensity only ({value:g}), so it shows nothing."
 
 
 def _axis_weights(n_in, n_out, ratio, start=0.0):
