@@ -242,7 +242,7 @@ def flip_last_byte(path):
         (
             lambda d: edit(d, metric="cosinus"),
             IndexMismatchError,
-            "manifest.json' is damaged: it does not match",
+            "is damaged: manifest.json does not match its SHA-256",
         ),
         (lambda d: cut(d / "embeddings-1.npy"), IndexMismatchError, "has 160 bytes instead of 164"),
     ],

@@ -81,18 +81,15 @@ class EmbeddingSpace:
         weights = {k: check_real(v, f"weights of '{k}'", minimum=0) for k, v in self.weights.items()}
         if not set(weights) <= set(offsets):
             raise ValueError(f"'weights' must name aspects with offsets. Got {sorted(weights)}.")
-        object.__setattr__(self, "aspects", aspects)
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "offsets", offsets)
-        object.__setattr__(self, "weights", weights)
+        checked = {"aspects": aspects, "scale": scale, "offsets": offsets, "weights": weights}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_features(self):
         """Number of features, or None if neither scale nor an aspect tells it."""
-        for array in (self.scale, *self.aspects.values()):
-            if array is not None:
-                return array.shape[-1]
-        return None
+        arrays = (self.scale, *self.aspects.values())
+        return next((array.shape[-1] for array in arrays if array is not None), None)
 
     def coordinates(self, X):
         """Return where plain distances are Euclidean, (n, n_coordinates), from embeddings (n, n_features)."""
@@ -129,13 +126,7 @@ class EmbeddingSpace:
 
     @classmethod
     def from_dict(cls, content):
-        """Return the space that `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            If `content` lacks a key or is malformed.
-        """
+        """Return the space that `to_dict` wrote, or raise ValueError if `content` is not of its form."""
         try:
             return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (KeyError, TypeError) as err:
@@ -160,25 +151,18 @@ def _frozen(values, name, ndim):
 def feature_scale(pooled, aspects=None, weights=None):
     """Return what each feature is multiplied by before distances, (n_features,), from embeddings.
 
-    A feature counts by how much the heads read of it: the distance is about that between the heads' outputs,
-    each head's in units of its own spread. Divided by its spread alone, as where there are no heads, every
-    feature would count alike, and what few of them carry, such as the side, would drown. Where heads count,
-    the whole has a variance of 0.3 times the sum of their weights: tumors of which the heads say the same
-    are told apart by it.
+    A feature counts by how much the heads read of it, each head in units of its own spread, else by its own
+    spread. Where heads count, the whole has a variance of 0.3 times the sum of their weights, which tells
+    tumors apart of which the heads say the same.
 
     Parameters
     ----------
     pooled : ndarray of shape (n, n_features)
         Embeddings.
     aspects : mapping of str to ndarray of shape (k, n_features), optional
-        A head's weights a task, less their mean over classes.
+        Weights of each task's head, less their mean over classes.
     weights : mapping of str to float, optional
         How much a task counts; default 1.
-
-    Returns
-    -------
-    scale : ndarray of shape (n_features,), dtype=float64
-        Features that nearly no head reads keep a tenth of the median, nearly constant ones are not blown up.
     """
     pooled = pooled.astype(np.float64)
     spread = pooled.std(axis=0)

@@ -5,20 +5,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import is_missing
+from tumorsim._validation import check_choice, is_missing
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._aspects import make_aspects, weighted_points
+from tumorsim.index._engines import check_engine
 from tumorsim.index._exact import Coordinates, ExactEngine, whitening_basis
-from tumorsim.index._tables import (
-    as_table,
-    check_metadata,
-    group_codes,
-    join_tables,
-    replace_rows,
-)
+from tumorsim.index._tables import as_table, check_metadata, group_codes, join_tables, replace_rows
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["METRICS", "Archive"]
+__all__ = ["METRICS", "Archive", "check_features", "restore"]
 
 METRICS = ("euclidean", "cosine", "whitened")
 
@@ -26,21 +21,13 @@ METRICS = ("euclidean", "cosine", "whitened")
 class Archive:
     """Rows of an index. None of its attributes is ever changed; what is derived is made at first use.
 
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n_rows, n_features), dtype=float32
-    metadata : DataFrame
-        As `check_metadata` returns it.
-    space : EmbeddingSpace or None
-    metric : {"euclidean", "cosine", "whitened"}
-    feature_names : list of str, optional
-        Column names of the table that the index was fitted on.
+    `embeddings` are float32 (n_rows, n_features), `metadata` are as `check_metadata` returns them.
     """
 
     def __init__(self, embeddings, metadata, space, metric, feature_names=None):
         self.embeddings, self.metadata = embeddings, metadata
         self.space, self.metric, self.feature_names = space, metric, feature_names
-        self._codes, self._last = {}, {}
+        self._codes, self._last = {}, {}  # by columns, by name
 
     def __len__(self):
         return len(self.embeddings)
@@ -80,15 +67,11 @@ class Archive:
         return self.with_rows(np.concatenate([self.embeddings, X]), join_tables(self.metadata, table)), rows
 
     def updated(self, X, metadata):
-        """Return the archive with other values of the tumors in `metadata`, and their row numbers.
-
-        `X` holds their embeddings, or is None if these stay.
-        """
-        n_rows = len(X) if X is not None else _number_of_rows(metadata)
-        table = as_table(metadata, n_rows, "metadata")
+        """Return the archive with other values of the tumors in `metadata`, and their row numbers."""
+        table = as_table(metadata, None if X is None else len(X), "metadata")
         if "tumor_id" not in table:
             raise ValueError("'metadata' of updated tumors must have the column 'tumor_id'.")
-        table = check_metadata(table, n_rows)
+        table = check_metadata(table, len(table))
         rows = self.rows_of(table["tumor_id"])
         embeddings = self.embeddings
         if X is not None:
@@ -114,8 +97,7 @@ class Archive:
 
     def check_space(self, space):
         """Raise unless embeddings of `space` can be compared with those of the archive."""
-        if not isinstance(space, EmbeddingSpace):
-            raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
+        check_type(space)
         if self.space is None:
             raise IndexMismatchError(
                 f"The index was fitted without a space, so embeddings of {space.fingerprint!r} cannot be "
@@ -157,13 +139,10 @@ class Archive:
         return self._codes[columns]
 
     def patients(self, table=None, n_queries=0):
-        """Return codes of the rows' patients, and of the queries' (-1: not known to the archive).
-
-        Without the column patient_id every tumor is a patient of its own.
-        """
-        if "patient_id" not in self.metadata:
-            return np.arange(len(self)), np.full(n_queries, -1)
-        codes, lookup = self.codes(("patient_id",))
+        """Return codes of the rows' patients, by default the rows, and of the queries' (-1: not here)."""
+        codes, lookup = np.arange(len(self)), {}
+        if "patient_id" in self.metadata:
+            codes, lookup = self.codes(("patient_id",))
         if table is None or "patient_id" not in table:
             return codes, np.full(n_queries, -1)
         own = [-1 if is_missing(value) else lookup.get((value,), -1) for value in table["patient_id"]]
@@ -189,15 +168,30 @@ class Archive:
         return value
 
 
-def check_space(space, X):
+def check_features(space, X):
     """Return the space of embeddings (n, n_features): None, or an `EmbeddingSpace` of as many features."""
-    if space is not None and not isinstance(space, EmbeddingSpace):
-        raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
-    if space is not None and space.n_features not in (None, X.shape[1]):
+    if space is None:
+        return None
+    if check_type(space).n_features not in (None, X.shape[1]):
         raise ValueError(f"'space' has {space.n_features} features. Got embeddings of {X.shape[1]}.")
     return space
 
 
-def _number_of_rows(metadata):
-    """Return the number of rows of a DataFrame, a dict of columns or a list of dicts."""
-    return len(next(iter(metadata.values()), ())) if isinstance(metadata, dict) else len(metadata)
+def check_type(space):
+    """Return `space` if it is an `EmbeddingSpace`."""
+    if not isinstance(space, EmbeddingSpace):
+        raise TypeError(f"'space' must be an EmbeddingSpace. Got {type(space).__name__}.")
+    return space
+
+
+def restore(described, embeddings, metadata, what):
+    """Return parameters of `TumorIndex` and the `Archive` of rows and the description that `what` names."""
+    try:
+        names, space = described["feature_names"], described["space"]
+        parameters = {name: described.get(name) for name in ("metric", "engine", "uri", "collection")}
+        check_choice(parameters["metric"], "metric", METRICS)
+        check_engine(*(parameters[name] for name in ("engine", "uri", "collection")))
+        space = None if space is None else EmbeddingSpace.from_dict(space)
+    except (KeyError, TypeError, ValueError) as err:
+        raise IndexMismatchError(f"{what} is damaged: {err}.") from err
+    return parameters, Archive(embeddings, metadata, space, parameters["metric"], names)

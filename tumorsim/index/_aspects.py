@@ -9,9 +9,9 @@ import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.answers import PLACE
-from tumorsim.index._exact import Coordinates
+from tumorsim.index._exact import Coordinates, pair_distances
 
-__all__ = ["SIZE_COLUMN", "Aspect", "check_weights", "make_aspects", "random_pairs", "weighted_points"]
+__all__ = ["SIZE_COLUMN", "check_weights", "make_aspects", "weighted_points"]
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
@@ -38,14 +38,11 @@ class Aspect:
 
     def between(self, rows, embeddings, table, of_query, queries, query_table):
         """Return distances (n_pairs,) of pairs of a row of the archive and a query, NaN where unknown."""
-        points = self.points(queries, query_table)
-        found = np.empty(len(rows))
-        for start in range(0, len(rows), ROWS):
-            part = slice(start, start + ROWS)
-            held = self.points(embeddings[rows[part]], table.iloc[rows[part]] if self.measured else None)
-            difference = held - points[of_query[part]]
-            found[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-        return found
+
+        def held(part):
+            return self.points(embeddings[part], table.iloc[part] if self.measured else None)
+
+        return pair_distances(held, rows, self.points(queries, query_table), of_query, ROWS)
 
     def closer_than(self, distances):
         """Return the share of random pairs that are farther apart than `distances`, NaN where unknown."""
@@ -58,9 +55,8 @@ class Aspect:
 def make_aspects(embeddings, table, space, unit_length, codes):
     """Return name → `Aspect` of an archive, `codes` (n_rows,) being its patients.
 
-    They are those of the space that have a distance; ``place``, the sum of those tasks of hemisphere,
-    front_rear, upper_lower and region that it has, if two or more; and ``size``, the logarithm of the column
-    volume_mm3, if the table has it. A task of the name place or size comes first.
+    They are those of the space that have a distance; ``place``, the sum of two or more of its tasks that
+    tell it; and ``size``, the logarithm of the column volume_mm3. A task named place or size comes first.
     """
     pairs = random_pairs(codes)
     aspects = {}
@@ -74,9 +70,8 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     if SIZE_COLUMN in table and "size" not in (() if space is None else space.aspects):
         size = log_size(table, len(table))
         apart = np.abs(size[pairs[0]] - size[pairs[1]])
-        apart = np.sort(apart[~np.isnan(apart)])
-        spread = _median(apart)
-        aspects["size"] = Aspect((spread,), apart / spread)
+        apart, spread = _in_units(apart[~np.isnan(apart)])
+        aspects["size"] = Aspect((spread,), apart)
     return aspects
 
 
@@ -86,14 +81,13 @@ def check_weights(aspects, known, space):
         rule = "Parameter 'aspects' must map aspect names to weights, for instance {'type': 1}."
         raise TypeError(f"{rule} Got {aspects!r}.")
     for name in aspects:
-        if name in known:
-            continue
-        if space is not None and name in space.aspects:
-            raise ValueError(f"Aspect {name!r} reads nothing of the features and has no distance.")
-        listed = f"aspects are {', '.join(known) or 'none'}"
-        if space is None:
-            listed += "; those of an embedder come with fit(…, space=embedder.space_)"
-        raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
+        if name not in known:
+            if space is not None and name in space.aspects:
+                raise ValueError(f"Aspect {name!r} reads nothing of the features and has no distance.")
+            listed = f"aspects are {', '.join(known) or 'none'}"
+            if space is None:
+                listed += "; those of an embedder come with fit(…, space=embedder.space_)"
+            raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
     weights = {name: check_real(w, f"aspects[{name!r}]", minimum=0) for name, w in aspects.items()}
     if not any(weights.values()):
         raise ValueError("At least one weight of 'aspects' must be greater than 0.")
@@ -127,15 +121,12 @@ def random_pairs(codes):
 
 
 def _coordinates(space, name, unit_length):
-    """Return `Coordinates` of an aspect, None if it has no distance.
-
-    Rows act on unscaled features, so on scaled ones they are rows / scale.
-    """
+    """Return `Coordinates` of an aspect, None if it has no distance."""
     rows = space.aspects[name]
     if space.offsets:
         says = partial(space.aspect_coordinates, name)
         return Coordinates(says, basis=np.eye(len(rows))) if rows.any() else None
-    rows = rows if space.scale is None else rows / space.scale
+    rows = rows if space.scale is None else rows / space.scale  # that act on scaled features
     _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
     if not sizes[0] > 0:
         return None
@@ -147,21 +138,17 @@ def _scaled(parts, embeddings, pairs):
     """Return the aspect of `parts` with distances divided by their median over the pairs."""
     first, second = pairs
     difference = _mapped(parts, embeddings[first]) - _mapped(parts, embeddings[second])
-    apart = np.sort(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    spread = _median(apart)
-    parts = tuple(Coordinates(c.features, c.unit_length, c.basis / spread) for c in parts)
-    return Aspect(parts, apart / spread)
+    apart, spread = _in_units(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
+    return Aspect(tuple(Coordinates(c.features, c.unit_length, c.basis / spread) for c in parts), apart)
 
 
-def _median(distances):
-    """Return the median of distances (n,) as a unit: 1 where there are none, or it is 0."""
-    return (float(np.median(distances)) if len(distances) else 0.0) or 1.0
+def _in_units(distances):
+    """Return distances (n,), ascending, in units of their median (1 where there is none), and the unit."""
+    spread = (float(np.median(distances)) if len(distances) else 0.0) or 1.0
+    return np.sort(distances) / spread, spread
 
 
 def _mapped(parts, X):
     """Return the coordinates of all parts side by side, float64; a row's bits do not depend on other rows."""
-    blocks = [
-        np.hstack([part(X[start : start + ROWS]) for part in parts])
-        for start in range(0, max(len(X), 1), ROWS)
-    ]
-    return np.concatenate(blocks)
+    starts = range(0, max(len(X), 1), ROWS)
+    return np.concatenate([np.hstack([part(X[i : i + ROWS]) for part in parts]) for i in starts])

@@ -23,13 +23,9 @@ class PyNNDescentEngine(CandidateEngine):
             warnings.simplefilter("ignore")  # numba's remarks about its own threading and deprecations
             from pynndescent import NNDescent
 
-            graph = NNDescent(
-                self.frame.points(self.embeddings),
-                metric="euclidean",
-                random_state=0,
-                search_tree_leaf_size=60,
-                search_tree_leaf_budget=8,
-            )
+            trees = {"search_tree_leaf_size": 60, "search_tree_leaf_budget": 8}
+            points = self.frame.points(self.embeddings)
+            graph = NNDescent(points, metric="euclidean", random_state=0, **trees)
             graph.prepare()
             return graph
 
@@ -41,13 +37,7 @@ class PyNNDescentEngine(CandidateEngine):
 
 
 class FaissEngine(CandidateEngine):
-    """A hierarchical navigable small world: built in minutes for a million tumors, compiles nothing.
-
-    References
-    ----------
-    Y. Malkov and D. Yashunin, Efficient and robust approximate nearest neighbor search using hierarchical
-    navigable small world graphs (arXiv:1603.09320).
-    """
+    """A hierarchical navigable small world (arXiv:1603.09320): built in minutes for a million tumors."""
 
     n_links = 32
     build_width, least_width = 80, 100  # of the search for neighbors, in building and in queries
@@ -68,13 +58,7 @@ class FaissEngine(CandidateEngine):
 
 
 class FaissCompactEngine(CandidateEngine):
-    """Product quantization in codes of 4 bits: at most 16 bytes per tumor in memory, all of them scanned.
-
-    References
-    ----------
-    F. André, A.-M. Kermarrec and N. Le Scouarnec, Quicker ADC: unlocking the hidden potential of product
-    quantization with SIMD (arXiv:1812.09162).
-    """
+    """Product quantization (arXiv:1812.09162): at most 16 bytes per tumor in memory, all of them scanned."""
 
     oversampling, widest = 16.0, 4_000  # codes are coarse, and scanning them is quick
     most_codes = 32  # of 4 bits

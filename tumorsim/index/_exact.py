@@ -4,11 +4,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-__all__ = ["CandidateEngine", "Coordinates", "Engine", "ExactEngine", "Frame", "whitening_basis"]
+__all__ = ["CandidateEngine", "Coordinates", "ExactEngine", "Frame", "whitening_basis"]
 
 BLOCK_BYTES = 8 * 2**20  # of pairs that are measured at once
 N_QUERIES, N_POINTS = 256, 8_192  # of one float32 product: 8 MB, which stays in a processor's cache
@@ -48,28 +47,26 @@ class Coordinates:
 
     def distances(self, X, rows, queries, of_query):
         """Return float64 distances of pairs X[rows[i]], queries[of_query[i]], in blocks of bounded memory."""
-        found = np.empty(len(rows))
         step = max(1, BLOCK_BYTES // (8 * max(X.shape[1], queries.shape[1])))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            difference = self(X[rows[part]]) - queries[of_query[part]]
-            found[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-        return found
+        return pair_distances(lambda part: self(X[part]), rows, queries, of_query, step)
+
+
+def pair_distances(held, rows, queries, of_query, step):
+    """Return distances (n_pairs,) of `held(rows)[i]` and queries[of_query[i]], `step` pairs at once."""
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        difference = held(rows[part]) - queries[of_query[part]]
+        found[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    return found
 
 
 def whitening_basis(embeddings, features):
     """Return a basis (n_coordinates, n_coordinates) in which the archive's covariance is the unit matrix.
 
-    `features` maps embeddings to the coordinates of plain distances; None leaves them as they are.
-
-    The covariance is shrunk towards a multiple of the unit matrix (Ledoit and Wolf, 2004), by an amount that
-    depends on the number of rows. It is estimated on at most 50,000 rows, drawn with a fixed seed. An archive
-    whose embeddings are all equal keeps its distances.
-
-    References
-    ----------
-    O. Ledoit and M. Wolf, A well-conditioned estimator for large-dimensional covariance matrices,
-    J. Multivar. Anal. 88 (2004), Section 3.
+    `features` maps embeddings to the coordinates of plain distances; None leaves them as they are. The
+    covariance is shrunk as Ledoit and Wolf do (J. Multivar. Anal. 88, 2004, Section 3). An archive whose
+    embeddings are all equal keeps its distances.
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -115,14 +112,10 @@ class Frame:
         return points
 
 
-class Engine(Protocol):
-    """What a search needs of an engine."""
-
-    def nearest(self, X, n_neighbors, selection):
-        """Return distances and rows, each (n_queries, n_neighbors), by distance, then row number.
-
-        Where fewer rows are selected, the rest has distance inf and row -1.
-        """
+def empty(n_queries, n_neighbors):
+    """Return distances and rows of no neighbors, each (n_queries, n_neighbors)."""
+    shape = (n_queries, n_neighbors)
+    return np.full(shape, np.inf), np.full(shape, -1, dtype=np.int64)
 
 
 def fill(distances, found, of_query, row, exact):
@@ -158,10 +151,12 @@ class ExactEngine:
             self._points[part, :-1], self._points[part, -1] = points, (1 - self._bound) * norms - TINY
 
     def nearest(self, X, n_neighbors, selection):
-        """Return distances and rows as `Engine` says; exact, ties by row number."""
+        """Return distances and rows, each (n_queries, n_neighbors), by distance, then row number.
+
+        Where fewer rows are selected, the rest has distance inf and row -1.
+        """
         queries = self.coordinates(X)
-        distances = np.full((len(queries), n_neighbors), np.inf)
-        found = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
+        distances, found = empty(len(queries), n_neighbors)
         rows = None if selection.allowed is None else np.flatnonzero(selection.allowed)
         wanted = n_neighbors + selection.most_excluded()
         for start in range(0, len(queries), N_QUERIES):
@@ -174,10 +169,7 @@ class ExactEngine:
         return distances, found
 
     def _candidates(self, queries, rows, wanted):
-        """Return pairs (query of this block, row of the archive) that hold every true neighbor.
-
-        `rows` are those that are allowed, None for all; `wanted` neighbors a query are sought among them.
-        """
+        """Return pairs (query of this block, row of the archive) that hold every true neighbor in `rows`."""
         scaled = (queries - self.frame.center) / self.frame.unit
         square = np.einsum("ij,ij->i", scaled, scaled)
         left = np.ones((len(scaled), scaled.shape[1] + 1), dtype=np.float32)
@@ -212,10 +204,7 @@ class ExactEngine:
 
 
 def _group_minima(product, wanted):
-    """Return minima (n_queries, n_groups) of groups of columns, at least `wanted` where there are as many.
-
-    The n-th smallest of them is at least the n-th smallest of all.
-    """
+    """Return minima (n_queries, n_groups) of groups of columns, at least `wanted` where there are as many."""
     n_queries, n_points = product.shape
     width = n_points // GROUPS
     if width < 4 * wanted:
@@ -236,7 +225,8 @@ class CandidateEngine:
     """Base of approximate engines: more candidates than wanted are filtered, then measured exactly.
 
     Exact search serves small archives, filters that select few rows, large numbers of neighbors, and every
-    query whose candidates do not suffice. A subclass implements `_build` and `_query`.
+    query whose candidates do not suffice. Subclasses implement ``_build()`` and ``_query(built, points,
+    n_candidates)``, which returns rows (n_queries, n_candidates), -1 where there are fewer.
     """
 
     approximate_from = APPROXIMATE_FROM
@@ -259,7 +249,7 @@ class CandidateEngine:
         return Frame.of(self.embeddings, self.coordinates)
 
     def nearest(self, X, n_neighbors, selection):
-        """Return distances and rows as `Engine` says."""
+        """Return distances and rows as `ExactEngine` does."""
         n = len(self.embeddings)
         share = 1.0 if selection.allowed is None else selection.allowed.mean()
         wanted = (n_neighbors + selection.most_excluded()) / max(share, 1 / n)
@@ -275,8 +265,7 @@ class CandidateEngine:
             keep &= selection.allowed[row]
         of_query, row = of_query[keep], row[keep]
         exact = self.coordinates.distances(self.embeddings, row, queries, of_query)
-        distances = np.full((len(queries), n_neighbors), np.inf)
-        found = np.full((len(queries), n_neighbors), -1, dtype=np.int64)
+        distances, found = empty(len(queries), n_neighbors)
         fill(distances, found, of_query, row, exact)
         short = np.flatnonzero(found[:, -1] < 0)
         if len(short):
@@ -289,11 +278,3 @@ class CandidateEngine:
             if self._built is None:
                 self._built = self._build()
             return self._built
-
-    def _build(self):
-        """Return what `_query` searches."""
-        raise NotImplementedError
-
-    def _query(self, built, points, n_candidates):
-        """Return rows (n_queries, n_candidates) near points of the frame, -1 where there are fewer."""
-        raise NotImplementedError

@@ -1,5 +1,6 @@
 """The rows of an archive that may be results of a query."""
 
+import operator as op
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,18 +8,12 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_choice
+from tumorsim.index._exact import empty
 from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
 __all__ = ["Selection", "first_of_groups", "nearest_per_group", "select", "where_mask"]
 
-_COMPARE = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
+_COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}
 
 
@@ -53,10 +48,7 @@ class Selection:
 
 
 def select(metadata, where, exclude, query_table, n_queries, codes_of):
-    """Return the `Selection` of `where` and `exclude` of `TumorIndex.search`; `query_table` may be None.
-
-    `codes_of` maps a tuple of columns to codes of the archive's rows and the dict value → code.
-    """
+    """Return the `Selection` of `where` and `exclude` of a search; `codes_of` is `Archive.codes`."""
     allowed = None if where is None else where_mask(metadata, where)
     if exclude is None:
         return Selection(allowed)
@@ -67,11 +59,10 @@ def select(metadata, where, exclude, query_table, n_queries, codes_of):
         keys = zip(*(query_table[column] for column in columns), strict=True)
         query_codes = np.fromiter((lookup.get(key, -1) for key in keys), dtype=np.int64, count=n_queries)
         return Selection(allowed, row_codes, query_codes)
-    ids = list(exclude)
-    if not all(isinstance(value, str) for value in ids):
+    if not all(isinstance(value, str) for value in exclude):
         rule = "Parameter 'exclude' must be 'same_patient', 'same_case' or tumor ids as text."
         raise TypeError(f"{rule} Got {exclude!r}.")
-    others = ~metadata["tumor_id"].isin(ids).to_numpy()
+    others = ~metadata["tumor_id"].isin(list(exclude)).to_numpy()
     return Selection(others if allowed is None else allowed & others)
 
 
@@ -87,7 +78,7 @@ def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
 
     Returns
     -------
-    mask : ndarray of shape (n_rows,), dtype=bool
+    ndarray of shape (n_rows,), dtype=bool
 
     Raises
     ------
@@ -107,13 +98,9 @@ def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
 
 
 def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
-    """Return distances and rows (n_queries, n_neighbors) as `Engine.nearest`, at most `limit` per code.
-
-    More and more neighbors are taken from the engine, until those that the limit leaves are enough.
-    """
+    """Return distances and rows (n_queries, n_neighbors) of `engine.nearest`, at most `limit` per code."""
     n = len(codes)
-    distances = np.full((len(X), n_neighbors), np.inf)
-    rows = np.full((len(X), n_neighbors), -1, dtype=np.int64)
+    distances, rows = empty(len(X), n_neighbors)
     pending, depth = np.arange(len(X)), min(2 * n_neighbors + 8, n)
     while len(pending):
         near, found = engine.nearest(X[pending], depth, selection.of(pending))
@@ -130,15 +117,9 @@ def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
 
 def first_of_groups(codes, limit):
     """Tell which of codes (n_queries, n_ranked) are among the first `limit` of their value in their row."""
-    order = np.argsort(codes, axis=1, kind="stable")
-    ordered = np.take_along_axis(codes, order, axis=1)
-    fresh = np.ones_like(ordered, dtype=bool)
-    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    place = np.arange(codes.shape[1])
-    occurrence = place - np.maximum.accumulate(np.where(fresh, place, 0), axis=1)
-    keep = np.empty_like(fresh)
-    np.put_along_axis(keep, order, occurrence < limit, axis=1)
-    return keep
+    query = np.repeat(np.arange(len(codes)), codes.shape[1])
+    occurrence = pd.Series(query).groupby([query, codes.ravel()]).cumcount()
+    return occurrence.to_numpy().reshape(codes.shape) < limit
 
 
 def _columns_of_same(exclude, metadata, query_table):

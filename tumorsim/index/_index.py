@@ -12,8 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from tumorsim._validation import check_choice, check_fitted
-from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._archive import METRICS, Archive, check_space
+from tumorsim.index._archive import METRICS, Archive, check_features, restore
 from tumorsim.index._engines import check_engine, make_engine
 from tumorsim.index._milvus import Collection
 from tumorsim.index._parquet import read_parquet, write_parquet
@@ -55,16 +54,8 @@ class TumorIndex(BaseEstimator):
         One row per tumor; missing text is None.
     space_ : EmbeddingSpace or None
         Of the embedder that made the rows.
-    aspects_ : tuple of str
-        What `search` can weigh: aspects of the space, ``place`` and ``size``.
-    n_samples_fit_ : int
-        Number of tumors.
-    n_features_in_ : int
-        Number of features.
-
-    Notes
-    -----
-    Every method of an index that is not fitted raises `sklearn.exceptions.NotFittedError`, except `fit`.
+    n_samples_fit_, n_features_in_ : int
+        Number of tumors, and of features.
 
     Examples
     --------
@@ -85,10 +76,7 @@ class TumorIndex(BaseEstimator):
         uri: str | None = None,
         collection: str | None = None,
     ):
-        self.metric = metric
-        self.engine = engine
-        self.uri = uri
-        self.collection = collection
+        self.metric, self.engine, self.uri, self.collection = metric, engine, uri, collection
 
     def __repr__(self, N_CHAR_MAX=700):
         """Return size, model, metric and engine; before `fit` the parameters, as scikit-learn does."""
@@ -104,7 +92,7 @@ class TumorIndex(BaseEstimator):
 
     @property
     def aspects_(self) -> tuple[str, ...]:
-        """Names of the aspects that `search` can weigh."""
+        """Names of what `search` can weigh: aspects of the space, ``place`` and ``size``."""
         return tuple(self._archive.aspects)
 
     def fit(
@@ -135,7 +123,7 @@ class TumorIndex(BaseEstimator):
         check_engine(self.engine, self.uri, self.collection)
         X = self._check_X(X, self.metric, reset=True)
         names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
-        archive = Archive(X, check_metadata(metadata, len(X)), check_space(space, X), self.metric, names)
+        archive = Archive(X, check_metadata(metadata, len(X)), check_features(space, X), self.metric, names)
         if self.engine == "milvus":
             make_engine(self.engine, archive, self.uri, self.collection).publish(overwrite=overwrite)
         self._store = None
@@ -157,15 +145,8 @@ class TumorIndex(BaseEstimator):
 
         Returns
         -------
-        distances : ndarray of shape (n_queries, n_neighbors), dtype=float64
-            Only if `return_distance`.
-        rows : ndarray of shape (n_queries, n_neighbors), dtype=int64
-            By distance, ties by row number.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer rows than `n_neighbors`.
+        distances, rows : ndarray of shape (n_queries, n_neighbors), dtype=float64 and int64
+            By distance, ties by row number; only rows without `return_distance`.
         """
         archive = self._fitted()
         X = None if X is None else self._check_X(X, archive.metric)
@@ -199,7 +180,7 @@ class TumorIndex(BaseEstimator):
         query_metadata : DataFrame, dict of columns or list of dicts, optional
             One row per query: ``patient_id`` and ``case_id`` for `exclude`, ``volume_mm3`` for size.
         space : EmbeddingSpace, optional
-            ``embedder.space_`` of the queries; refused if its fingerprint is not the index's.
+            ``embedder.space_`` of the queries; another fingerprint than the index's is refused.
         where : mapping of str to condition, optional
             Column of the metadata (``type`` falls back to ``label_type``) → a value; a list, tuple or set
             of values; ``(operator, value)`` with ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``; a list of
@@ -215,9 +196,8 @@ class TumorIndex(BaseEstimator):
         alpha : float or None, default=0.05
             A p-value of at most `alpha` is called no close match; None leaves both columns out.
         calibration : mapping of str to condition, optional
-            Which tumors calibrate p-values, with conditions as in `where`; they should be of patients that
-            the embedder was not fitted on. Default: those whose boolean column ``held_out`` is true, if the
-            metadata have it, else all.
+            Which tumors calibrate p-values, as in `where`; the embedder should not know their patients.
+            Default: those whose boolean column ``held_out`` is true, if the metadata have it, else all.
 
         Returns
         -------
@@ -242,17 +222,8 @@ class TumorIndex(BaseEstimator):
     def coordinates(self, X: ArrayLike | None = None) -> np.ndarray:
         """Return points whose Euclidean distances order tumors as the index does, for maps and plots.
 
-        Under the metrics euclidean and whitened the distance of two points is that of their tumors. Under
-        cosine the points have unit length, and half the squared distance is 1 - cosine.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features), optional
-            Embeddings of the same embedder; default: the archive's.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_coordinates), dtype=float64
+        The points (n_rows, n_coordinates) are those of `X`, by default of the archive. Under cosine they have
+        unit length, and half the squared distance is 1 - cosine; otherwise the distances are the index's.
         """
         archive = self._fitted()
         return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
@@ -262,19 +233,14 @@ class TumorIndex(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings of the same embedder.
-        metadata : DataFrame, dict of columns or list of dicts
-            One row per sample, with ``tumor_id`` and the other id columns of the index. Other columns may be
-            new or absent; values are then missing.
-        space : EmbeddingSpace, optional
-            ``embedder.space_``; refused if its fingerprint is not the index's.
+        X, metadata, space
+            As in `fit`, of the same embedder. `metadata` must have ``tumor_id`` and the other id columns of
+            the index. Other columns may be new or absent; values are then missing.
 
         Raises
         ------
         IndexMismatchError, TypeError, ValueError
-            If the embeddings come from another embedder, a tumor id is held already, or embeddings or
-            metadata cannot be used.
+            If the embeddings come from another embedder, an id is held already, or something is malformed.
         """
         archive = self._fitted(space)
         archive, rows = archive.added(self._check_X(X, archive.metric), metadata)
@@ -285,46 +251,22 @@ class TumorIndex(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), optional
-            New embeddings; default: only metadata change.
-        metadata : DataFrame, dict of columns or list of dicts
-            One row per tumor, with ``tumor_id``. Its columns replace the values of these tumors, new ones are
-            missing in all others, and absent ones stay as they are.
-        space : EmbeddingSpace, optional
-            ``embedder.space_``; refused if its fingerprint is not the index's.
+        X, metadata, space
+            As in `fit`, of the same embedder; without `X` only metadata change. `metadata` must have
+            ``tumor_id``. Its columns replace the values of these tumors, new ones are missing in all others,
+            and absent ones stay as they are.
 
         Raises
         ------
         IndexMismatchError, TypeError, ValueError
-            If the embeddings come from another embedder, a tumor id is unknown, or embeddings or
-            metadata cannot be used.
-
-        Examples
-        --------
-        >>> from tumorsim import TumorIndex
-        >>> index = TumorIndex().fit([[0.0], [1.0]], metadata={"tumor_id": ["a", "b"]})
-        >>> index.update(metadata={"tumor_id": ["b"], "outcome": ["controlled"]}).metadata_
-          tumor_id     outcome
-        0        a        None
-        1        b  controlled
+            If the embeddings come from another embedder, an id is unknown, or something is malformed.
         """
         archive = self._fitted(space)
         archive, rows = archive.updated(None if X is None else self._check_X(X, archive.metric), metadata)
         return self._change(archive, written=rows)
 
     def remove(self, tumor_ids: str | Sequence[str]) -> Self:
-        """Drop tumors by id, and return the index.
-
-        Parameters
-        ----------
-        tumor_ids : str or sequence of str
-            Ids that the index holds.
-
-        Raises
-        ------
-        ValueError
-            If an id is unknown, or no tumor would be left.
-        """
+        """Drop tumors by id, at least one of which must stay, and return the index."""
         ids = [tumor_ids] if isinstance(tumor_ids, str) else list(dict.fromkeys(tumor_ids))
         return self._change(self._fitted().without(ids), removed=ids)
 
@@ -341,7 +283,7 @@ class TumorIndex(BaseEstimator):
         IndexMismatchError
             If the directory holds something else, or has been changed since this index was loaded from it.
         TimeoutError
-            If another thread or process keeps writing.
+            If another thread or process keeps writing for ten seconds.
         """
         self._fitted()
         store = Store(directory)
@@ -353,11 +295,6 @@ class TumorIndex(BaseEstimator):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Return the index that `save` wrote; embeddings stay on disk until they are used.
-
-        Parameters
-        ----------
-        directory : str or Path
-            The index.
 
         Raises
         ------
@@ -375,24 +312,7 @@ class TumorIndex(BaseEstimator):
     def edit(cls, directory: str | Path) -> Iterator[Self]:
         """Load an index, let it be changed, and save it, while other writers wait.
 
-        Where the block ends with an error nothing is saved.
-
-        Parameters
-        ----------
-        directory : str or Path
-            The index.
-
-        Yields
-        ------
-        TumorIndex
-            As `load` returns it.
-
-        Raises
-        ------
-        FileNotFoundError, IndexMismatchError
-            As `load`.
-        TimeoutError
-            If another thread or process keeps writing for ten seconds.
+        Where the block ends with an error nothing is saved. Errors are those of `load` and `save`.
 
         Examples
         --------
@@ -413,35 +333,21 @@ class TumorIndex(BaseEstimator):
 
     @staticmethod
     def verify(directory: str | Path) -> dict:
-        """Check an index directory: checksums of all files, and what they hold. Return its manifest.
-
-        Parameters
-        ----------
-        directory : str or Path
-            The index.
+        """Check checksums and content of all files of an index, and return its manifest.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such directory.
-        IndexMismatchError
-            If something is damaged; the message names what.
+        FileNotFoundError, IndexMismatchError
+            As `load`; the message names everything that is damaged.
         """
-        return Store(directory).verify()
+        return Store(directory).read(everything=True)[2]
 
     @classmethod
     def connect(cls, uri: str, collection: str) -> Self:
         """Return the index of a Milvus collection, which another client may have filled.
 
         Embeddings and metadata are copied into this process. Whole numbers with missing values among them
-        become float64 on the way.
-
-        Parameters
-        ----------
-        uri : str
-            A file or a server, as in `TumorIndex`.
-        collection : str
-            Name.
+        become float64 on the way. `uri` and `collection` are as in `TumorIndex`.
 
         Raises
         ------
@@ -458,15 +364,8 @@ class TumorIndex(BaseEstimator):
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file for other tools: the metadata, and a column ``embedding`` of float32 lists.
 
-        Parameters
-        ----------
-        path : str or Path
-            Replaced atomically. `from_parquet` restores metric, space and dtypes from it.
-
-        Raises
-        ------
-        ImportError
-            Without pyarrow: ``pip install '.[parquet]'`` in a clone.
+        An old file is replaced atomically. `from_parquet` restores metric, space and dtypes from the new one.
+        Both need ``pip install '.[parquet]'`` in a clone.
         """
         archive = self._fitted()
         write_parquet(path, archive.embeddings, archive.metadata, self._description())
@@ -475,21 +374,13 @@ class TumorIndex(BaseEstimator):
     def from_parquet(cls, path: str | Path) -> Self:
         """Return the index of a Parquet file, from `to_parquet` or with such columns.
 
-        Where its engine was ``"milvus"`` it is exact, and the collection is left alone.
-
-        Parameters
-        ----------
-        path : str or Path
-            One row per tumor; ``embedding`` holds lists of numbers, all other columns are metadata.
+        It has one row per tumor; ``embedding`` holds lists of numbers, all other columns are metadata. Where
+        its engine was ``"milvus"`` the index is exact, and the collection is left alone.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
-        ImportError
-            Without pyarrow.
-        IndexMismatchError, TypeError, ValueError
-            If the file cannot be made an index.
+        FileNotFoundError, ImportError, IndexMismatchError, TypeError, ValueError
+            If there is no such file, or no pyarrow, or it cannot be made an index.
         """
         X, table, described = read_parquet(path)
         if not described:
@@ -503,31 +394,19 @@ class TumorIndex(BaseEstimator):
     @classmethod
     def _restored(cls, described, embeddings, metadata, what, store=None):
         """Return an index of rows and the description that belongs to them; `what` names it in errors."""
-        try:
-            names, space = described["feature_names"], described["space"]
-            address = {name: described.get(name) for name in ("uri", "collection")}
-            index = cls(check_choice(described["metric"], "metric", METRICS), described["engine"], **address)
-            check_engine(index.engine, **address)
-            index.n_features_in_ = described["n_features"]
-            space = None if space is None else EmbeddingSpace.from_dict(space)
-        except (KeyError, TypeError, ValueError) as err:
-            raise IndexMismatchError(f"{what} is damaged: {err}.") from err
-        if names is not None:
-            index.feature_names_in_ = np.array(names, dtype=object)
+        parameters, archive = restore(described, embeddings, metadata, what)
+        index = cls(**parameters)
+        index.n_features_in_ = embeddings.shape[1]
+        if archive.feature_names is not None:
+            index.feature_names_in_ = np.array(archive.feature_names, dtype=object)
         index._store = store
-        return index._hold(Archive(embeddings, metadata, space, index.metric, names))
+        return index._hold(archive)
 
     def _description(self):
         """Return what files say of the index beside its rows, as JSON."""
         local = self.uri is not None and "://" not in self.uri
-        return {
-            "metric": self._archive.metric,
-            "engine": self.engine,
-            "uri": str(Path(self.uri).resolve()) if local else self.uri,
-            "collection": self.collection,
-            "size": len(self._archive),
-            **self._archive.description(),
-        }
+        address = {"uri": str(Path(self.uri).resolve()) if local else self.uri, "collection": self.collection}
+        return {"engine": self.engine, **address, "size": len(self._archive), **self._archive.description()}
 
     def _write(self, store):
         """Write the next generation to a store whose lock is held."""

@@ -28,9 +28,7 @@ QUERIES = 1_000  # per request; Milvus allows 16,384
 class Collection:
     """One collection of a Milvus: one row per tumor with its id, point, embedding and metadata.
 
-    The address is a file (``archive.db``, Milvus Lite inside this process) or a server
-    (``http://host:19530``), whose token, if it needs one, is read from the environment variable
-    TUMORSIM_MILVUS_TOKEN.
+    A server's token is read from the environment variable TUMORSIM_MILVUS_TOKEN.
     """
 
     def __init__(self, uri, name):
@@ -58,8 +56,7 @@ class Collection:
         frame = Frame.of(archive.embeddings, archive.coordinates)
         basis = archive.coordinates.basis
         about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "fingerprint": archive.fingerprint}
-        about |= archive.description()
-        about |= {"center": frame.center.tolist(), "unit": frame.unit}
+        about |= archive.description() | {"center": frame.center.tolist(), "unit": frame.unit}
         about["basis"] = None if basis is None else basis.tolist()
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("tumor_id", DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
@@ -104,18 +101,14 @@ class Collection:
         for start in range(0, len(table), BATCH):
             part = slice(start, start + BATCH)
             some, records = np.asarray(embeddings[part]), table.iloc[part].to_dict("records")
-            held = self._client.get(
-                self.name, ids=[record["tumor_id"] for record in records], output_fields=["row"]
-            )
-            order = {row["tumor_id"]: json.loads(row["row"])["order"] for row in held}
+            ids = [record["tumor_id"] for record in records]
+            order = {tumor: now + start + i for i, tumor in enumerate(ids)}
+            held = self._client.get(self.name, ids=ids, output_fields=["row"])
+            order |= {row["tumor_id"]: json.loads(row["row"])["order"] for row in held}
             rows = [
-                {
-                    "tumor_id": record["tumor_id"],
-                    "point": point,
-                    "row": _pack(embedding, record, order.get(record["tumor_id"], now + start + i)),
-                }
-                for i, (embedding, point, record) in enumerate(
-                    zip(some, _padded(frame.points(some)), records, strict=True)
+                {"tumor_id": tumor, "point": point, "row": _pack(embedding, record, order[tumor])}
+                for tumor, point, embedding, record in zip(
+                    ids, _padded(frame.points(some)), some, records, strict=True
                 )
             ]
             self._client.upsert(self.name, rows)
@@ -127,16 +120,12 @@ class Collection:
 
     def search(self, points, n_candidates):
         """Return a list of ids per query of float32 points (n_queries, n_coordinates)."""
-        parameters = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
+        options = {"limit": n_candidates, "output_fields": ["tumor_id"]}
+        options["search_params"] = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
         found = []
         for start in range(0, len(points), QUERIES):
-            hits = self._client.search(
-                self.name,
-                data=list(_padded(points[start : start + QUERIES])),
-                limit=n_candidates,
-                output_fields=["tumor_id"],
-                search_params=parameters,
-            )
+            data = list(_padded(points[start : start + QUERIES]))
+            hits = self._client.search(self.name, data=data, **options)
             found += [[hit.id for hit in line] for line in hits]
         return found
 
@@ -174,10 +163,10 @@ class MilvusEngine(CandidateEngine):
     def publish(self, *, overwrite):
         """Fill the collection with all rows, in place of what it holds if `overwrite`."""
         if self.collection.exists() and not overwrite:
+            count, fingerprint = self.collection.count(), self.collection.about()["fingerprint"]
+            remedy = "Give fit(…, overwrite=True) to replace it, or another name."
             raise ValueError(
-                f"{self.collection} exists: {self.collection.count()} tumors of fingerprint "
-                f"{self.collection.about()['fingerprint']!r}. Give fit(…, overwrite=True) to replace it, or "
-                "another name."
+                f"{self.collection} exists: {count} tumors of fingerprint {fingerprint!r}. {remedy}"
             )
         self.collection.create(self.archive)
 

@@ -10,7 +10,7 @@ from tumorsim._validation import install_hint
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
 
-__all__ = ["EMBEDDING", "read_parquet", "write_parquet"]
+__all__ = ["read_parquet", "write_parquet"]
 
 EMBEDDING = "embedding"
 KEY = b"tumorsim-index"  # of the file's metadata, which holds the description
@@ -18,32 +18,23 @@ JSON = {b"tumorsim": b"json"}  # marks columns of several kinds of values, which
 
 
 def write_parquet(path, embeddings, metadata, description):
-    """Write metadata with a column ``embedding`` of float32 lists, atomically.
-
-    Columns of mixed kinds become JSON text; the description, a dict, goes into the file's own metadata.
-    """
+    """Write metadata with a column ``embedding`` of float32 lists, and a dict as the file's own metadata."""
     pa, parquet = _import_pyarrow()
     if EMBEDDING in metadata:
         raise ValueError(f"Column '{EMBEDDING}' of the metadata is reserved for the embeddings. Rename it.")
-    fields, arrays = [], []
-    for name in metadata:
-        array, mark = _to_arrow(metadata[name], pa)
-        fields.append(pa.field(name, array.type, metadata=mark))
-        arrays.append(array)
+    columns = {name: _to_arrow(metadata[name], pa) for name in metadata}
     flat = pa.array(np.ascontiguousarray(embeddings).reshape(-1))
-    arrays.append(pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]))
-    fields.append(pa.field(EMBEDDING, arrays[-1].type))
+    columns[EMBEDDING] = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]), None
+    fields = [pa.field(name, array.type, metadata=mark) for name, (array, mark) in columns.items()]
     description = description | {"dtypes": {name: str(metadata[name].dtype) for name in metadata}}
     schema = pa.schema(fields, metadata={KEY: json.dumps(description).encode()})
     with atomic_path(path) as temporary:
-        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary)
+        table = pa.Table.from_arrays([array for array, _ in columns.values()], schema=schema)
+        parquet.write_table(table, temporary)
 
 
 def read_parquet(path):
-    """Return embeddings (n_rows, n_features), metadata and description of a Parquet file.
-
-    The description is empty where another tool wrote the file.
-    """
+    """Return embeddings (n_rows, n_features), metadata and description ({} of another tool's file)."""
     pa, parquet = _import_pyarrow()
     path = Path(path)
     if not path.is_file():

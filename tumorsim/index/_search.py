@@ -1,7 +1,6 @@
 """The table of results of a search: nearest tumors, distances by aspect, and how unusual a query is."""
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,20 +16,8 @@ HELD_OUT = "held_out"  # metadata column: patients that the embedder was not fit
 MOST_PATIENTS = 10_000  # that calibrate p-values
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Distances of calibration tumors to their nearest tumor of another patient."""
-
-    codes: np.ndarray  # (n,) patients, ascending, one tumor each
-    distances: np.ndarray  # (n,) of these tumors
-
-
 def kneighbors(archive, engine, X, n_neighbors):
-    """Return distances and rows of `TumorIndex.kneighbors`, each (n_queries, n_neighbors).
-
-    `engine` is a callable that returns the engine. Without `X` each row of the archive is a query, and not
-    its own neighbor.
-    """
+    """Return distances and rows of `TumorIndex.kneighbors`; `engine` is a function that returns it."""
     n_neighbors = check_integer(5 if n_neighbors is None else n_neighbors, "n_neighbors", minimum=1)
     available = len(archive) - (X is None)
     if n_neighbors > available:
@@ -67,7 +54,11 @@ def search(
         engine, points, queries = engine(), archive.embeddings, X
     else:
         engine, points, known = archive.weighted(weights)
-        queries = _weighted_queries(archive, weights, X, table)
+        queries = weighted_points(archive.aspects, weights, X, table)
+        unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
+        if len(unknown):
+            rule = f"a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'"
+            raise ValueError(f"Aspect 'size' needs {rule}. Got none for query {unknown[0]}.")
         if not known.all():
             allowed = known if selection.allowed is None else known & selection.allowed
             selection = Selection(allowed, selection.row_codes, selection.query_codes)
@@ -100,18 +91,6 @@ def _to_metric(distances, metric):
     return distances**2 / 2 if metric == "cosine" else distances
 
 
-def _weighted_queries(archive, weights, X, table):
-    """Return queries as points (n_queries, n_coordinates) of weighted aspects."""
-    queries = weighted_points(archive.aspects, weights, X, table)
-    unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
-    if len(unknown):
-        raise ValueError(
-            f"Aspect 'size' needs a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'. "
-            f"Got none for query {unknown[0]}."
-        )
-    return queries
-
-
 def _aspect_columns(archive, query, rows, X, table):
     """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
     distances = {}
@@ -123,7 +102,7 @@ def _aspect_columns(archive, query, rows, X, table):
 
 
 def _calibration(archive, engine, points, allowed, conditions, weights):
-    """Return the `Calibration` of the rows that are allowed and meet `conditions`, made once."""
+    """Return `calibrate` of the rows that are allowed and meet `conditions`, made once."""
     eligible = None
     if conditions is not None:
         eligible = where_mask(archive.metadata, conditions)
@@ -138,15 +117,13 @@ def _calibration(archive, engine, points, allowed, conditions, weights):
 
 
 def calibrate(engine, points, allowed, eligible, codes):
-    """Return the `Calibration` of an archive: one tumor per patient, drawn with a fixed seed.
+    """Return patients (n,), ascending, and distances (n,) of one tumor each to another patient's nearest.
 
-    `engine` is exact, `points` (n_rows, n_features) are what it takes as queries. Rows are neighbors if
-    `allowed` (n_rows,), and calibrate if `eligible` (n_rows,) as well; None stands for all. `codes` (n_rows,)
-    are patients.
+    The exact `engine` takes `points` (n_rows, n_features) as queries. Rows are neighbors if `allowed`
+    (n_rows,), and calibrate if `eligible` (n_rows,) as well; None stands for all.
     """
-    may = np.ones(len(codes), dtype=bool)
-    for mask in (allowed, eligible):
-        may &= True if mask is None else mask
+    masks = [mask for mask in (allowed, eligible) if mask is not None]
+    may = np.logical_and.reduce([np.ones(len(codes), dtype=bool), *masks])
     rng = np.random.default_rng(0)
     rows = rng.permutation(np.flatnonzero(may))
     patients, first = np.unique(codes[rows], return_index=True)
@@ -154,29 +131,26 @@ def calibrate(engine, points, allowed, eligible, codes):
         some = np.sort(rng.choice(len(patients), MOST_PATIENTS, replace=False))
         patients, first = patients[some], first[some]
     rows = rows[first]
-    if not len(rows):
-        return Calibration(patients, np.empty(0))
     nearest = engine.nearest(points[rows], 1, Selection(allowed, codes, codes[rows]))[0][:, 0]
     known = np.isfinite(nearest)
-    return Calibration(patients[known], nearest[known])
+    return patients[known], nearest[known]
 
 
 def p_values(calibration, nearest, query_codes, alpha):
     """Return p-values (n_queries,): (1 + #{a_i ≥ a}) / (n + 1), NaN where n + 1 < 1 / alpha.
 
     a, in `nearest` (n_queries,), is the query's distance to the nearest tumor of another patient, and a_i
-    that of a calibration tumor. By definition the query may be a neighbor of calibration tumors, which makes
-    a_i at most their distance to the query. That is never below a, since a is a minimum over tumors that
-    include the calibration tumors; so whether a_i ≥ a is the same with and without the query. The query's own
-    patient, in `query_codes` (n_queries,), does not count; a negative code is not in the archive.
+    that of a calibration tumor. That the query may be nearer to it than a_i does not matter, since a is never
+    above the distance of the two. The query's own patient, in `query_codes` (n_queries,), does not count.
     """
-    ordered = np.sort(calibration.distances)
+    codes, distances = calibration
+    ordered = np.sort(distances)
     n = np.full(len(nearest), len(ordered))
     at_least = len(ordered) - np.searchsorted(ordered, nearest, side="left")
-    place = np.searchsorted(calibration.codes, query_codes)
+    place = np.searchsorted(codes, query_codes)
     inside = place < len(ordered)
-    own = np.flatnonzero(inside)[calibration.codes[place[inside]] == query_codes[inside]]
+    own = np.flatnonzero(inside)[codes[place[inside]] == query_codes[inside]]
     n[own] -= 1
-    at_least[own] -= calibration.distances[place[own]] >= nearest[own]
+    at_least[own] -= distances[place[own]] >= nearest[own]
     p = (1 + at_least) / (n + 1)
     return np.where((n + 1 < 1 / alpha) | ~np.isfinite(nearest), np.nan, p)

@@ -31,20 +31,14 @@ class Store:
     """One index directory, and the generation of it that was read or written last.
 
     A writer adds the files of the next generation and then replaces the manifest, so a reader sees the old
-    index or the new one, whenever the writer is killed.
-
-    Parameters
-    ----------
-    directory : str or Path
-        It need not exist yet.
-    generation : int, optional
-        The one that the caller has read before; another one is then not overwritten.
+    index or the new one, whenever the writer is killed. A store that has read a generation does not overwrite
+    another one.
     """
 
-    def __init__(self, directory, generation=None):
+    def __init__(self, directory):
         self.directory = Path(directory)
         self.path = self.directory.resolve()
-        self.generation = generation
+        self.generation = None
 
     @contextlib.contextmanager
     def lock(self):
@@ -53,9 +47,9 @@ class Store:
 
         self._check_target()
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / LOCK, timeout=LOCK_SECONDS)
+        lock = filelock.FileLock(self.path / LOCK)
         try:
-            lock.acquire()
+            lock.acquire(timeout=LOCK_SECONDS)
         except filelock.Timeout as err:
             raise TimeoutError(
                 f"Index '{self.directory}' is being written by another process: its lock '{LOCK}' has been "
@@ -67,10 +61,7 @@ class Store:
             lock.release()
 
     def write(self, embeddings, metadata, description):
-        """Write the next generation; the caller holds the lock.
-
-        `description` is what else the manifest holds, as JSON.
-        """
+        """Write the next generation, whose manifest holds the dict `description` too, under the lock."""
         self._check_target()
         current = self._manifest()["generation"] if (self.path / MANIFEST).exists() else 0
         if self.generation not in (None, current):
@@ -79,9 +70,8 @@ class Store:
                 f"{current}, and generation {self.generation} was loaded. Load it again and repeat the "
                 "change."
             )
-        names = (entry.name for entry in self.path.iterdir())
-        used = [int(n) for name in names for numbers in _GENERATION.findall(name) for n in numbers if n]
-        generation = max([current, *used]) + 1
+        used = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
+        generation = max([current, *(int(match[1] or match[2]) for match in used if match)]) + 1
         files = {}
         for kind, name, write, content in (
             ("embeddings", f"embeddings-{generation}.npy", _write_array, embeddings),
@@ -101,27 +91,11 @@ class Store:
         self._remove_leftovers({entry["name"] for entry in files.values()})
         self.generation = generation
 
-    def read(self):
+    def read(self, *, everything=False):
         """Return embeddings, mapped from their file, metadata and manifest of the newest generation.
 
-        Sizes of files are checked, and checksums of files up to 32 MB; `verify` checks all of them.
+        Sizes of files are checked, and checksums of files up to 32 MB, or all content if `everything`.
         """
-        embeddings, metadata, manifest = self._of_one_generation(self._read_generation)
-        self.generation = manifest["generation"]
-        return embeddings, metadata, manifest
-
-    def verify(self):
-        """Check all files of the newest generation, whatever their size, and return its manifest."""
-        damage, manifest = self._of_one_generation(self._all_damage)
-        if damage:
-            raise IndexMismatchError(
-                f"Index '{self.directory}' is damaged at generation {manifest['generation']}: "
-                f"{'; '.join(damage)}. Restore these files from a copy, or build it again."
-            )
-        return manifest
-
-    def _of_one_generation(self, read):
-        """Return `read(manifest)`, repeated while a writer replaces the generation in between."""
         if not self.path.is_dir():
             raise FileNotFoundError(
                 f"Index '{self.directory}' does not exist. Build it with 'tumorsim index build'."
@@ -129,45 +103,41 @@ class Store:
         while True:
             manifest = self._manifest()
             try:
-                return read(manifest)
-            except FileNotFoundError as err:
+                content = self._read_generation(manifest, everything)
+                break
+            except FileNotFoundError as err:  # unless a writer has replaced the generation meanwhile
                 if self._manifest()["generation"] == manifest["generation"]:
-                    raise IndexMismatchError(
-                        f"Index '{self.directory}' is damaged: {Path(err.filename).name} is missing. "
-                        "Build it again."
-                    ) from err
+                    raise self._damaged(f"{Path(err.filename).name} is missing") from err
+        self.generation = manifest["generation"]
+        return *content, manifest
 
-    def _read_generation(self, manifest):
-        """Return embeddings, metadata and manifest; FileNotFoundError where a file is gone."""
-        for entry in manifest["files"].values():
-            damage = self._file_damage(entry, largest=CHECKED_BYTES)
-            if damage is not None:
-                raise IndexMismatchError(
-                    f"Index '{self.directory}' is damaged: {damage}. Restore a copy, or build it again."
-                )
-        files = (self.path / manifest["files"][kind]["name"] for kind in ("embeddings", "metadata"))
-        embeddings = np.load(next(files), mmap_mode="r", allow_pickle=False)
-        metadata = read_table(next(files))
-        if len(embeddings) != len(metadata):
-            raise IndexMismatchError(
-                f"Index '{self.directory}' is damaged: {len(embeddings)} embeddings, {len(metadata)} rows of "
-                "metadata."
-            )
-        return embeddings, metadata, manifest
+    def _damaged(self, what):
+        """Return the error that files of the index are not what the writer wrote."""
+        return IndexMismatchError(
+            f"Index '{self.directory}' is damaged: {what}. Restore it from a copy, or build it again."
+        )
 
-    def _all_damage(self, manifest):
-        """Return everything that is wrong with a generation, as a list of texts, and its manifest."""
-        entries = manifest["files"].values()
-        damage = [found for entry in entries if (found := self._file_damage(entry)) is not None]
-        return damage or _content_damage(*self._read_generation(manifest)), manifest
+    def _read_generation(self, manifest, everything):
+        """Return embeddings and metadata; FileNotFoundError where a file is gone."""
+        entries = manifest["files"]
+        found = [self._file_damage(entry, everything) for entry in entries.values()]
+        damage = [text for text in found if text is not None]
+        if not damage:
+            path = self.path / entries["embeddings"]["name"]
+            embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+            metadata = read_table(self.path / entries["metadata"]["name"])
+            damage = _content_damage(embeddings, metadata, manifest, everything)
+        if damage:
+            raise self._damaged("; ".join(damage))
+        return embeddings, metadata
 
-    def _file_damage(self, entry, *, largest=None):
-        """Return what is wrong with a data file, or None; files above `largest` bytes are only measured."""
+    def _file_damage(self, entry, everything):
+        """Return what is wrong with a data file, or None."""
         path, name = self.path / entry["name"], entry["name"]
         size = path.stat().st_size
         if size != entry["bytes"]:
             return f"{name} has {size} bytes instead of {entry['bytes']}"
-        if largest is not None and size > largest:
+        if size > CHECKED_BYTES and not everything:
             return None
         found = content_key(path)
         if found != entry["sha256"]:
@@ -179,14 +149,14 @@ class Store:
         path = self.directory / MANIFEST
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+                raise ValueError("it says nothing of the format")
         except FileNotFoundError as err:
             raise IndexMismatchError(
                 f"'{self.directory}' holds no tumorsim index: it has no {MANIFEST}."
             ) from err
         except ValueError as err:
-            raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index: {err}") from err
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index.")
+            raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index: {err}.") from err
         version = manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
@@ -197,14 +167,9 @@ class Store:
             )
         missing = [key for key in ("generation", "files") if key not in manifest]
         if missing:
-            raise IndexMismatchError(
-                f"'{path}' is damaged: it lacks {' and '.join(missing)}. Build the index again."
-            )
+            raise self._damaged(f"{MANIFEST} lacks {' and '.join(missing)}")
         if manifest.get("sha256") != _manifest_key(manifest):
-            raise IndexMismatchError(
-                f"'{path}' is damaged: it does not match its SHA-256. Restore a copy, or build the index "
-                "again."
-            )
+            raise self._damaged(f"{MANIFEST} does not match its SHA-256")
         return manifest
 
     def _check_target(self):
@@ -241,10 +206,12 @@ class Store:
                 os.close(handle)
 
 
-def _content_damage(embeddings, metadata, manifest):
+def _content_damage(embeddings, metadata, manifest, everything):
     """Return what an index holds that `TumorIndex` cannot have written, as a list of texts."""
-    damage = []
-    shape = (manifest.get("size"), manifest.get("n_features"))
+    if not everything:
+        rows = f"{len(embeddings)} embeddings, {len(metadata)} rows of metadata"
+        return [] if len(embeddings) == len(metadata) else [rows]
+    damage, shape = [], (manifest.get("size"), manifest.get("n_features"))
     if embeddings.shape != shape or embeddings.dtype != np.float32:
         found = f"{embeddings.dtype} {embeddings.shape}"
         damage.append(f"embeddings are {found}, and the manifest says float32 {shape}")

@@ -9,20 +9,6 @@ import pandas as pd
 
 from tumorsim._validation import check_text, is_missing
 
-__all__ = [
-    "as_table",
-    "check_ids",
-    "check_metadata",
-    "group_codes",
-    "join_tables",
-    "kind_of",
-    "kind_of_dtype",
-    "plain_scalar",
-    "read_table",
-    "replace_rows",
-    "write_table",
-]
-
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
 RESULT_COLUMNS = ("query", "rank", "distance", "p_value", "no_close_match")
 _BITS = (8, 16, 32, 64)
@@ -30,7 +16,7 @@ _NULLABLE = {"boolean", "Float32", "Float64", *(f"{sign}Int{n}" for sign in ("",
 
 
 def as_table(metadata, n_rows, name):
-    """Return metadata (DataFrame, dict of columns or list of dicts) as a new DataFrame of `n_rows` rows."""
+    """Return a DataFrame, dict of columns or list of dicts as a new DataFrame of `n_rows` (None: any)."""
     if isinstance(metadata, pd.DataFrame):
         table = metadata.copy()
     elif isinstance(metadata, Mapping | list):
@@ -41,11 +27,11 @@ def as_table(metadata, n_rows, name):
     else:
         got = type(metadata).__name__
         raise TypeError(f"'{name}' must be a DataFrame, a dict or a list of dicts. Got {got}.")
-    if len(table) != n_rows:
+    if n_rows is not None and len(table) != n_rows:
         raise ValueError(
             f"'{name}' must have one row per sample. Got {len(table)} rows for {n_rows} samples."
         )
-    table.index = pd.RangeIndex(n_rows)
+    table.index = pd.RangeIndex(len(table))
     for column in table.columns:
         check_text(column, f"column name in {name}")
     twice = table.columns[table.columns.duplicated()]
@@ -55,18 +41,14 @@ def as_table(metadata, n_rows, name):
 
 
 def check_metadata(metadata, n_rows):
-    """Return what a user passes as a table of numbers, booleans and objects, where what is missing is None.
-
-    Columns stay as given, text is of dtype object, and ``tumor_id`` is the row number where it was absent.
-    """
+    """Return a user's table with text as objects, where missing is None, and a ``tumor_id`` in every row."""
     table = pd.DataFrame(index=range(n_rows)) if metadata is None else as_table(metadata, n_rows, "metadata")
     if "tumor_id" not in table:
         table.insert(0, "tumor_id", [str(i) for i in range(n_rows)])
     for name in RESULT_COLUMNS:
         if name in table:
-            raise ValueError(
-                f"Column '{name}' of 'metadata' is reserved for the results of 'search'. Rename it."
-            )
+            rule = f"Column '{name}' of 'metadata' is reserved for the results of 'search'."
+            raise ValueError(f"{rule} Rename it.")
     table = pd.DataFrame({name: _plain_column(table[name], name) for name in table})
     check_ids(table, "metadata")
     twice = table["tumor_id"][table["tumor_id"].duplicated()]
@@ -135,8 +117,7 @@ def write_table(path, table):
     """Write a table that `check_metadata` returned as an uncompressed ``.npz``; nothing is pickled.
 
     A column of numbers or booleans is an array, with a mask beside it where the dtype is nullable. Any other
-    is an array of int32 codes into a JSON list of its values, -1 where missing. A million rows are read in
-    half a second.
+    is an array of int32 codes into a JSON list of its values, -1 where missing.
     """
     header = {"columns": list(table.columns), "dtypes": [str(dtype) for dtype in table.dtypes]}
     arrays = {"header": _json_array(header), "n_rows": np.array(len(table))}
@@ -197,16 +178,15 @@ def _plain_value(value, name):
 
 def _join(old, new, n_old, n_new):
     """Return one column of two tables: of their dtype, else float64 for numbers, else object."""
-    if old is not None and new is not None and old.dtype == new.dtype:
-        return pd.concat([old, new], ignore_index=True)
     sized = ((old, n_old), (new, n_new))
     parts = [pd.Series([None] * n, dtype=object) if part is None else part for part, n in sized]
+    if parts[0].dtype == parts[1].dtype:
+        return pd.concat(parts, ignore_index=True)
     empty = [part.dtype == object and part.isna().all() for part in parts]
     numeric = [part.dtype != object and kind_of_dtype(part.dtype) == "numbers" for part in parts]
     if any(numeric) and all(np.logical_or(empty, numeric)):
-        return pd.Series(
-            np.concatenate([p.astype("Float64").to_numpy(float, na_value=np.nan) for p in parts])
-        )
+        parts = [part.astype("Float64").to_numpy(float, na_value=np.nan) for part in parts]
+        return pd.Series(np.concatenate(parts))
     return pd.Series([value for part in parts for value in part.astype(object)], dtype=object)
 
 
