@@ -34,8 +34,8 @@ class Archive:
 
     def __getstate__(self):
         """Return what `__init__` was given; derived parts are made again."""
-        names = ("embeddings", "metadata", "space", "metric", "feature_names")
-        return {name: getattr(self, name) for name in names} | {"_codes": {}, "_last": {}}
+        given = ("embeddings", "metadata", "space", "metric", "feature_names")
+        return {name: getattr(self, name) for name in given} | {"_codes": {}, "_last": {}}
 
     def description(self):
         """Return what files say of the archive beside its rows, as JSON."""
@@ -59,10 +59,8 @@ class Archive:
         table = check_metadata(table, len(X))
         held = table["tumor_id"][table["tumor_id"].isin(self.metadata["tumor_id"])]
         if len(held):
-            raise ValueError(
-                f"Every 'tumor_id' must be unique in an index. Got '{held.iloc[0]}', which the index holds "
-                f"({len(held)} in all). Update it, or remove it first."
-            )
+            got = f"Got '{held.iloc[0]}', which the index holds ({len(held)} in all)."
+            raise ValueError(f"Every 'tumor_id' must be unique. {got} Update it, or remove it first.")
         rows = np.arange(len(self), len(self) + len(X))
         return self.with_rows(np.concatenate([self.embeddings, X]), join_tables(self.metadata, table)), rows
 

@@ -39,11 +39,10 @@ class PyNNDescentEngine(CandidateEngine):
 class FaissEngine(CandidateEngine):
     """A hierarchical navigable small world (arXiv:1603.09320): built in minutes for a million tumors."""
 
-    n_links = 32
-    build_width, least_width = 80, 100  # of the search for neighbors, in building and in queries
+    n_links, build_width, least_width = 32, 80, 100  # the widths are of searches, in building and queries
 
     def _build(self):
-        """Return the graph; it holds the points, and n_links numbers per row and layer."""
+        """Return the graph, which holds the points."""
         faiss = _import_faiss()
         points = self.frame.points(self.embeddings)
         graph = faiss.IndexHNSWFlat(points.shape[1], self.n_links)
@@ -61,8 +60,7 @@ class FaissCompactEngine(CandidateEngine):
     """Product quantization (arXiv:1812.09162): at most 16 bytes per tumor in memory, all of them scanned."""
 
     oversampling, widest = 16.0, 4_000  # codes are coarse, and scanning them is quick
-    most_codes = 32  # of 4 bits
-    n_training = 50_000  # rows that the codes are learned from
+    most_codes, n_training = 32, 50_000  # codes of 4 bits, rows that they are learned from
 
     def _build(self):
         """Return the codes; the points themselves are not kept."""

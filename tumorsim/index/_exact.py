@@ -70,11 +70,10 @@ def whitening_basis(embeddings, features):
     """
     from sklearn.covariance import ledoit_wolf
 
-    n = len(embeddings)
-    rows = slice(None)
+    n, X = len(embeddings), embeddings
     if n > COVARIANCE_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(n, COVARIANCE_ROWS, replace=False))
-    X = np.asarray(embeddings[rows], dtype=np.float64)
+        X = X[np.sort(np.random.default_rng(0).choice(n, COVARIANCE_ROWS, replace=False))]
+    X = np.asarray(X, dtype=np.float64)
     X = X if features is None else features(X)
     width = X.shape[1]
     spread = X.std() if n > 1 else 0.0
@@ -170,6 +169,8 @@ class ExactEngine:
 
     def _candidates(self, queries, rows, wanted):
         """Return pairs (query of this block, row of the archive) that hold every true neighbor in `rows`."""
+        if rows is not None and not len(rows):
+            return rows, rows
         scaled = (queries - self.frame.center) / self.frame.unit
         square = np.einsum("ij,ij->i", scaled, scaled)
         left = np.ones((len(scaled), scaled.shape[1] + 1), dtype=np.float32)
@@ -182,15 +183,14 @@ class ExactEngine:
             for start in range(0, n, N_POINTS):
                 some = slice(start, min(start + N_POINTS, n))
                 product = left @ (self._points[some] if rows is None else self._points[rows[some]]).T
-                smallest = _merge(smallest, _group_minima(product, wanted))
+                smallest = np.hstack([smallest, _group_minima(product, wanted)])
+                smallest = np.partition(smallest, wanted - 1, axis=1)[:, :wanted]
                 limit = self._limit(smallest.max(axis=1), square)
                 flat = np.flatnonzero(~(product > limit[:, None]))
                 query, column = np.divmod(flat, product.shape[1])
                 of_query.append(query)
                 row.append(column + start if rows is None else rows[column + start])
                 value.append(product.ravel()[flat])
-            if not row:
-                return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
             of_query, row, value = np.concatenate(of_query), np.concatenate(row), np.concatenate(value)
             keep = ~(value > limit[of_query])  # the limit has fallen since the first points
         return of_query[keep], row[keep]
@@ -211,14 +211,6 @@ def _group_minima(product, wanted):
         return product
     minima = product[:, : width * GROUPS].reshape(n_queries, GROUPS, width).min(axis=1)
     return np.hstack([minima, product[:, width * GROUPS :]])
-
-
-def _merge(smallest, more):
-    """Return the smallest (n_queries, n) of (n_queries, n) values and more values."""
-    n = smallest.shape[1]
-    both = np.hstack([smallest, more])
-    both.partition(n - 1, axis=1)
-    return both[:, :n]
 
 
 class CandidateEngine:

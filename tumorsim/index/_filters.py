@@ -11,7 +11,7 @@ from tumorsim._validation import check_choice
 from tumorsim.index._exact import empty
 from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
-__all__ = ["Selection", "first_of_groups", "nearest_per_group", "select", "where_mask"]
+__all__ = ["Selection", "nearest_per_group", "select", "where_mask"]
 
 _COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}
@@ -105,7 +105,9 @@ def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
     while len(pending):
         near, found = engine.nearest(X[pending], depth, selection.of(pending))
         held = found >= 0
-        keep = first_of_groups(np.where(held, codes[found], -1), limit) & held
+        groups = [np.repeat(np.arange(len(found)), depth), np.where(held, codes[found], -1).ravel()]
+        occurrence = pd.Series(groups[0]).groupby(groups).cumcount().to_numpy().reshape(found.shape)
+        keep = held & (occurrence < limit)
         rank = np.cumsum(keep, axis=1) - 1
         done = (rank[:, -1] >= n_neighbors - 1) | ~held[:, -1] | (depth == n)
         query, place = np.nonzero(keep & (rank < n_neighbors) & done[:, None])
@@ -113,13 +115,6 @@ def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
         distances[target], rows[target] = near[query, place], found[query, place]
         pending, depth = pending[~done], min(4 * depth, n)
     return distances, rows
-
-
-def first_of_groups(codes, limit):
-    """Tell which of codes (n_queries, n_ranked) are among the first `limit` of their value in their row."""
-    query = np.repeat(np.arange(len(codes)), codes.shape[1])
-    occurrence = pd.Series(query).groupby([query, codes.ravel()]).cumcount()
-    return occurrence.to_numpy().reshape(codes.shape) < limit
 
 
 def _columns_of_same(exclude, metadata, query_table):
@@ -135,14 +130,12 @@ def _columns_of_same(exclude, metadata, query_table):
 
 def _condition_mask(series, condition, name):
     """Return which values of one column meet one condition."""
-    if _is_comparison(condition):
-        return _compare(series, *condition, name)
-    if isinstance(condition, list) and condition and all(_is_comparison(part) for part in condition):
-        return np.logical_and.reduce([_compare(series, *part, name) for part in condition])
-    if isinstance(condition, list | tuple | set | frozenset | np.ndarray):
-        masks = [_compare(series, "==", value, name) for value in condition]
-        return np.logical_or.reduce(masks) if masks else np.zeros(len(series), dtype=bool)
-    return _compare(series, "==", condition, name)
+    pairs = [condition] if _is_comparison(condition) else condition
+    if isinstance(pairs, list) and pairs and all(_is_comparison(pair) for pair in pairs):
+        return np.logical_and.reduce([_compare(series, *pair, name) for pair in pairs])
+    several = isinstance(condition, list | tuple | set | frozenset | np.ndarray)
+    masks = [_compare(series, "==", value, name) for value in (condition if several else [condition])]
+    return np.logical_or.reduce([np.zeros(len(series), dtype=bool), *masks])
 
 
 def _is_comparison(condition):

@@ -138,10 +138,8 @@ class TumorIndex(BaseEstimator):
         ----------
         X : array-like of shape (n_queries, n_features), optional
             Default: every row of the archive, which is then not its own neighbor.
-        n_neighbors : int, default=5
-            At most the number of rows.
-        return_distance : bool, default=True
-            Whether to return distances too.
+        n_neighbors, return_distance
+            As there: 5 by default, and at most the number of rows; True by default.
 
         Returns
         -------
@@ -182,15 +180,14 @@ class TumorIndex(BaseEstimator):
         space : EmbeddingSpace, optional
             ``embedder.space_`` of the queries; another fingerprint than the index's is refused.
         where : mapping of str to condition, optional
-            Column of the metadata (``type`` falls back to ``label_type``) → a value; a list, tuple or set
-            of values; ``(operator, value)`` with ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``; a list of
-            such pairs, which must all hold; or None, which selects missing values only.
+            Column of the metadata (``type`` falls back to ``label_type``) → a value (None: missing); a list,
+            tuple or set of values; ``(operator, value)`` with ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``;
+            or a list of such pairs, which must all hold.
         exclude : {"same_patient", "same_case"} or sequence of str, optional
             Leave out tumors of the query's patient or case, or these tumor ids.
         aspects : mapping of str to float, optional
-            Weights of aspects of the space, and of ``size`` (log volume; needs volume_mm3 of archive and
-            queries; tumors without it are left out). Distance is then the root of the weighted sum of their
-            squares, each in units of its median over pairs of the archive.
+            Weights of `aspects_`; ``size`` (log volume) needs volume_mm3, and leaves out tumors without it.
+            The distance is the root of the weighted sum of their squares, each in units of its median.
         max_per_patient : int or None, default=1
             Most tumors of one patient among the results of a query, if the metadata have ``patient_id``.
         alpha : float or None, default=0.05
@@ -203,16 +200,14 @@ class TumorIndex(BaseEstimator):
         -------
         DataFrame
             ``query`` (row of `X`), ``rank`` (from 1), ``distance``, for each aspect ``distance_<aspect>`` and
-            ``closer_than_<aspect>`` (share of random pairs of different patients of the archive that are
-            farther), ``p_value`` and ``no_close_match`` (of the query, equal in all its rows; NaN and False
-            where there are too few patients), then the neighbor's metadata. By distance, ties by row number.
+            ``closer_than_<aspect>`` (share of random pairs of patients that are farther), ``p_value`` and
+            ``no_close_match`` (equal in all rows of a query; NaN and False where there are too few patients),
+            then the neighbor's metadata. By distance, ties by row number.
 
         Raises
         ------
-        IndexMismatchError
-            If the queries come from another embedder.
-        TypeError, ValueError
-            If a parameter is malformed, or a column or an aspect is unknown.
+        IndexMismatchError, TypeError, ValueError
+            If queries come from another embedder, a parameter is malformed, or a column or aspect is unknown.
         """
         archive = self._fitted(space)
         X = self._check_X(X, archive.metric)
@@ -280,10 +275,9 @@ class TumorIndex(BaseEstimator):
 
         Raises
         ------
-        IndexMismatchError
-            If the directory holds something else, or has been changed since this index was loaded from it.
-        TimeoutError
-            If another thread or process keeps writing for ten seconds.
+        IndexMismatchError, TimeoutError
+            If the directory holds something else, or has been changed since this index was loaded from it,
+            or another thread or process keeps writing for ten seconds.
         """
         self._fitted()
         store = Store(directory)
@@ -298,10 +292,9 @@ class TumorIndex(BaseEstimator):
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such directory.
-        IndexMismatchError
-            If it holds no index, or a damaged one. Files above 32 MB are only measured; see `verify`.
+        FileNotFoundError, IndexMismatchError
+            If there is no such directory, or it holds no index, or a damaged one. Files above 32 MB are only
+            measured; see `verify`.
         """
         store = Store(directory)
         embeddings, metadata, manifest = store.read()
@@ -351,10 +344,8 @@ class TumorIndex(BaseEstimator):
 
         Raises
         ------
-        ConnectionError
-            If no Milvus answers.
-        IndexMismatchError
-            If there is no such collection, or it was not made by tumorsim.
+        ConnectionError, IndexMismatchError
+            If no Milvus answers, or there is no such collection, or it was not made by tumorsim.
         """
         held = Collection(uri, collection)
         described = {**held.about(), "engine": "milvus", "uri": uri, "collection": collection}

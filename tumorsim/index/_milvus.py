@@ -67,13 +67,8 @@ class Collection:
         index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
         if self.exists():
             self._client.drop_collection(self.name)
-        self._client.create_collection(
-            self.name,
-            schema=schema,
-            index_params=index,
-            consistency_level="Strong",
-            properties={ABOUT: json.dumps(about)},
-        )
+        options = {"consistency_level": "Strong", "properties": {ABOUT: json.dumps(about)}}
+        self._client.create_collection(self.name, schema=schema, index_params=index, **options)
         self.upsert(archive.embeddings, archive.metadata, frame)
 
     def about(self):

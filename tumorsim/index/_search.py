@@ -21,9 +21,8 @@ def kneighbors(archive, engine, X, n_neighbors):
     n_neighbors = check_integer(5 if n_neighbors is None else n_neighbors, "n_neighbors", minimum=1)
     available = len(archive) - (X is None)
     if n_neighbors > available:
-        raise ValueError(
-            f"Parameter 'n_neighbors' must be at most the {available} other rows. Got {n_neighbors}."
-        )
+        rule = f"Parameter 'n_neighbors' must be at most the {available} other rows."
+        raise ValueError(f"{rule} Got {n_neighbors}.")
     own = np.arange(len(archive)) if X is None else None
     X = archive.embeddings if X is None else X
     distances, rows = engine().nearest(X, n_neighbors, Selection(None, own, own))

@@ -65,20 +65,21 @@ class Store:
         self._check_target()
         current = self._manifest()["generation"] if (self.path / MANIFEST).exists() else 0
         if self.generation not in (None, current):
+            found = f"it is at generation {current}, and generation {self.generation} was loaded"
             raise IndexMismatchError(
-                f"Index '{self.directory}' has been changed since it was loaded: it is at generation "
-                f"{current}, and generation {self.generation} was loaded. Load it again and repeat the "
-                "change."
+                f"Index '{self.directory}' has been changed since it was loaded: {found}. Load it again and "
+                "repeat the change."
             )
         used = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
         generation = max([current, *(int(match[1] or match[2]) for match in used if match)]) + 1
         files = {}
         for kind, name, write, content in (
-            ("embeddings", f"embeddings-{generation}.npy", _write_array, embeddings),
+            ("embeddings", f"embeddings-{generation}.npy", np.save, np.ascontiguousarray(embeddings)),
             ("metadata", f"metadata-{generation}.npz", write_table, metadata),
         ):
             with atomic_path(self.path / name) as temporary:
-                write(temporary, content)
+                with open(temporary, "wb") as file:  # by name NumPy would add a suffix
+                    write(file, content)
                 size, key = temporary.stat().st_size, content_key(temporary)
             files[kind] = {"name": name, "bytes": size, "sha256": key}
         manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation}
@@ -227,9 +228,3 @@ def _manifest_key(manifest):
     """Return the SHA-256 of a manifest's content, without the checksum itself."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
-
-
-def _write_array(path, embeddings):
-    """Write a float32 array as .npy, in the C order that rows are mapped in."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(embeddings), allow_pickle=False)

@@ -28,9 +28,8 @@ def as_table(metadata, n_rows, name):
         got = type(metadata).__name__
         raise TypeError(f"'{name}' must be a DataFrame, a dict or a list of dicts. Got {got}.")
     if n_rows is not None and len(table) != n_rows:
-        raise ValueError(
-            f"'{name}' must have one row per sample. Got {len(table)} rows for {n_rows} samples."
-        )
+        got = f"Got {len(table)} rows for {n_rows} samples."
+        raise ValueError(f"'{name}' must have one row per sample. {got}")
     table.index = pd.RangeIndex(len(table))
     for column in table.columns:
         check_text(column, f"column name in {name}")
@@ -45,10 +44,9 @@ def check_metadata(metadata, n_rows):
     table = pd.DataFrame(index=range(n_rows)) if metadata is None else as_table(metadata, n_rows, "metadata")
     if "tumor_id" not in table:
         table.insert(0, "tumor_id", [str(i) for i in range(n_rows)])
-    for name in RESULT_COLUMNS:
-        if name in table:
-            rule = f"Column '{name}' of 'metadata' is reserved for the results of 'search'."
-            raise ValueError(f"{rule} Rename it.")
+    for name in table.columns.intersection(RESULT_COLUMNS):
+        rule = f"Column '{name}' of 'metadata' is reserved for the results of 'search'."
+        raise ValueError(f"{rule} Rename it.")
     table = pd.DataFrame({name: _plain_column(table[name], name) for name in table})
     check_ids(table, "metadata")
     twice = table["tumor_id"][table["tumor_id"].duplicated()]
@@ -79,11 +77,9 @@ def replace_rows(old, new, rows):
     """Return a checked table with the values of `new` at `rows`; a column that `new` lacks stays as it is."""
     order = np.arange(len(old))
     order[rows] = len(old) + np.arange(len(new))
-    joined = {name: old[name] for name in old}
-    for name in new:
-        both = _join(old.get(name), new[name], len(old), len(new))
-        joined[name] = both.iloc[order].reset_index(drop=True)
-    return check_metadata(joined, len(old))
+    columns = {name: _join(old.get(name), new[name], len(old), len(new)) for name in new}
+    columns = {name: both.iloc[order].reset_index(drop=True) for name, both in columns.items()}
+    return check_metadata({name: old[name] for name in old} | columns, len(old))
 
 
 def group_codes(table, columns):
@@ -113,7 +109,7 @@ def kind_of_dtype(dtype):
     return "booleans" if pd.api.types.is_bool_dtype(dtype) else "numbers"
 
 
-def write_table(path, table):
+def write_table(file, table):
     """Write a table that `check_metadata` returned as an uncompressed ``.npz``; nothing is pickled.
 
     A column of numbers or booleans is an array, with a mask beside it where the dtype is nullable. Any other
@@ -131,8 +127,7 @@ def write_table(path, table):
         else:
             arrays[f"missing{i}"] = column.isna().to_numpy()
             arrays[f"values{i}"] = column.to_numpy(dtype=column.dtype.numpy_dtype, na_value=0)
-    with open(path, "wb") as file:  # by name numpy would add '.npz'
-        np.savez(file, **arrays)
+    np.savez(file, **arrays)
 
 
 def read_table(path):
