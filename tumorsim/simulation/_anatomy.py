@@ -11,10 +11,10 @@ from tumorsim.anatomy import region_at
 from tumorsim.simulation._face import face_channels
 
 __all__ = [
-    "HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "head_grid", "head_maps",
-    "load_head", "noise", "signed_distance", "smooth_field", "starting_points",
+    *("HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "draw_frame", "head_grid"),
+    *("head_maps", "load_head", "noise", "signed_distance", "smooth_field", "starting_points"),
     "template_tissue",
-]  # fmt: skip
+]
 
 HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower than the template, to the neck
 HEAD_SHAPE = (99, 125, 105)
@@ -35,9 +35,8 @@ class Maps(NamedTuple):
         size = np.array(self.values.shape[2:])
         scale = (2 / (size - 1) / self.spacing).astype(np.float32)
         grid = (points - self.origin.astype(np.float32)) * scale - np.float32(1)
-        grid = torch.from_numpy(np.ascontiguousarray(grid[:, ::-1]))[
-            None, None, None
-        ]  # grid_sample wants z, y, x
+        grid = torch.from_numpy(np.ascontiguousarray(grid[:, ::-1]))  # grid_sample wants z, y, x
+        grid = grid[None, None, None]
         found = functional.grid_sample(self.values, grid, padding_mode="border", align_corners=True)
         return found[0, :, 0, 0].numpy()
 
@@ -65,15 +64,11 @@ def template_tissue():
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
     from scipy import ndimage
 
-    images = [
-        load(resolution=1)
-        for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)
-    ]
-    origin = images[0].affine[:3, 3]
+    loaders = (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)
+    images = [load(resolution=1) for load in loaders]
     gray, white, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    return Maps(
-        torch.from_numpy(np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)]))[None], origin, 1.0
-    )
+    tissue = np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)])
+    return Maps(torch.from_numpy(tissue)[None], images[0].affine[:3, 3], 1.0)
 
 
 def head_grid():
@@ -101,15 +96,10 @@ def load_head():
     cerebrum = ndimage.gaussian_filter((~hind).astype(np.float32), 1.5)
     skin = _skin(mm, envelope)
     extras = face_channels(mm, distance)
-    return Head(
-        name="mni152",
-        brain=tissue,
-        shell=head_maps([distance, skin, cerebrum, mm[..., 0]]),
-        extras=head_maps(extras),
-        **starting_points(mm, distance, cerebrum, gray, white, inside, areas),
-        real=False,
-        scale=np.full(3, 1.05),  # the template is larger than people are
-    )
+    shell = head_maps([distance, skin, cerebrum, mm[..., 0]])
+    starts = starting_points(mm, distance, cerebrum, gray, white, inside, areas)
+    scale = np.full(3, 1.05)  # the template is larger than people are
+    return Head("mni152", tissue, shell, head_maps(extras), **starts, real=False, scale=scale)
 
 
 def head_maps(channels):
@@ -169,9 +159,8 @@ def _skin(mm, envelope):
     face = (x / 66) ** 2 + ((y - 34) / 60) ** 2 + ((z + 62) / 72) ** 2 < 1
     nose = (x / 15) ** 2 + ((y - 84) / 18) ** 2 + ((z + 58) / 26) ** 2 < 1
     neck = ((x / 62) ** 2 + ((y + 38) / 66) ** 2 < 1) & (z < -45)
-    skin = torch.from_numpy(gaussian_filter(signed_distance(head | face | nose | neck, spacing), 1.0))
-    skin = functional.interpolate(skin[None, None], size=HEAD_SHAPE, mode="trilinear", align_corners=True)
-    return skin[0, 0].numpy()
+    skin = gaussian_filter(signed_distance(head | face | nose | neck, spacing), 1.0)
+    return _resized(skin[None], HEAD_SHAPE)[0]
 
 
 @lru_cache(maxsize=1)
@@ -179,9 +168,8 @@ def _noise_maps():
     """Return a periodic band-pass noise, its gradient, and three more noises; (1, 5, 65, 65, 65)."""
     rng = np.random.default_rng(20181009)  # the same for everybody; patients differ by phase and rotation
     size = _NOISE_SIZE
-    k = np.sqrt(
-        sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(size) * size] * 3, indexing="ij", sparse=True))
-    )
+    axes = np.meshgrid(*[np.fft.fftfreq(size) * size] * 3, indexing="ij", sparse=True)
+    k = np.sqrt(sum(f**2 for f in axes))
     center = size / _NOISE_WAVE
     band = np.exp(-0.5 * ((k - center) / (0.35 * center)) ** 2)
     fields = [np.fft.ifftn(np.fft.fftn(rng.standard_normal((size,) * 3)) * band).real for _ in range(4)]
@@ -191,11 +179,15 @@ def _noise_maps():
     return Maps(torch.from_numpy(np.pad(stack, [(0, 0)] + [(0, 1)] * 3, mode="wrap"))[None], np.zeros(3), 1.0)
 
 
+def draw_frame(rng):
+    """Draw rotation and, as the last row, phase of a noise, (4, 3)."""
+    return np.vstack([np.linalg.qr(rng.standard_normal((3, 3)))[0], rng.uniform(0, _NOISE_SIZE, 3)])
+
+
 def noise(points, wavelength, frame, n_channels=5):
     """Return smooth noise of unit variance, its gradient per mm, three more noises; float32 (n_channels, n).
 
-    `points` (n, 3) and `wavelength` are in mm; `frame` (4, 3) is the rotation and, as the last row, the phase
-    in voxels that make a patient's own noise.
+    `points` (n, 3) and `wavelength` are in mm; `frame` (4, 3) makes a patient's own noise, see `draw_frame`.
     """
     scale = _NOISE_WAVE / wavelength
     where = points @ (frame[:3] * scale).astype(np.float32) + frame[3].astype(np.float32)
@@ -211,10 +203,11 @@ def smooth_field(rng, shape, n_control, n_channels=1):
     from scipy.ndimage import zoom
 
     coarse = rng.standard_normal((n_channels, *[n_control + 2] * 3))
-    fine = np.stack([zoom(c, 24 / (n_control + 2), order=3, mode="nearest") for c in coarse]).astype(
-        np.float32
-    )
-    fine = functional.interpolate(
-        torch.from_numpy(fine)[None], size=shape, mode="trilinear", align_corners=True
-    )
-    return fine[0].numpy()
+    fine = np.stack([zoom(c, 24 / (n_control + 2), order=3, mode="nearest") for c in coarse])
+    return _resized(fine.astype(np.float32), shape)
+
+
+def _resized(channels, shape):
+    """Return channels (n, x, y, z), float32, interpolated linearly to `shape`."""
+    grid = torch.from_numpy(channels)[None]
+    return functional.interpolate(grid, size=shape, mode="trilinear", align_corners=True)[0].numpy()

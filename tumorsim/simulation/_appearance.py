@@ -1,10 +1,10 @@
 """What a contrast-enhanced T1 scan shows: tissue and tumor intensities, then field, blur and noise."""
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
-from tumorsim.simulation._anatomy import noise, smooth_field
+from tumorsim.simulation._anatomy import draw_frame, noise, smooth_field
 from tumorsim.simulation._face import CHANNELS
 
 __all__ = ["displace", "draw_intensities", "to_scanner"]
@@ -12,27 +12,8 @@ __all__ = ["displace", "draw_intensities", "to_scanner"]
 _SPHERE = 64.0  # mm from the brain's middle; sulci are drawn on this sphere and continue inward
 
 
-@dataclass
-class _Contrast:
-    """Intensities of one scan; white matter is 1."""
-
-    fluid: float
-    gray: float
-    enhancing: float
-    faintest: float  # that a tumor's bright part may be
-    fat: float
-    muscle: float
-    bone: float
-    marrow: float
-    dura: float
-    veins: float
-    arteries: float
-    necrosis: float
-    edema: float
-
-
 def _draw_contrast(rng):
-    """Draw fluid < gray <~ white < enhancement in 85 % of scans, looser in the others."""
+    """Draw intensities, white matter being 1: fluid < gray <~ white < enhancement in 85 % of scans."""
     usual = rng.random() < 0.85
     spin_echo = rng.random() < 0.5  # little contrast of gray and white matter, flow voids
     fluid = rng.uniform(0.12, 0.5) if usual else rng.uniform(0.05, 0.6)
@@ -43,11 +24,11 @@ def _draw_contrast(rng):
     gain = enhancing - brightest
     void = spin_echo and rng.random() < 0.6
     fat = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else rng.uniform(1.3, 2.6)
-    return _Contrast(
+    return SimpleNamespace(
         fluid=fluid,
         gray=gray,
         enhancing=enhancing,
-        faintest=brightest * 1.2,
+        faintest=brightest * 1.2,  # that a tumor's bright part may be
         fat=fat,
         muscle=rng.uniform(0.55, 0.95),
         bone=rng.uniform(0.03, 0.18),
@@ -58,11 +39,6 @@ def _draw_contrast(rng):
         necrosis=fluid + (gray - fluid) * rng.uniform(0.1, 0.7),
         edema=rng.uniform(0.62, 0.88),
     )
-
-
-def _frame(rng):
-    """Draw rotation and phase of a patient's noise, (4, 3)."""
-    return np.vstack([np.linalg.qr(rng.standard_normal((3, 3)))[0], rng.uniform(0, 64, 3)])
 
 
 def _shift(frame, phase):
@@ -121,7 +97,7 @@ def draw_intensities(rng, scan, lesions, depths):
 def _draw_brain(rng, scan, points, contrast):
     """Return intensity and share of brain for each point; `points` (n, 3) are where its tissue came from."""
     head = scan.head
-    frame = _frame(rng)
+    frame = draw_frame(rng)
     gray, white, brain = head.brain.sample(points)
     distance = scan.distance.copy()
     moved = np.flatnonzero((points != scan.points).any(axis=1))
@@ -178,8 +154,8 @@ def _draw_labeled_brain(rng, scan, contrast, tissue, distance, frame):
 def _draw_outside(rng, scan, signal, contrast, tissue):
     """Return `signal` (n,) with what a real anatomy's labels say lies outside the brain; as `_draw_shell`."""
     tissue = dict(zip(CHANNELS, tissue, strict=True))
-    texture = noise(scan.points, 5.0, _frame(rng), 3)
-    strands = noise(scan.points, 15.0, _frame(rng), 3)
+    texture = noise(scan.points, 5.0, draw_frame(rng), 3)
+    strands = noise(scan.points, 15.0, draw_frame(rng), 3)
     fat = 0.85 * contrast.fat * (1 + 0.08 * texture[2])
     skin = _step(scan.skin + rng.uniform(1.5, 3), 0.4)  # the skin itself is darker than the fat under it
     soft = contrast.muscle * (1 + 0.08 * texture[0])
@@ -202,9 +178,9 @@ def _draw_shell(rng, scan, signal, contrast, tissue):
     """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (10, n) as in `CHANNELS`."""
     distance = scan.distance
     tissue = dict(zip(CHANNELS, tissue, strict=True))
-    waves = noise(scan.points, 38.0, _frame(rng), 1)[0]
-    strands = noise(scan.points, 17.0, _frame(rng), 3)
-    texture = noise(scan.points, 5.0, _frame(rng), 3)
+    waves = noise(scan.points, 38.0, draw_frame(rng), 1)[0]
+    strands = noise(scan.points, 17.0, draw_frame(rng), 3)
+    texture = noise(scan.points, 5.0, draw_frame(rng), 3)
     skull = rng.uniform(4.5, 8) * (1 + 0.22 * waves)  # mm
     outside = _step(distance - 2.6, 0.3)
     diploe = np.exp(-(((distance - 2.6 - 0.55 * skull) / (0.22 * skull)) ** 2)) * (0.75 + 0.25 * texture[0])
@@ -231,7 +207,7 @@ def _draw_shell(rng, scan, signal, contrast, tissue):
 def _draw_enhancing(rng, scan, signal, contrast, tissue):
     """Draw dura, falx, vessels and pituitary into `signal` (n,), in place."""
     distance, points = scan.distance, scan.points
-    waves = noise(points, 38.0, _frame(rng), 1)[0]
+    waves = noise(points, 38.0, draw_frame(rng), 1)[0]
     thin = np.float32(rng.uniform(0.35, 0.9))
     at = 0.5 if scan.head.real else 1.9  # mm outside the envelope
     dura = np.exp(-(((distance - at) / thin) ** 2)) * np.clip(0.75 + 0.35 * waves, 0, 1)
@@ -252,7 +228,7 @@ def _strip(rng, scan, brain_share):
     """Return what a skull stripper keeps of each point, 0..1; some leave dura and bite off cortex."""
     if rng.random() < 0.7:
         return brain_share * _step(rng.uniform(-0.5, 1.0) - scan.distance, 0.3)
-    waves = noise(scan.points, 45.0, _frame(rng), 1)[0]
+    waves = noise(scan.points, 45.0, draw_frame(rng), 1)[0]
     return _step(rng.uniform(-1, 2) + rng.uniform(1, 2.5) * waves - scan.distance, 0.3)
 
 

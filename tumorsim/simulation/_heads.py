@@ -22,57 +22,38 @@ from tumorsim.simulation._anatomy import (
     signed_distance,
     starting_points,
 )
-from tumorsim.simulation._face import CHANNELS, face_channels
+from tumorsim.simulation._face import CHANNELS, HEAD, face_channels
 
 __all__ = ["load_label_head"]
 
-_LEFT_CEREBRUM = (2, 3, 4, 5, 10, 11, 12, 13, 17, 18, 26, 28, 30)
-_RIGHT_CEREBRUM = (41, 42, 43, 44, 49, 50, 51, 52, 53, 54, 58, 60, 62)
-_HINDBRAIN = (7, 8, 15, 16, 46, 47)
-_GRAY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58, 136, 137, 163, 164)
-_WHITE = (2, 41, 7, 46, 16, 25, 57, 28, 60, 77, 85, 512, 530)
-_VENTRICLE = (4, 43, 5, 44, 14, 15, 72)
-_FLUID = 24
-# Outside the brain: numbers of SimNIBS' head segmentation, which SynthSeg's label maps carry.
-_OUTSIDE = {
-    "fat": (511,), "muscle": (507, 508), "eye": (506,), "mucosa": (509,), "bone": (515,), "marrow": (516,),
-    "arteries": (502,), "veins": (514,),
-}  # fmt: skip
 _FIRST_OUTSIDE = 500  # numbers from here on are tissue outside the brain
+
+
+def _of(labels, *names):
+    """Return where a label map holds a number of the named groups of `HEAD`, bool."""
+    return np.isin(labels, [number for name in names for number in HEAD["labels"][name]])
 
 
 @lru_cache(maxsize=32)
 def load_label_head(path):
     """Return the `Head` of a label map of a whole head, a file of about 1 mm; takes some ten seconds.
 
-    The map holds FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more for what lies
-    outside. It is brought to MNI space by `anatomy.register_to_mni`, so that midline, sinuses and landmarks
-    of the areas are where they are in the template to about 5 mm. Without cerebral white matter or cortex of
-    a side: ``GeometryError``.
-
-    References
-    ----------
-    Label maps: Billot et al., "SynthSeg", Med Image Anal 86, 102789, 2023. Numbers outside the brain: Puonti
-    et al., NeuroImage 219, 117044, 2020.
+    The map holds FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more outside (Billot et
+    al., 2023; Puonti et al., NeuroImage 219, 117044, 2020). It is brought to MNI space as a patient's scan
+    is, drawn as a stripped T1 scan, so that midline, sinuses and landmarks are where they are in the template
+    to about 5 mm. Without cerebral white matter or cortex of a side: ``GeometryError``.
     """
     labels, affine = load_image(path)
-    labels, affine = np.asarray(labels).astype(np.int16), np.asarray(affine, dtype=np.float64)
+    labels = labels.astype(np.int16)
     for number in (2, 3, 41, 42):
         if not (labels == number).any():
             raise GeometryError(f"The label map '{path}' must hold FreeSurfer's label {number}. It has none.")
     labels, affine = to_ras(labels, affine), ras_affine(labels.shape, affine)[1]
-    return _build(Path(path).name.split(".")[0], labels, affine, _register(labels, affine))
-
-
-def _register(labels, affine):
-    """Return the affine (4, 4) from MNI mm to those of a map in RAS+ order that lays it on the template.
-
-    The brain of the map is drawn as a stripped T1 scan, and that is registered as a patient's scan is.
-    """
     scan = np.zeros(labels.shape, np.float32)
-    for numbers, brightness in ((_VENTRICLE, 0.25), (_FLUID, 0.2), (_GRAY, 0.7), (_WHITE, 1.0)):
-        scan[np.isin(labels, numbers) & (labels < _FIRST_OUTSIDE)] = brightness
-    return np.linalg.inv(register_to_mni(scan, affine).to_mni)
+    for name, brightness in (("ventricle", 0.25), ("fluid", 0.2), ("gray", 0.7), ("white", 1.0)):
+        scan[_of(labels, name) & (labels < _FIRST_OUTSIDE)] = brightness
+    to_native = np.linalg.inv(register_to_mni(scan, affine).to_mni)
+    return _build(Path(path).name.split(".")[0], labels, affine, to_native)
 
 
 def _build(name, labels, affine, to_native):
@@ -88,8 +69,8 @@ def _build(name, labels, affine, to_native):
 
     origin, shape = np.array([-80.0, -112.0, -76.0]), (161, 193, 165)
     fine = resampled(origin, shape, 1.0)
-    gray, white, ventricle = (np.isin(fine, numbers) for numbers in (_GRAY, _WHITE, _VENTRICLE))
-    brain = gray | white | ventricle
+    gray, white = _of(fine, "gray"), _of(fine, "white")
+    brain = gray | white | _of(fine, "ventricle")
     brain = ndimage.binary_closing(brain, iterations=4, border_value=0) | brain
     soft = [ndimage.gaussian_filter(m.astype(np.float32), 0.6) for m in (gray, white, brain)]
     soft[0] = np.minimum(soft[0], soft[2])
@@ -102,23 +83,24 @@ def _build(name, labels, affine, to_native):
         body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
     coarse = np.where(body, coarse, 0)
     mm = head_grid()
-    in_brain = np.isin(coarse, (*_GRAY, *_WHITE, *_VENTRICLE)) & ~np.isin(coarse, (512, 530))
-    inner = in_brain | ((coarse == _FLUID) & (mm[..., 2] > -85))
+    in_brain = _of(coarse, "gray", "white", "ventricle") & (coarse < _FIRST_OUTSIDE)
+    inner = in_brain | (_of(coarse, "fluid") & (mm[..., 2] > -85))
     envelope = ndimage.binary_closing(np.pad(inner, 4), iterations=2)[4:-4, 4:-4, 4:-4] | inner
     distance = ndimage.gaussian_filter(signed_distance(envelope), 0.5)
     filled = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
     skin = signed_distance(filled)
-    cerebral = np.isin(coarse, (*_LEFT_CEREBRUM, *_RIGHT_CEREBRUM))
-    to_cerebrum, to_hind = signed_distance(cerebral), signed_distance(np.isin(coarse, _HINDBRAIN))
+    to_cerebrum, to_hind, left, right = (
+        signed_distance(_of(coarse, *names))
+        for names in (("left", "right"), ("hindbrain",), ("left",), ("right",))
+    )
     cerebrum = np.clip((to_hind - to_cerebrum) / 3 + 0.5, 0, 1)
-    left, right = (signed_distance(np.isin(coarse, side)) for side in (_LEFT_CEREBRUM, _RIGHT_CEREBRUM))
     midline = ndimage.gaussian_filter(np.clip((left - right) / 2, -20, 20), 0.7)
 
     face = dict(zip(CHANNELS, face_channels(mm, distance), strict=True))
     fluid = ~in_brain
     extras = {
         channel: ndimage.gaussian_filter(np.isin(coarse, numbers).astype(np.float32), 0.4)
-        for channel, numbers in _OUTSIDE.items()
+        for channel, numbers in HEAD["outside"].items()
     }
     extras["air"] = ndimage.gaussian_filter((coarse == 0).astype(np.float32), 0.4)
     for channel in ("veins", "arteries"):

@@ -67,24 +67,13 @@ def draw_scan(rng, spacing, head):
     points += np.moveaxis(bend, 0, -1)
     points = points.reshape(-1, 3)
 
-    distance, skin, cerebrum, midline = head.shell.sample(points)
-    seen = np.flatnonzero(skin < 1) if whole_head else np.flatnonzero(distance < 6)
+    shell = head.shell.sample(points)
+    seen = np.flatnonzero(shell[1] < 1) if whole_head else np.flatnonzero(shell[0] < 6)
     where = list(np.unravel_index(seen, tuple(fine)))
     where[thick_axis] //= n_per_voxel
-    return Scan(
-        head=head,
-        whole_head=whole_head,
-        shape=shape,
-        spacing=voxel_size,
-        origin=origin,
-        n_per_voxel=n_per_voxel,
-        voxel=np.ravel_multi_index(where, shape),
-        points=points[seen],
-        distance=distance[seen],
-        skin=skin[seen],
-        cerebrum=cerebrum[seen],
-        midline=midline[seen],
-    )
+    voxel = np.ravel_multi_index(where, shape)
+    shell = (channel[seen] for channel in shell)
+    return Scan(head, whole_head, shape, voxel_size, origin, n_per_voxel, voxel, points[seen], *shell)
 
 
 def _draw_linear(rng, scale):

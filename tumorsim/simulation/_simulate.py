@@ -116,16 +116,12 @@ def make_cohort(
     n_jobs = check_integer(n_jobs, "n_jobs")
     entropy = np.random.SeedSequence(random_state).entropy
     folder = None if output_dir is None else Path(os.path.abspath(output_dir))
-    one_thread = n_jobs != 1
-    jobs = (
-        delayed(_make_patient)(entropy, i, spacing, types, heads, folder, one_thread)
-        for i in range(n_patients)
-    )
+    common = (spacing, types, heads, folder, n_jobs != 1)
+    jobs = (delayed(_make_patient)(entropy, i, *common) for i in range(n_patients))
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    results = list(
-        tqdm(results, "simulating scans", total=n_patients, disable=None if progress else True, leave=False)
-    )
-    cohort = Cohort(tumor for result in results for tumor in _records(result, folder))
+    shown = None if progress else True
+    results = tqdm(results, "simulating scans", total=n_patients, disable=shown, leave=False)
+    cohort = Cohort(tumor for result in list(results) for tumor in _records(*result))
     if folder is not None:
         _write_manifest(folder / "manifest.csv", cohort)
     return cohort
@@ -144,7 +140,7 @@ def _check_types(types):
 
 
 def _check_anatomies(anatomies):
-    """Return a tuple of what `_load` takes: files of label maps and `TEMPLATE`."""
+    """Return a tuple of files of label maps and `TEMPLATE`."""
     given = [anatomies] if isinstance(anatomies, str | os.PathLike) else list(anatomies or [TEMPLATE])
     found = []
     for name in given:
@@ -154,9 +150,7 @@ def _check_anatomies(anatomies):
         elif path.is_dir():
             files = sorted(p for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii", ".nrrd")))
             if not files:
-                raise ValueError(
-                    f"The folder '{path}' of 'anatomies' must hold NIfTI or NRRD files. It has none."
-                )
+                raise ValueError(f"The folder '{path}' of 'anatomies' must hold NIfTI or NRRD files.")
             found += [os.path.abspath(file) for file in files]
         elif path.is_file():
             found.append(os.path.abspath(path))
@@ -167,11 +161,6 @@ def _check_anatomies(anatomies):
     return tuple(found)
 
 
-def _load(name):
-    """Return the `Head` called `name`."""
-    return load_head() if name == TEMPLATE else load_label_head(name)
-
-
 def _type_of(entropy, i, types):
     """Return the type of patient `i`: golden-ratio steps keep the shares even at any number of patients."""
     start = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(0,))).random()
@@ -180,25 +169,29 @@ def _type_of(entropy, i, types):
 
 
 def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
-    """Simulate patient `i`; returns a dict of plain values, with arrays unless `folder` takes the files."""
+    """Simulate patient `i`; returns case_id, image, mask and, for each tumor, (box, labels, notes)."""
     if one_thread:
         import torch
 
         torch.set_num_threads(1)
     rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1, i)))
-    name = _type_of(entropy, i, types)
+    name, case_id = _type_of(entropy, i, types), f"sim-{i + 1:05d}"
     scan, lesions, depths, mask = _place_tumors(rng, name, spacing, heads)
     image = to_scanner(rng, scan, draw_intensities(rng, scan, lesions, depths))
     centers = [scan.points[index[depth > 0]].mean(axis=0, dtype=np.float64) for index, depth in depths]
     image, mask, affine = _store(rng, image, mask, scan.affine)
-    result = {"case_id": f"sim-{i + 1:05d}", "type": name, "centers": centers, "affine": affine}
-    result["notes"] = [_notes(scan, lesion, center) for lesion, center in zip(lesions, centers, strict=True)]
-    result["boxes"] = [bbox_from_mask(mask == value) for value in range(1, len(lesions) + 1)]
+    known = {"dataset": "simulated", "anatomy": scan.head.name, "whole_head": scan.whole_head}
+    tumors = []
+    for value, (lesion, center) in enumerate(zip(lesions, centers, strict=True), start=1):
+        place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
+        notes = known | {"ring": bool(lesion.rim)} | place
+        tumors.append((bbox_from_mask(mask == value), {"type": name} | place_labels(center), notes))
     if folder is None:
-        return result | {"image": image, "mask": mask}
-    for kind, array in (("images", image), ("masks", mask)):
-        save_nifti(folder / kind / f"{result['case_id']}.nii.gz", array, affine)
-    return result
+        return case_id, (image, affine), (mask, affine), tumors
+    files = [folder / kind / f"{case_id}.nii.gz" for kind in ("images", "masks")]
+    save_nifti(files[0], image, affine)
+    save_nifti(files[1], mask, affine)
+    return case_id, *files, tumors
 
 
 def _place_tumors(rng, name, spacing, heads):
@@ -208,7 +201,8 @@ def _place_tumors(rng, name, spacing, heads):
     """
     number = TYPES[name].count(rng)
     while True:
-        scan = draw_scan(rng, spacing, _load(heads[rng.integers(len(heads))]))
+        head = heads[rng.integers(len(heads))]
+        scan = draw_scan(rng, spacing, load_head() if head == TEMPLATE else load_label_head(head))
         mask = np.zeros(scan.shape, np.uint8)
         lesions, depths = [], []
         for _ in range(_TRIES + 5 * number):
@@ -263,47 +257,24 @@ def _store(rng, image, mask, affine):
     return image, mask, affine @ change
 
 
-def _notes(scan, lesion, center):
-    """Return what is known of a simulated tumor beside its labels: table columns of one row."""
-    place = {f"mni_{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)}
-    notes = {"dataset": "simulated", "anatomy": scan.head.name, "whole_head": scan.whole_head}
-    return notes | {"ring": bool(lesion.rim)} | place
-
-
-def _records(result, folder):
+def _records(case_id, image, mask, tumors):
     """Yield the tumors of one simulated patient."""
-    case_id = result["case_id"]
-    if folder is None:
-        image, mask = ((result[kind], result["affine"]) for kind in ("image", "mask"))
-    else:
-        image, mask = (folder / kind / f"{case_id}.nii.gz" for kind in ("images", "masks"))
     case = Case(image, mask, case_id=case_id, patient_id=case_id)
-    rows = zip(result["boxes"], result["centers"], result["notes"], strict=True)
-    for j, (box, center, notes) in enumerate(rows, start=1):
-        yield Tumor(
-            case,
-            box,
-            tumor_id=f"{case_id}/{j}",
-            labels={"type": result["type"]} | place_labels(center),
-            mask_value=j,
-            metadata=notes,
-        )
+    for j, (box, labels, notes) in enumerate(tumors, start=1):
+        yield Tumor(case, box, tumor_id=f"{case_id}/{j}", labels=labels, mask_value=j, metadata=notes)
 
 
 def _write_manifest(path, cohort):
     """Write the manifest of a cohort on files, paths relative to it."""
     import pandas as pd
 
+    columns = ("patient_id", "case_id", "tumor_id", "image", "mask", "mask_value", *BOX_COLUMNS)
     rows = []
     for tumor in cohort:
         case = tumor.case
-        row = {"patient_id": case.patient_id, "case_id": case.case_id, "tumor_id": tumor.tumor_id}
-        for kind in ("image", "mask"):
-            row[kind] = Path(os.path.relpath(getattr(case, kind), path.parent)).as_posix()
-        row["mask_value"] = tumor.mask_value
-        row |= dict(zip(BOX_COLUMNS, tumor.bbox.ravel().tolist(), strict=True))
-        rows.append(
-            row | {label_column(task): value for task, value in tumor.labels.items()} | tumor.metadata
-        )
+        files = (Path(os.path.relpath(file, path.parent)).as_posix() for file in (case.image, case.mask))
+        row = [case.patient_id, case.case_id, tumor.tumor_id, *files, tumor.mask_value, *tumor.bbox.ravel()]
+        labels = {label_column(task): value for task, value in tumor.labels.items()}
+        rows.append(dict(zip(columns, row, strict=True)) | labels | tumor.metadata)
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tumorsim.anatomy import region_at
-from tumorsim.simulation._anatomy import noise
+from tumorsim.simulation._anatomy import draw_frame, noise
+from tumorsim.simulation._face import HEAD
 
 __all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
 
@@ -105,21 +106,21 @@ def draw_lesion(name, rng, head):
         lesion.beyond = _BELOW_SELLA
     if not typical:
         _forget_looks(rng, lesion)
-    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    lesion.frame = np.vstack([rotation, rng.uniform(0, 64, 3)])
+    lesion.frame = draw_frame(rng)
     return lesion
+
+
+def _draw(rng, lesion, **ranges):
+    """Set attributes to draws from (low, high) in turn, or from (low, high, chance), else to 0."""
+    for name, (low, high, *chance) in ranges.items():
+        setattr(lesion, name, rng.uniform(low, high) if not chance or rng.random() < chance[0] else 0.0)
 
 
 def _forget_looks(rng, lesion):
     """Draw ring and tail as if the type were unknown, in place; what never enhanced gets no ring."""
     if not lesion.cavity and lesion.level > 1:
         lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
-    lesion.tail = rng.uniform(5, 14) if rng.random() < 0.3 else 0.0
-
-
-def _pick(rng, points):
-    """Return one of `points` (n, 3) as a float array."""
-    return points[rng.integers(len(points))].copy()
+    _draw(rng, lesion, tail=(5, 14, 0.3))
 
 
 def _stretch(rng, spread):
@@ -127,9 +128,6 @@ def _stretch(rng, spread):
     rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     logs = rng.normal(0, spread, 3)
     return rotation @ np.diag(np.exp(logs - logs.mean())) @ rotation.T
-
-
-# -- metastasis ---------------------------------------------------------------------------------------
 
 
 def _count_metastases(rng):
@@ -141,49 +139,29 @@ def _count_metastases(rng):
 def _place_metastasis(rng, head):
     """Draw gray-white junction 81 %, cerebellum 14 %, brainstem 5 % (Lee 2022)."""
     where = (head.junction, head.cerebellum, head.brainstem)[rng.choice(3, p=(0.81, 0.14, 0.05))]
-    return Place(_pick(rng, where) + rng.uniform(-1, 1, 3), None, "brain")
+    return Place(where[rng.integers(len(where))] + rng.uniform(-1, 1, 3), None, "brain")
 
 
 def _build_metastasis(rng, place, typical):
     """Build a round, sharp tumor: solid when small, ring-enhancing when large, edema out of proportion."""
     radius = np.clip(rng.lognormal(np.log(8), 0.6), 3, 35) / 2
-    ring = rng.random() < 1 / (
-        1 + np.exp(-(2 * radius - 14) / 3)
-    )  # from nearly never at 6 mm to nearly always
+    ring = rng.random() < 1 / (1 + np.exp(-(2 * radius - 14) / 3))  # seldom at 6 mm, nearly always at 20
     lesion = Lesion(_seat(place, radius, 0.6), radius, _stretch(rng, 0.08), bumps=rng.uniform(0.02, 0.07))
     lesion.rim = rng.uniform(0.18, 0.4) * radius + 1.0 if ring else 0.0
     lesion.edema = rng.uniform(2, 14) * min(radius / 4, 1.4) if rng.random() < 0.75 else 0.0
-    lesion.push = rng.uniform(0.3, 0.7)
-    lesion.inside = rng.uniform(0.1, 1.0)
-    lesion.grain = rng.uniform(0.03, 0.14)
-    lesion.level = rng.uniform(1.15, 1.9)
+    _draw(rng, lesion, push=(0.3, 0.7), inside=(0.1, 1.0), grain=(0.03, 0.14), level=(1.15, 1.9))
     return lesion
 
 
-# -- meningioma ---------------------------------------------------------------------------------------
-
 _MENINGIOMA_MM3 = 7000.0  # median before large ones are refused
 _BENT = 1.4
-# Site, share (Brain Science Foundation), rule on the outer surface in MNI mm.
-_DURAL_SITES = (
-    ("falx", 0.25, None),
-    ("convexity", 0.20, lambda x, y, z: (z > 15) & (abs(x) > 16)),
-    (
-        "sphenoid",
-        0.20,
-        lambda x, y, z: (abs(x) > 14) & (abs(x) < 52) & (abs(y - 14) < 16) & (abs(z + 18) < 16),
-    ),
-    ("olfactory", 0.10, lambda x, y, z: (abs(x) < 14) & (y > 22) & (y < 58) & (z < -8)),
-    ("suprasellar", 0.10, lambda x, y, z: (abs(x) < 14) & (abs(y - 6) < 14) & (z < -14) & (z > -34)),
-    ("posterior fossa", 0.15, lambda x, y, z: (z < -22) & (y < -28) & (y > -96)),
-    ("ventricle", 0.02, None),
-)
 
 
 def _place_meningioma(rng, head):
-    """Draw a site of `_DURAL_SITES` and a point of it."""
-    shares = np.array([share for _, share, _ in _DURAL_SITES])
-    site, _, rule = _DURAL_SITES[rng.choice(len(_DURAL_SITES), p=shares / shares.sum())]
+    """Draw one of the dural sites and a point of it; where a head's surface has none there, another site."""
+    sites = list(HEAD["dural_sites"].items())
+    shares = np.array([share for _, (share, *_) in sites])
+    site, (_, *box) = sites[rng.choice(len(sites), p=shares / shares.sum())]
     side = rng.choice((-1, 1))
     if site == "ventricle":
         return Place(np.array([side * 25.0, -42.0, 10.0]) + rng.uniform(-3, 3, 3), None, "brain")
@@ -191,22 +169,17 @@ def _place_meningioma(rng, head):
         angle = np.radians(rng.uniform(-25, 200))  # from the frontal pole over the vertex to the occiput
         away = np.array([0, np.cos(angle) * 78, np.sin(angle) * 58]) * rng.uniform(0.78, 1.0)
         return Place(np.array([0.0, -16, 12]) + away, np.array([-side, 0.0, 0]), "falx")
-    if site == "posterior fossa" and rng.random() < 0.6:
-        near = _near(rng, head, (side * 27, -34, -36), 9)
-        return Place(*near, "dura")
-    chosen = np.flatnonzero(rule(*head.surface.T))
-    if len(chosen) == 0:  # a head whose surface has no point there: another site
+    if site == "posterior fossa" and rng.random() < 0.6:  # near the cerebellopontine angle
+        away = np.linalg.norm(head.surface - (side * 27, -34, -36), axis=1)
+        chosen = np.flatnonzero(away < max(9, away.min() + 1e-6))
+    else:
+        low, high = np.array(box)
+        points = np.column_stack([np.abs(head.surface[:, 0]), head.surface[:, 1:]])
+        chosen = np.flatnonzero(((points > low) & (points < high)).all(axis=1))
+    if len(chosen) == 0:
         return _place_meningioma(rng, head)
     index = chosen[rng.integers(len(chosen))]
     return Place(head.surface[index].copy(), head.normals[index].copy(), "dura")
-
-
-def _near(rng, head, point, radius):
-    """Return a point of the outer surface, and its normal, within `radius` mm of `point` or nearest to it."""
-    away = np.linalg.norm(head.surface - point, axis=1)
-    close = np.flatnonzero(away < max(radius, away.min() + 1e-6))
-    index = close[rng.integers(len(close))]
-    return head.surface[index].copy(), head.normals[index].copy()
 
 
 def _seat(place, radius, share):
@@ -228,22 +201,10 @@ def _build_meningioma(rng, place, typical):
     lesion.axes = (np.eye(3) + (flat - 1) * np.outer(normal, normal)) @ _stretch(rng, 0.06)
     if one_sided:
         lesion.falx = int(-place.outward[0])
-    lesion.tail = rng.uniform(6, 16) if rng.random() < 0.65 else 0.0
-    lesion.edema = rng.uniform(3, 18) if rng.random() < 0.4 else 0.0
-    lesion.patchy = rng.uniform(0.05, 0.15) if rng.random() < 0.15 else 0.0
-    lesion.inside = rng.uniform(0.3, 1.3)
-    lesion.grain = rng.uniform(0.05, 0.2)
-    lesion.cleft = rng.uniform(0.3, 1.5)
-    lesion.push, lesion.level = 0.97, rng.uniform(1.2, 1.8)
+    _draw(rng, lesion, tail=(6, 16, 0.65), edema=(3, 18, 0.4), patchy=(0.05, 0.15, 0.15), inside=(0.3, 1.3))
+    _draw(rng, lesion, grain=(0.05, 0.2), cleft=(0.3, 1.5), level=(1.2, 1.8))
+    lesion.push = 0.97
     return lesion
-
-
-# -- schwannoma ---------------------------------------------------------------------------------------
-
-
-def _count_schwannomas(rng):
-    """Draw two in 3 % of patients, one in each other."""
-    return 2 if rng.random() < 0.03 else 1
 
 
 def _place_schwannoma(rng, head):
@@ -265,26 +226,22 @@ def _build_schwannoma(rng, place, typical):
         end = place.point + place.outward * rng.uniform(5, 11) + (0, rng.uniform(-1, 1), 0)
         lesion.cone = (place.point - place.outward * 0.5 * radius, end, wide, 0.5 * wide)
     large = 2 * radius > 25
-    lesion.patchy = rng.uniform(0.15, 0.5) if rng.random() < (0.75 if large else 0.15) else 0.0
-    lesion.inside = rng.uniform(0.05, 0.9)
-    lesion.grain = rng.uniform(0.08, 0.2) if large else rng.uniform(0.04, 0.14)
-    lesion.cleft = rng.uniform(0, 1.0)
-    lesion.push, lesion.level = 0.95, rng.uniform(1.25, 1.85)
+    _draw(rng, lesion, patchy=(0.15, 0.5, 0.75 if large else 0.15), inside=(0.05, 0.9))
+    _draw(rng, lesion, grain=(0.08, 0.2) if large else (0.04, 0.14), cleft=(0, 1.0), level=(1.25, 1.85))
+    lesion.push = 0.95
     return lesion
 
-
-# -- glioma -------------------------------------------------------------------------------------------
 
 _GLIOMA_MM = 50.0  # median diameter before skull and falx cut it
 _DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
 # Areas, share (Larjavaara 2007).
-_GLIOMA_AREAS = (
-    (("frontal",), 0.40),
-    (("temporal",), 0.29),
-    (("parietal",), 0.14),
-    (("deep_gray", "insula", "cingulate"), 0.14),
-    (("occipital",), 0.03),
-)
+_GLIOMA_AREAS = {
+    ("frontal",): 0.40,
+    ("temporal",): 0.29,
+    ("parietal",): 0.14,
+    ("deep_gray", "insula", "cingulate"): 0.14,
+    ("occipital",): 0.03,
+}
 _CALLOSUM = ((0.0, 26, 8), (0.0, 0, 24), (0.0, -36, 18))  # genu, body, splenium; mm
 
 
@@ -293,10 +250,11 @@ def _place_glioma(rng, head):
     if rng.random() < 0.07:
         point = np.array(_CALLOSUM[rng.choice(3, p=(0.55, 0.15, 0.3))])
         return Place(point + rng.uniform(-1, 1, 3) * (7, 5, 3), None, "callosum")
-    areas = _GLIOMA_AREAS[rng.choice(5, p=[share for _, share in _GLIOMA_AREAS])][0]
+    areas = list(_GLIOMA_AREAS)[rng.choice(5, p=list(_GLIOMA_AREAS.values()))]
     few = head.hemispheres[rng.integers(len(head.hemispheres), size=200)]
     found = few[np.isin(region_at(few), areas)]
-    return Place(_pick(rng, found if len(found) else few), None, "brain")
+    found = found if len(found) else few
+    return Place(found[rng.integers(len(found))].copy(), None, "brain")
 
 
 def _build_glioma(rng, place, typical):
@@ -311,41 +269,28 @@ def _build_glioma(rng, place, typical):
             lesion.center += 0.008 * radius * (_DEEP * (lesion.falx, 1, 1) - lesion.center)
     if place.kind != "dura":
         lesion.beyond = _PIA
-    lesion.lobes = tuple(_bud(rng, lesion, 0.4, 0.7) for _ in range(rng.integers(4)))
-    lesion.bumps, lesion.ragged = rng.uniform(0.08, 0.17), rng.uniform(0.4, 1.0)
+    for direction in (rng.standard_normal(3) for _ in range(rng.integers(4))):
+        away = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0) * lesion.radius
+        lesion.lobes += ((lesion.center + away, rng.uniform(0.4, 0.7) * lesion.radius),)
+    _draw(rng, lesion, bumps=(0.08, 0.17), ragged=(0.4, 1.0))
     lesion.edema = min(radius * rng.uniform(0.25, 1.0), 20) if rng.random() < 0.85 else 0.0
-    lesion.border = rng.uniform(0.25, 0.7)
-    lesion.grain = rng.uniform(0.08, 0.2)
-    lesion.push = rng.uniform(0.1, 0.5)
-    lesion.inside = rng.uniform(0.3, 1.05)
-    lesion.level = rng.uniform(1.15, 1.8)
-    lesion.halo = rng.uniform(0.06, 0.3) * radius if rng.random() < 0.45 else 0.0
-    lesion.patchy = rng.uniform(0.1, 0.4) if rng.random() < 0.5 else 0.0
+    _draw(rng, lesion, border=(0.25, 0.7), grain=(0.08, 0.2), push=(0.1, 0.5), inside=(0.3, 1.05))
+    _draw(rng, lesion, level=(1.15, 1.8), halo=(0.06, 0.3, 0.45), patchy=(0.1, 0.4, 0.5))
+    lesion.halo *= radius
     kind = rng.random()
     if kind < 0.33:  # hardly enhances, if at all in patches
-        lesion.level, lesion.halo = rng.uniform(0.6, 0.95), 0.0
-        lesion.patchy = rng.uniform(0.05, 0.4) if rng.random() < 0.6 else 0.0
-        lesion.border, lesion.grain = rng.uniform(0.5, 1.4), rng.uniform(0.04, 0.12)
-        lesion.inside = rng.uniform(1.2, 2.0)
+        _draw(rng, lesion, level=(0.6, 0.95), patchy=(0.05, 0.4, 0.6), border=(0.5, 1.4), grain=(0.04, 0.12))
+        _draw(rng, lesion, inside=(1.2, 2.0))
+        lesion.halo = 0.0
     elif kind < 0.51:
-        lesion.cavity, lesion.inside, lesion.halo = True, rng.uniform(0, 0.12), 0.0
-        lesion.patchy = 0.0
-        lesion.rim, lesion.push = rng.uniform(1.2, 4.0), 0.0
+        _draw(rng, lesion, inside=(0, 0.12), rim=(1.2, 4.0))
+        lesion.cavity, lesion.halo, lesion.patchy, lesion.push = True, 0.0, 0.0, 0.0
     elif kind < 0.9:
         lesion.rim = lesion.halo + rng.uniform(0.12, 0.4) * radius + 1
     else:
-        lesion.patchy = rng.uniform(0.15, 0.45)
+        _draw(rng, lesion, patchy=(0.15, 0.45))
     return lesion
 
-
-def _bud(rng, lesion, low, high):
-    """Draw a lobe on the surface of `lesion`'s ball, `low` to `high` of its radius: center (3,), radius."""
-    direction = rng.standard_normal(3)
-    away = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0) * lesion.radius
-    return lesion.center + away, rng.uniform(low, high) * lesion.radius
-
-
-# -- pituitary adenoma --------------------------------------------------------------------------------
 
 _ADENOMA_MM = 26.0  # median diameter
 
@@ -358,9 +303,7 @@ def _place_adenoma(rng, head):
 def _build_adenoma(rng, place, typical):
     """Build a smooth tumor, waisted between sella and cistern when large; cystic or bled in some."""
     radius = np.clip(rng.lognormal(np.log(_ADENOMA_MM), 0.32), 11, 40) / 2
-    up = np.array([0.0, 0.15, 1.0])
-    if place.kind != "sella":
-        up = rng.standard_normal(3)
+    up = np.array([0.0, 0.15, 1.0]) if place.kind == "sella" else rng.standard_normal(3)
     up /= np.linalg.norm(up)
     center = _seat(place, radius, 0.8)
     if place.kind == "sella":
@@ -376,15 +319,13 @@ def _build_adenoma(rng, place, typical):
         sideways = np.cross(up, (0.0, 1, 0))
         sideways *= rng.choice((-1, 1)) * lesion.radius * rng.uniform(0.7, 1.0) / np.linalg.norm(sideways)
         lesion.lobes += ((lesion.center + sideways, rng.uniform(0.45, 0.65) * lesion.radius),)
-    lesion.grain = rng.uniform(0.06, 0.22)
-    lesion.level = rng.uniform(1.2, 1.8)
+    _draw(rng, lesion, grain=(0.06, 0.22), level=(1.2, 1.8))
     inside = rng.random()
     if inside < 0.35:  # cystic, bled long ago (dark) or lately (bright)
-        lesion.patchy = rng.uniform(0.1, 0.4)
-        lesion.inside = rng.uniform(1.8, 2.6) if inside < 0.1 else rng.uniform(0.2, 0.9)
+        _draw(rng, lesion, patchy=(0.1, 0.4), inside=(1.8, 2.6) if inside < 0.1 else (0.2, 0.9))
     elif inside < 0.43:
-        lesion.rim, lesion.inside = rng.uniform(2, 4), rng.uniform(0.2, 1.1)
-    lesion.cleft = rng.uniform(0, 1.0)
+        _draw(rng, lesion, rim=(2, 4), inside=(0.2, 1.1))
+    _draw(rng, lesion, cleft=(0, 1.0))
     lesion.push = 0.9
     return lesion
 
@@ -394,7 +335,9 @@ TYPES = {
     "meningioma": TumorType(
         0.22, lambda rng: 1 + int(rng.choice(3, p=(0.85, 0.11, 0.04))), _place_meningioma, _build_meningioma
     ),
-    "schwannoma": TumorType(0.15, _count_schwannomas, _place_schwannoma, _build_schwannoma),
+    "schwannoma": TumorType(
+        0.15, lambda rng: 1 + (rng.random() < 0.03), _place_schwannoma, _build_schwannoma
+    ),
     "glioma": TumorType(
         0.20, lambda rng: 1 + int(rng.choice(3, p=(0.88, 0.09, 0.03))), _place_glioma, _build_glioma
     ),
