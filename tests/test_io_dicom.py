@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from tumorsim.exceptions import DicomError
 from tumorsim.geometry import ras_affine, to_ras
-from tumorsim.io.dicom import Series, find_scan, find_scans, read_folder, stack, t1c_objection
+from tumorsim.io.dicom import Series, find_scan, find_scans, t1c_objection
+from tumorsim.io.dicom._volume import stack
 
 SHAPE = (36, 33, 6)
 ORDERS = ("LPS", "RIA", "ASL", "PLI", "SRA", "IPR")  # each order of the axes once, signs mixed
@@ -238,12 +239,12 @@ def test_unreadable_pixels_are_a_named_error(tmp_path, truth, syntax, damage):
 def test_files_named_as_dicom_must_be_dicom(tmp_path, truth):
     """Bytes under the name of a DICOM file are a bad header; folders without DICOM are an error."""
     with pytest.raises(DicomError, match="holds no DICOM file"):
-        read_folder(tmp_path)
+        find_scans(tmp_path)
     with pytest.raises(FileNotFoundError, match="gone"):
-        read_folder(tmp_path / "gone")
+        find_scans(tmp_path / "gone")
     dicoms.write_series(tmp_path, truth, affine_of())
     (tmp_path / "x.dcm").write_bytes(b"no DICOM" * 50)
-    _, damaged = read_folder(tmp_path)
+    _, _, damaged = find_scans(tmp_path)
     assert damaged == [("x.dcm", "The header is damaged: it is named as DICOM and has no preamble.")]
 
 

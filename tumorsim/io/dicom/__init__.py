@@ -1,15 +1,13 @@
 """DICOM series, SEG and RTSTRUCT ↔ arrays with affines; the extra ``dicom``; knows no records."""
 
 from tumorsim.io.dicom._contours import mask_of_contours
-from tumorsim.io.dicom._folder import Frame, Series, read_folder
+from tumorsim.io.dicom._folder import Series
 from tumorsim.io.dicom._masks import Region, is_tumor, read_regions
 from tumorsim.io.dicom._scans import Scan, find_scan, find_scans, load_mask, read_series
 from tumorsim.io.dicom._select import modality_of, t1c_objection
-from tumorsim.io.dicom._volume import load_volume, stack
 from tumorsim.io.dicom._write import save_seg
 
 __all__ = [
-    "Frame",
     "Region",
     "Scan",
     "Series",
@@ -17,13 +15,10 @@ __all__ = [
     "find_scans",
     "is_tumor",
     "load_mask",
-    "load_volume",
     "mask_of_contours",
     "modality_of",
-    "read_folder",
     "read_regions",
     "read_series",
     "save_seg",
-    "stack",
     "t1c_objection",
 ]

@@ -4,37 +4,40 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from tumorsim.exceptions import DicomError
-from tumorsim.io.dicom._open import numbers, open_header, require_dicom, text
+from tumorsim.io.dicom._open import numbers, open_dicom, text
 
-__all__ = ["Frame", "Series", "read_folder"]
+__all__ = ["LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ABOUT = (  # of the whole series, taken from its first file
     "AcquisitionContrast",
     "BurnedInAnnotation",
     "ContrastBolusAgent",
     "EchoTime",
-    "FrameOfReferenceUID",
     "ImageType",
     "InversionTime",
     "Modality",
-    "MRAcquisitionType",
     "PatientID",
     "PhotometricInterpretation",
     "ProtocolName",
     "RepetitionTime",
     "SamplesPerPixel",
-    "ScanningSequence",
     "SequenceName",
     "SeriesDescription",
     "SeriesInstanceUID",
     "StudyDate",
     "StudyInstanceUID",
 )
+_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+_GROUPS += ("PixelValueTransformationSequence",)
 _READ = [
     *_ABOUT,
     "Columns",
     "ContrastBolusAgentSequence",
+    "FrameOfReferenceUID",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "NumberOfFrames",
@@ -47,27 +50,26 @@ _READ = [
     "Rows",
     "SharedFunctionalGroupsSequence",
 ]
-SEG = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # Segmentation, Label Map Segmentation
-RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.4": "seg",
+    "1.2.840.10008.5.1.4.1.1.66.7": "seg",
+    "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
+}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One slice in a file.
+    """One slice in a file; `index` counts the frames of a multi-frame file and is None elsewhere.
 
-    ``index`` counts frames in a multi-frame file and is None elsewhere; ``position`` and ``directions`` (row,
-    then column) are LPS; ``spacing`` is mm between rows, between columns; ``shape`` is rows, columns.
+    `affine` (4, 4) maps (column, row, 0) to LPS mm, `shape` is (columns, rows), `scale` slope and intercept.
     """
 
     path: str
     index: int | None
     uid: str
-    position: tuple
-    directions: tuple
-    spacing: tuple
+    affine: np.ndarray
     shape: tuple
-    slope: float
-    intercept: float
+    scale: tuple
 
 
 @dataclass(slots=True)
@@ -99,58 +101,32 @@ class Series:
 
 
 def read_folder(folder, *, progress=False):
-    """Sort a folder's DICOM files, in whatever folders below it, into series.
+    """Sort the DICOM files below a folder into series by patient and study, headers alone.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A PACS export, for instance. Names and suffixes of files do not matter; links are not followed.
-    progress : bool, default=False
-        Show a progress bar.
-
-    Returns
-    -------
-    series : list of Series
-        Ordered by patient, study and series.
-    damaged : list of (str, str)
-        Path relative to `folder`, and reason, of DICOM files whose series is unknown.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    DicomError
-        If pydicom is not installed, or there is no DICOM file.
-
-    Notes
-    -----
-    Only headers are read, and of them only what is needed: for a slice some 500 bytes are kept.
+    Returns a list of Series, and (path relative to `folder`, reason) of files whose series is unknown.
     """
     from tqdm import tqdm
 
-    require_dicom()
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"DICOM folder '{folder}' does not exist.")
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
     found, damaged = {}, []
     for path in tqdm(sorted(paths), "reading headers", disable=None if progress else True, leave=False):
+        problems = damaged
         try:
-            header = open_header(path, _READ)
+            header = open_dicom(path, "The header", _READ)
             if header is None:
                 continue
             uid = text(header, "SeriesInstanceUID")
             if not uid:
                 raise DicomError("SeriesInstanceUID is missing.")
-        except DicomError as err:
-            damaged.append((os.path.relpath(path, folder), str(err)))
-            continue
-        series = found.setdefault(uid, _series(header))
-        series.files.append(path)
-        try:
+            series = found.setdefault(uid, _series(header))
+            series.files.append(path)
+            problems = series.problems
             _add(series, path, header)
         except DicomError as err:
-            series.problems.append((os.path.relpath(path, folder), str(err)))
+            problems.append((os.path.relpath(path, folder), str(err)))
     if not found and not damaged:
         raise DicomError(f"'{folder}' holds no DICOM file. Give the folder of a DICOM export.")
     keys = ("PatientID", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID")
@@ -161,78 +137,64 @@ def _series(header):
     """Return an empty Series that knows what its first header says."""
     from pydicom.uid import UID
 
-    sop_class = text(header, "SOPClassUID")
     about = {keyword: text(header, keyword) for keyword in _ABOUT}
     if not about["ContrastBolusAgent"] and header.get("ContrastBolusAgentSequence"):
         about["ContrastBolusAgent"] = "given"  # enhanced MR names the agent by code
-    if sop_class in SEG:
-        kind = "seg"
-    elif sop_class == RTSTRUCT:
-        kind = "rtstruct"
-    else:
-        image = "Rows" in header or "Image Storage" in UID(sop_class).name
-        kind = "image" if image else "other"
-    return Series(kind, about)
+    sop_class = text(header, "SOPClassUID")
+    image = "Rows" in header or "Image Storage" in UID(sop_class).name
+    return Series(_KINDS.get(sop_class, "image" if image else "other"), about)
 
 
 def _add(series, path, header):
     """Add what a file's header says to its series."""
+    series.spaces.add(text(header, "FrameOfReferenceUID"))
     if series.kind == "image":
         if text(header, "PatientID") != series.patient:
             raise DicomError("its PatientID differs from that of other files of the series.")
-        series.frames += _frames(path, header)
-        series.spaces.add(text(header, "FrameOfReferenceUID"))
-    elif series.kind == "seg":
-        series.spaces.add(text(header, "FrameOfReferenceUID"))
-        series.references |= {
-            text(r, "SeriesInstanceUID") for r in header.get("ReferencedSeriesSequence", [])
-        }
-    elif series.kind == "rtstruct":
-        for space in header.get("ReferencedFrameOfReferenceSequence", []):
-            series.spaces.add(text(space, "FrameOfReferenceUID"))
-            for study in space.get("RTReferencedStudySequence", []):
-                for one in study.get("RTReferencedSeriesSequence", []):
-                    series.references.add(text(one, "SeriesInstanceUID"))
+        series.frames += frames_of(path, header)
+    drawn_on = list(header.get("ReferencedSeriesSequence", []))
+    for space in header.get("ReferencedFrameOfReferenceSequence", []):
+        series.spaces.add(text(space, "FrameOfReferenceUID"))
+        for study in space.get("RTReferencedStudySequence", []):
+            drawn_on += study.get("RTReferencedSeriesSequence", [])
+    series.references |= {text(one, "SeriesInstanceUID") for one in drawn_on}
 
 
-def _frames(path, header):
-    """Return the frames of an image file."""
-    uid, shape = text(header, "SOPInstanceUID"), (_whole(header, "Rows"), _whole(header, "Columns"))
+def frames_of(path, header):
+    """Return the Frames of an image or a SEG."""
+    uid, shape = text(header, "SOPInstanceUID"), (_whole(header, "Columns"), _whole(header, "Rows"))
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    n_frames = _whole(header, "NumberOfFrames", 1)
     if not per_frame:
-        if _whole(header, "NumberOfFrames", 1) != 1:
+        if n_frames != 1:
             raise DicomError("it has several frames and no positions of them.")
-        return [Frame(path, None, uid, *_plane(header, header, header), shape, *_scale(header))]
+        return [Frame(path, None, uid, _affine(header, header, header), shape, _scale(header))]
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
     frames = []
     for index, own in enumerate(per_frame):
-        groups = [
-            (own.get(name) or shared.get(name) or [{}])[0]
-            for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-        ]
-        scale = (
-            own.get("PixelValueTransformationSequence")
-            or shared.get("PixelValueTransformationSequence")
-            or [{}]
-        )
-        frames.append(Frame(path, index, uid, *_plane(*groups), shape, *_scale(scale[0])))
-    if len(frames) != _whole(header, "NumberOfFrames", 1):
+        *plane, scale = ((own.get(name) or shared.get(name) or [{}])[0] for name in _GROUPS)
+        frames.append(Frame(path, index, uid, _affine(*plane), shape, _scale(scale)))
+    if len(frames) != n_frames:
         raise DicomError("NumberOfFrames differs from the number of positions.")
     return frames
 
 
-def _plane(position, orientation, measures):
-    """Return position, directions and spacing of a plane, checked to be a rectangular grid."""
-    directions = numbers(orientation, "ImageOrientationPatient", 6)
-    row, column = directions[:3], directions[3:]
-    lengths = [sum(v * v for v in direction) for direction in (row, column)]
-    dot = sum(a * b for a, b in zip(row, column, strict=True))
-    if max(abs(length - 1) for length in lengths) > 1e-2 or abs(dot) > 2e-3:  # rounding stays below this
+def _affine(position, orientation, measures):
+    """Return (column, row, 0) → LPS mm of a plane, (4, 4), checked to be a rectangular grid."""
+    row, column = np.array(numbers(orientation, "ImageOrientationPatient", 6)).reshape(2, 3)
+    if (
+        max(abs(row @ row - 1), abs(column @ column - 1)) > 1e-2 or abs(row @ column) > 2e-3
+    ):  # rounding is less
         raise DicomError("ImageOrientationPatient must be two perpendicular directions of length 1.")
-    spacing = numbers(measures, "PixelSpacing", 2)
-    if min(spacing) <= 0:
+    between_rows, between_columns = numbers(measures, "PixelSpacing", 2)
+    if min(between_rows, between_columns) <= 0:
         raise DicomError("PixelSpacing must be greater than 0 mm.")
-    return numbers(position, "ImagePositionPatient", 3), directions, spacing
+    affine = np.eye(4)
+    affine[:3, 0] = row / np.linalg.norm(row) * between_columns
+    affine[:3, 1] = column / np.linalg.norm(column) * between_rows
+    affine[:3, 2] = np.cross(row, column)
+    affine[:3, 3] = numbers(position, "ImagePositionPatient", 3)
+    return affine
 
 
 def _scale(dataset):

@@ -2,14 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from tumorsim._validation import check_pattern
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._contours import mask_of_contours
-from tumorsim.io.dicom._open import close_reading, numbers, require_dicom, text
-from tumorsim.io.dicom._volume import LPS_TO_RAS
+from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
+from tumorsim.io.dicom._open import numbers, open_dicom, reading, text
 
 __all__ = ["Region", "is_tumor", "read_regions"]
 
@@ -40,28 +41,13 @@ class Region:
 
 
 def read_regions(path, kind):
-    """Return what a SEG or RTSTRUCT file outlines.
+    """Return what a SEG or RTSTRUCT file outlines, as Regions by number; ``DicomError`` if it is damaged.
 
-    Parameters
-    ----------
-    path : str or Path
-    kind : {'seg', 'rtstruct'}
-
-    Returns
-    -------
-    list of Region
-        In the order of their numbers. Their pixels and contours are in memory, no mask is drawn yet.
-
-    Raises
-    ------
-    DicomError
-        If the file is damaged; when a region is drawn, also if it does not fit onto the grid.
+    Their pixels and contours are in memory, no mask is drawn yet.
     """
-    pydicom = require_dicom()
-    with close_reading("The file"):
-        dataset = pydicom.dcmread(path, force=True)
-    with close_reading("The list of regions"):
-        return _segments(dataset) if kind == "seg" else _rois(dataset)
+    dataset = open_dicom(path, "The file", pixels=True)
+    with reading("The list of regions"):
+        return _segments(path, dataset) if kind == "seg" else _rois(dataset)
 
 
 def is_tumor(region, include=None, exclude=None):
@@ -107,92 +93,45 @@ def _rois(dataset):
     }
     regions = []
     for roi in dataset.get("ROIContourSequence", []):
-        contours = []
-        for contour in roi.get("ContourSequence", []):
-            if text(contour, "ContourGeometricType").upper().startswith("CLOSED"):
-                points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
-                contours.append(points * LPS_TO_RAS.diagonal()[:3])
+        contours = [
+            np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3) @ LPS_TO_RAS[:3, :3]
+            for contour in roi.get("ContourSequence", [])
+            if text(contour, "ContourGeometricType").upper().startswith("CLOSED")
+        ]
         number = int(roi.ReferencedROINumber)
         if contours:
-            draw = _drawer(contours)
+            draw = partial(mask_of_contours, contours)
             regions.append((number, Region(names.get(number, ""), kinds.get(number, ""), draw)))
     return [region for _, region in sorted(regions, key=lambda r: r[0])]
 
 
-def _drawer(contours):
-    """Return a function that draws contours (RAS+ mm) on a grid."""
-    return lambda shape, affine: mask_of_contours(contours, shape, affine)
-
-
-def _segments(dataset):
+def _segments(path, dataset):
     """Return the segments of a SEG."""
-    with close_reading("The pixels of the segmentation"):
-        frames = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
-    labelmap = text(dataset, "SegmentationType") == "LABELMAP"
-    threshold = 1
-    if text(dataset, "SegmentationType") == "FRACTIONAL":
+    with reading("The pixels of the segmentation"):
+        pixels = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    form, threshold = text(dataset, "SegmentationType"), 1
+    if form == "FRACTIONAL":
         threshold = max(1, numbers(dataset, "MaximumFractionalValue", 1)[0] / 2)
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    groups = dataset.get("PerFrameFunctionalGroupsSequence", [])
-    if len(groups) != len(frames):
-        raise DicomError("The segmentation's number of frames differs from the number of their positions.")
-    affines = [_frame_affine(own, shared) for own in groups]
-    owners = [_segment_of(own, shared) for own in groups] if not labelmap else [None] * len(groups)
+    owners = [
+        None if form == "LABELMAP" else _segment_of(own, shared)
+        for own in dataset.get("PerFrameFunctionalGroupsSequence", [])
+    ]
+    frames = list(zip(pixels, frames_of(path, dataset), owners, strict=True))
     regions = []
     for segment in dataset.get("SegmentSequence", []):
         number = int(segment.SegmentNumber)
         kinds = segment.get("SegmentedPropertyTypeCodeSequence") or [{}]
         name = f"{text(segment, 'SegmentLabel')} {text(kinds[0], 'CodeMeaning')}".strip()
-        if labelmap:
-            planes = [(frame == number, a) for frame, a in zip(frames, affines, strict=True)]
-        else:
-            planes = [
-                (frame >= threshold, a)
-                for frame, a, owner in zip(frames, affines, owners, strict=True)
-                if owner == number
-            ]
-        planes = [(plane, a) for plane, a in planes if plane.any()]
+        planes = [
+            (plane == number if owner is None else plane >= threshold, frame)
+            for plane, frame, owner in frames
+            if owner in (None, number)
+        ]
+        planes = [(plane, LPS_TO_RAS @ frame.affine) for plane, frame in planes if plane.any()]
         if planes and number:
-            regions.append((number, Region(name, "", _paster(planes))))
+            regions.append((number, Region(name, "", partial(_paste, planes))))
     return [region for _, region in sorted(regions, key=lambda r: r[0])]
-
-
-def _paster(planes):
-    """Return a function that lays planes, (rows, columns) and affine each, onto a grid of the same voxels."""
-
-    def draw(shape, affine):
-        mask = np.zeros(shape, dtype=bool)
-        for plane, own in planes:
-            # A frame is placed by its own position: gaps, crops and other axis orders then need no care
-            to_grid = np.linalg.inv(affine) @ own
-            rows, columns = np.nonzero(plane)
-            voxels = np.stack([columns, rows, 0 * rows, 0 * rows + 1]).T @ to_grid.T[:, :3]
-            index = np.round(voxels).astype(int)
-            if np.abs(voxels - index).max() > 0.1 or not np.allclose(
-                np.abs(to_grid[:3, :2]).sum(axis=0), 1, atol=0.02
-            ):
-                raise DicomError("The segmentation does not lie on the voxels of its reference series.")
-            if (index < 0).any() or (index >= shape).any():
-                raise DicomError("The segmentation reaches out of its reference series.")
-            mask[tuple(index.T)] = True
-        return mask
-
-    return draw
-
-
-def _frame_affine(own, shared):
-    """Return (column, row, 0) → RAS+ mm of a frame, (4, 4)."""
-    position, orientation, measures = (
-        (own.get(name) or shared.get(name) or [{}])[0]
-        for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    )
-    directions = np.array(numbers(orientation, "ImageOrientationPatient", 6)).reshape(2, 3)
-    between_rows, between_columns = numbers(measures, "PixelSpacing", 2)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = directions[0] * between_columns, directions[1] * between_rows
-    affine[:3, 2] = np.cross(*directions)
-    affine[:3, 3] = numbers(position, "ImagePositionPatient", 3)
-    return LPS_TO_RAS @ affine
 
 
 def _segment_of(own, shared):
@@ -201,3 +140,21 @@ def _segment_of(own, shared):
     if not found:
         raise DicomError("A frame of the segmentation names no segment.")
     return int(found[0].ReferencedSegmentNumber)
+
+
+def _paste(planes, shape, affine):
+    """Lay planes, (rows, columns) and affine each, onto a grid of the same voxels; bool (nx, ny, nz)."""
+    mask = np.zeros(shape, dtype=bool)
+    for plane, own in planes:
+        # A frame is placed by its own position: gaps, crops and other axis orders then need no care
+        to_grid = np.linalg.inv(affine) @ own
+        rows, columns = np.nonzero(plane)
+        voxels = np.stack([columns, rows, 0 * rows, 0 * rows + 1]).T @ to_grid.T[:, :3]
+        index = np.round(voxels).astype(int)
+        aligned = np.allclose(np.abs(to_grid[:3, :2]).sum(axis=0), 1, atol=0.02)
+        if not aligned or np.abs(voxels - index).max() > 0.1:
+            raise DicomError("The segmentation does not lie on the voxels of its reference series.")
+        if (index < 0).any() or (index >= shape).any():
+            raise DicomError("The segmentation reaches out of its reference series.")
+        mask[tuple(index.T)] = True
+    return mask

@@ -9,20 +9,9 @@ from pathlib import Path
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError
 
-__all__ = ["close_reading", "numbers", "open_header", "pixel_source", "quiet", "require_dicom", "text"]
+__all__ = ["numbers", "open_dicom", "quiet", "reading", "text"]
 
-MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which only lists other files
-
-
-def require_dicom():
-    """Return pydicom, or say how to install it."""
-    try:
-        import pydicom
-    except ImportError as err:
-        raise DicomError(
-            f"DICOM needs pydicom and highdicom, which are not installed. {install_hint('dicom')}"
-        ) from err
-    return pydicom
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which only lists other files
 
 
 @contextlib.contextmanager
@@ -39,7 +28,7 @@ def quiet():
 
 
 @contextlib.contextmanager
-def close_reading(what):
+def reading(what):
     """Turn whatever a damaged file makes pydicom raise into a ``DicomError`` that says `what` failed."""
     try:
         with quiet():
@@ -54,42 +43,41 @@ def close_reading(what):
         ) from err
 
 
-def open_header(path, keywords):
-    """Return the elements `keywords` of a DICOM file as a pydicom Dataset, or None if it is no DICOM file.
+def open_dicom(path, what, keywords=None, *, pixels=False):
+    """Return the elements `keywords` of a DICOM file, or all, as a Dataset; None if it is no DICOM file.
 
-    ``DicomError`` if it is DICOM, or claims to be, and its header is damaged.
+    ``DicomError`` if it is DICOM, or claims to be, and `what` of it is damaged.
     """
-    pydicom = require_dicom()
-    with close_reading("The header"), open(path, "rb") as file:
+    try:
+        import pydicom
+    except ImportError as err:
+        raise DicomError(
+            f"DICOM needs pydicom and highdicom, which are not installed. {install_hint('dicom')}"
+        ) from err
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    tags = None if keywords is None else ["SOPClassUID", "SOPInstanceUID", *keywords]
+    with reading(what), open(path, "rb") as file:
         start = file.read(132)
         # Old exports lack the preamble and begin with group 0008, little endian
         bare = start[:2] == b"\x08\x00" and start[128:] != b"DICM"
         if start[128:] != b"DICM" and not bare:
             if Path(path).suffix.lower() in (".dcm", ".dicom", ".ima"):
-                raise DicomError("The header is damaged: it is named as DICOM and has no preamble.")
+                raise DicomError(f"{what} is damaged: it is named as DICOM and has no preamble.")
             return None
         file.seek(0)
-        tags = ["SOPClassUID", "SOPInstanceUID", *keywords]
-        header = pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=tags)
-    if not bare and text(header.file_meta, "MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
+        dataset = pydicom.dcmread(file, force=bare, stop_before_pixels=not pixels, specific_tags=tags)
+        if bare:
+            implicit = dataset.original_encoding[0]
+            dataset.file_meta.TransferSyntaxUID = (
+                ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            )
+    if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         return None
-    if not text(header, "SOPClassUID"):
+    if not text(dataset, "SOPClassUID"):
         if bare:
             return None
-        raise DicomError("The header is damaged or truncated: it has no SOPClassUID.")
-    return header
-
-
-def pixel_source(path):
-    """Return what pydicom decodes pixels of: the path, or for a file without preamble its Dataset."""
-    with open(path, "rb") as file:
-        if file.read(132)[128:] == b"DICM":
-            return path
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    dataset = require_dicom().dcmread(path, force=True)
-    implicit = dataset.original_encoding[0]
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        raise DicomError(f"{what} is damaged or truncated: it has no SOPClassUID.")
     return dataset
 
 
@@ -107,10 +95,7 @@ def text(dataset, keyword):
 
 
 def numbers(dataset, keyword, n, default=None):
-    """Return an element as a tuple of `n` finite floats.
-
-    ``DicomError`` if it is missing without a `default`, or holds anything else.
-    """
+    """Return an element as a tuple of `n` finite floats; ``DicomError`` if it is none, or missing."""
     with quiet():
         try:
             value = dataset.get(keyword)

@@ -46,33 +46,34 @@ def find_scans(folder, pattern=None, *, progress=False):
     skipped : list of (Series, str)
         What is no such scan, and no mask of one, with the reason.
     damaged : list of (str, str)
-        As `read_folder` returns it, with the unusable files of series added.
+        Path relative to `folder`, and reason, of files that cannot be used.
 
     Raises
     ------
-    FileNotFoundError, DicomError
-        As `read_folder`.
+    FileNotFoundError
+        If there is no such folder.
+    DicomError
+        If pydicom is not installed, or there is no DICOM file.
     """
     found, damaged = read_folder(folder, progress=progress)
-    scans, masks, skipped = [], [], []
+    scans, skipped = [], []
+    masks = [series for series in found if series.kind in ("seg", "rtstruct")]
     for series in found:
         damaged += series.problems
         if series.kind in ("seg", "rtstruct"):
-            masks.append(series)
             continue
         reason = "no image" if series.kind == "other" else t1c_objection(series, pattern)
-        if reason is None:
-            try:
-                if series.problems:
-                    n_files = f"{len(series.problems)} of its {len(series.files)} files"
-                    raise DicomError(f"{n_files} cannot be used: {series.problems[0][1]}")
-                if len(series.spaces) > 1:
-                    raise DicomError("Mixed geometry: the slices differ in their frame of reference.")
-                scans.append(Scan(series, *stack(series.frames)))
-                continue
-            except DicomError as err:
-                reason = str(err)
-        skipped.append((series, reason))
+        try:
+            if reason:
+                raise DicomError(reason)
+            if series.problems:
+                n_files = f"{len(series.problems)} of its {len(series.files)} files"
+                raise DicomError(f"{n_files} cannot be used: {series.problems[0][1]}")
+            if len(series.spaces) > 1:
+                raise DicomError("Mixed geometry: the slices differ in their frame of reference.")
+            scans.append(Scan(series, *stack(series.frames)))
+        except DicomError as err:
+            skipped.append((series, str(err)))
     for series in masks:
         owners = [s for s in scans if s.series.uid in series.references]
         if not series.references - {""}:  # some writers name the coordinates only
@@ -94,11 +95,11 @@ def find_scan(folder, pattern=None):
     Raises
     ------
     FileNotFoundError, DicomError
-        As `read_folder`; and if there is no T1c scan, or no telling which.
+        As `find_scans`; and if there is no T1c scan, or no telling which.
     """
     scans, skipped, damaged = find_scans(folder, pattern)
     if not scans:
-        reasons = sorted({f"{reason}" for _, reason in skipped} | {reason for _, reason in damaged})
+        reasons = sorted({reason for _, reason in [*skipped, *damaged]})
         raise DicomError(
             f"'{folder}' holds no contrast-enhanced T1 series that can be used. "
             f"Got: {'; '.join(reasons) or 'no series'}. Name the series with a pattern (--series)."
@@ -116,19 +117,12 @@ def find_scan(folder, pattern=None):
 
 
 def read_series(folder):
-    """Read the one image series of a folder, whatever its contrast.
-
-    Returns
-    -------
-    image : ndarray of shape (nx, ny, nz)
-        Columns, rows, slices.
-    affine : ndarray of shape (4, 4)
-        Voxel → RAS+ mm.
+    """Return voxels (columns, rows, slices) and RAS+ affine of a folder's one image series, of any contrast.
 
     Raises
     ------
     FileNotFoundError, DicomError
-        As `read_folder`; and if there is not one image series, or its slices make no volume.
+        As `find_scans`; and if there is not one image series, or its slices make no volume.
     """
     found, damaged = read_folder(folder)
     found = [series for series in found if series.kind == "image"]
@@ -168,12 +162,11 @@ def load_mask(scan, include=None, exclude=None):
         for path in sorted(series.files):
             for region in read_regions(path, series.kind):
                 if is_tumor(region, include, exclude):
-                    drawn = region.draw(scan.shape, scan.affine)
-                    tumors.append(np.flatnonzero(drawn))
-    values = {i + 1: voxels for i, voxels in enumerate(t for t in tumors if t.size)}
-    if not values:
+                    tumors.append(np.flatnonzero(region.draw(scan.shape, scan.affine)))
+    tumors = [voxels for voxels in tumors if voxels.size]
+    if not tumors:
         return None
-    mask = np.zeros(scan.shape, np.uint8 if len(values) < 256 else np.uint16)
-    for value, voxels in sorted(values.items(), key=lambda item: -item[1].size):
-        mask.ravel()[voxels] = value
+    mask = np.zeros(scan.shape, np.uint8 if len(tumors) < 256 else np.uint16)
+    for i in sorted(range(len(tumors)), key=lambda i: -tumors[i].size):
+        mask.ravel()[tumors[i]] = i + 1
     return mask

@@ -1,6 +1,5 @@
 """Slices of a series → one array with its affine, or the reason why they are no volume."""
 
-import contextlib
 import itertools
 
 import numpy as np
@@ -8,60 +7,37 @@ import numpy as np
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError, GeometryError
 from tumorsim.geometry import check_affine
-from tumorsim.io.dicom._open import close_reading, pixel_source
+from tumorsim.io.dicom._folder import LPS_TO_RAS
+from tumorsim.io.dicom._open import open_dicom, reading
 
 __all__ = ["load_volume", "stack"]
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN = 0.05  # of the distance of two slices: rounding in headers, table motion; a gap is 1 and more
 _ROUNDING_MM = 0.02  # positions are written with two decimals by some
 
 
 def stack(frames):
-    """Sort the frames of a series by position and return their grid.
-
-    Parameters
-    ----------
-    frames : list of Frame
-
-    Returns
-    -------
-    frames : list of Frame
-        By position along the normal of the slices.
-    shape : tuple of 3 int
-        Columns, rows, slices: the array's x, y, z.
-    affine : ndarray of shape (4, 4)
-        Voxel → RAS+ mm.
-
-    Raises
-    ------
-    DicomError
-        If there are fewer than two slices; sizes, spacings or directions differ; slices lie at one position,
-        are missing, or are not stacked at right angles (gantry tilt).
-    """
+    """Return a series' frames by position along their normal, shape (x, y, z) and RAS+ affine (4, 4)."""
     if len(frames) < 2:
         raise DicomError(f"A volume needs at least two slices. Got {len(frames)}.")
-    first = frames[0]
-    if any(f.shape != first.shape for f in frames):
+    if len({f.shape for f in frames}) > 1:
         raise DicomError("Mixed geometry: the slices differ in rows and columns.")
-    spacings = np.array([f.spacing for f in frames])
+    affines = np.array([f.affine for f in frames])
+    spacings = np.linalg.norm(affines[:, :3, :2], axis=1)
     if np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
         raise DicomError("Mixed geometry: the slices differ in pixel spacing.")
-    directions = np.array([f.directions for f in frames])
+    directions = affines[:, :3, :2] / spacings[:, None]
     if np.ptp(directions, axis=0).max() > 2e-3:  # about 0.1 degree
         raise DicomError("Mixed geometry: the slices differ in orientation.")
-    row, column = (_unit(v) for v in directions.mean(axis=0).reshape(2, 3))
-    normal = _unit(np.cross(row, column))
-    positions = np.array([f.position for f in frames])
-    order = np.argsort(positions @ normal, kind="stable")
-    frames, positions = [frames[i] for i in order], positions[order]
+    directions = directions.mean(axis=0) / np.linalg.norm(directions.mean(axis=0), axis=0)
+    normal = np.cross(*directions.T)
+    normal /= np.linalg.norm(normal)
+    order = np.argsort(affines[:, :3, 3] @ normal, kind="stable")
+    positions = affines[order, :3, 3]
     _check_even(np.diff(positions @ normal))
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     affine = np.eye(4)
-    affine[:3, 0] = row * spacings[0, 1]  # along a row, from column to column
-    affine[:3, 1] = column * spacings[0, 0]
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3] = np.column_stack([directions * spacings[order[0]], step, positions[0]])
     try:
         check_affine(affine, what="the slices")
     except GeometryError as err:
@@ -73,52 +49,49 @@ def stack(frames):
     stray = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
     if stray > max(_UNEVEN * np.linalg.norm(step), _ROUNDING_MM):
         raise DicomError(f"Mixed geometry: a slice lies {stray:.2f} mm from its place in the stack.")
-    rows, columns = first.shape
-    return frames, (columns, rows, len(frames)), LPS_TO_RAS @ affine
+    return [frames[i] for i in order], (*frames[0].shape, len(frames)), LPS_TO_RAS @ affine
 
 
 def load_volume(frames):
-    """Read the voxels of sorted frames.
-
-    Parameters
-    ----------
-    frames : list of Frame
-        As `stack` returns them.
-
-    Returns
-    -------
-    array : ndarray of shape (nx, ny, nz)
-        Columns, rows, slices, in the files' integer type where none is rescaled, else float32.
-
-    Raises
-    ------
-    DicomError
-        If pixels are truncated, cannot be decoded, or are no gray values.
-    """
+    """Return the voxels (nx, ny, nz) of sorted frames, in the files' type or, where rescaled, float32."""
     from pydicom.pixels import iter_pixels
 
-    rescaled = any((f.slope, f.intercept) != (1, 0) for f in frames)
-    rows, columns = frames[0].shape
+    rescaled = any(f.scale != (1, 0) for f in frames)
     volume = None
-    place = {(f.path, f.index): z for z, f in enumerate(frames)}
+    place = {id(f): z for z, f in enumerate(frames)}
     by_file = itertools.groupby(sorted(frames, key=lambda f: (f.path, f.index or 0)), key=lambda f: f.path)
     for path, group in by_file:
         group = list(group)
         indices = None if group[0].index is None else [f.index for f in group]
-        with close_reading("A slice's pixels"), _decoder_checked(path):
-            for frame, pixels in zip(group, iter_pixels(pixel_source(path), indices=indices), strict=True):
-                if pixels.shape != (rows, columns):
+        with reading("A slice's pixels"):
+            syntax = open_dicom(path, "A slice's header", []).file_meta.TransferSyntaxUID
+            arrays = iter_pixels(path, indices=indices, transfer_syntax_uid=syntax)
+            for frame, pixels in zip(group, _decoded(arrays), strict=True):
+                if pixels.shape != frame.shape[::-1]:
                     raise DicomError(f"Slices must hold one gray value a pixel. Got shape {pixels.shape}.")
                 if volume is None:
                     kind = np.float32 if rescaled or pixels.dtype.kind == "f" else pixels.dtype
-                    volume = np.empty((columns, rows, len(frames)), kind, order="F")
+                    volume = np.empty((*frame.shape, len(frames)), kind, order="F")
                 if not rescaled and pixels.dtype != volume.dtype:
                     raise DicomError("Mixed geometry: the slices differ in bits or sign of their pixels.")
                 plane = pixels.T
                 if rescaled:
-                    plane = plane * np.float32(frame.slope) + np.float32(frame.intercept)
-                volume[:, :, place[frame.path, frame.index]] = plane
+                    plane = plane * np.float32(frame.scale[0]) + np.float32(frame.scale[1])
+                volume[:, :, place[id(frame)]] = plane
     return volume
+
+
+def _decoded(arrays):
+    """Pass arrays on; say so where they cannot be decoded because their decoder is not installed."""
+    try:
+        yield from arrays
+    except (RuntimeError, NotImplementedError) as err:
+        if isinstance(err, NotImplementedError) or "missing dependencies" in str(err):
+            raise DicomError(
+                f"No decoder is installed for these compressed pixels. {install_hint('dicom')} For HTJ2K run "
+                "also 'pip install pylibjpeg[openjpeg]'. Or export uncompressed."
+            ) from err
+        raise
 
 
 def _check_even(gaps):
@@ -140,30 +113,3 @@ def _check_even(gaps):
         )
     if (gaps < (1 - _UNEVEN) * typical - _ROUNDING_MM).any():
         raise DicomError(f"Slice gap: uneven distances, from {gaps.min():.2f} to {gaps.max():.2f} mm.")
-
-
-@contextlib.contextmanager
-def _decoder_checked(path):
-    """Say so where pixels cannot be read because their decoder is not installed."""
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.pixels import get_decoder
-
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as err:
-        syntax = read_file_meta_info(path).TransferSyntaxUID
-        try:
-            available = get_decoder(syntax).is_available
-        except NotImplementedError:
-            available = False
-        if not available:
-            raise DicomError(
-                f"No decoder is installed for pixels compressed as {syntax.name}. {install_hint('dicom')} "
-                "For HTJ2K run also 'pip install pylibjpeg[openjpeg]'. Or export uncompressed."
-            ) from err
-        raise
-
-
-def _unit(vector):
-    """Return a vector (3,) at length 1."""
-    return vector / np.linalg.norm(vector)

@@ -4,7 +4,7 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError
 from tumorsim.io._files import atomic_path
-from tumorsim.io.dicom._open import close_reading, require_dicom
+from tumorsim.io.dicom._open import open_dicom, reading
 
 __all__ = ["save_seg"]
 
@@ -42,7 +42,6 @@ def save_seg(path, mask, scan, *, version, label="tumor"):
     A viewer finds the source by StudyInstanceUID, SeriesInstanceUID and PatientID, which are kept. Name,
     birth date, sex, accession number and physicians are left empty.
     """
-    pydicom = require_dicom()
     mask = np.asarray(mask) != 0
     if not mask.any():
         raise DicomError("A SEG needs at least one voxel of tumor. Got an empty mask.")
@@ -53,12 +52,12 @@ def save_seg(path, mask, scan, *, version, label="tumor"):
         if len(paths) > 1:
             raise DicomError("A SEG of a series in several multi-frame files cannot be written.")
         planes = planes[np.argsort([f.index for f in frames])]
-    with close_reading("The headers of the source series"):
-        sources = [pydicom.dcmread(p, force=True, stop_before_pixels=True) for p in paths]
+    with reading("The headers of the source series"):
+        sources = [open_dicom(p, "The header") for p in paths]
         for source in sources:
             _strip(source)
         seg = _segmentation(sources, np.ascontiguousarray(planes), version, label)
-    with atomic_path(path) as temporary, close_reading(f"'{path}'"):
+    with atomic_path(path) as temporary, reading(f"'{path}'"):
         seg.save_as(temporary)
 
 
