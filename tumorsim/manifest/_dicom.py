@@ -30,7 +30,7 @@ def import_dicom(
     progress=False,
     **lesions,
 ):
-    """Turn a folder of mixed DICOM into a manifest of tumors, without the patients' names.
+    """Turn a folder of mixed DICOM into a manifest of tumors, without the patients' names, scan by scan.
 
     Parameters
     ----------
@@ -38,8 +38,7 @@ def import_dicom(
         A PACS export: any number of patients, studies and series, in files of any name.
     output : str or Path
         The manifest to write, CSV or Parquet by its suffix. Beside it, in ``<stem>_files/``: each T1c scan
-        and its mask as NIfTI; ``scans.csv``, the scan table of all of them; ``series.csv``, what became of
-        each series.
+        and its mask as NIfTI; ``scans.csv``, the scan table of all of them; ``series.csv``, the report.
     key_file : str or Path, optional
         Key of the pseudonyms, made where there is none. Default: ``<stem>.key`` beside the manifest. With the
         same key a patient imported again keeps the pseudonym.
@@ -62,8 +61,7 @@ def import_dicom(
     report : list of dict
         One per series or damaged file: ``status`` ('tumors', 'no tumors', 'mask', 'skipped', 'damaged'), ids,
         ``visit`` (study date, moved by a secret number of days of the patient's), ``modality``, ``n_files``,
-        ``reason``, as in ``series.csv``; and ``where``, a path, which names patients in many exports and is
-        therefore not in the file.
+        ``reason``; and ``where``, a path, which may name patients and is therefore not in ``series.csv``.
 
     Raises
     ------
@@ -71,10 +69,6 @@ def import_dicom(
         If there is no folder, or no DICOM in it.
     ManifestError
         If no scan has a tumor; what was converted stays.
-
-    Notes
-    -----
-    One scan at a time is in memory. What cannot be used is reported, and the rest goes on.
     """
     from tqdm import tqdm
 
@@ -94,34 +88,27 @@ def import_dicom(
         where = os.path.relpath(os.path.dirname(one.files[0]), folder)
         return ids | {"modality": modality, "n_files": len(one.files), "where": where}
 
-    report, tumors, table, used = [], [], [], set()
+    report, tumors, table = [], [], []
+    masks = {one.uid: (one, "no tumors of it could be used") for scan in scans for one in scan.masks}
     for scan in tqdm(scans, "converting", disable=None if progress else True, leave=False):
-        line = about(scan.series)
+        line = about(scan.series) | {"status": "skipped", "reason": ""}
+        report.append(line)
         line["case_id"] = names.case(scan.series.patient, scan.series.uid)
         try:
             if not scan.series.patient:
                 raise DicomError("PatientID is empty, so it is unknown whose scan it is.")
             row = {name: line[name] for name in ("patient_id", "case_id", "visit")}
             row["image"] = _save(files / f"{line['case_id']}_t1c.nii.gz", scan.load_image(), scan.affine)
-        except DicomError as err:
-            report.append(line | {"status": "skipped", "reason": str(err)})
-            continue
-        table.append(row)
-        try:
+            table.append(row)
+            line["status"] = "no tumors"
             found = _tumors_of(scan, row, files, include, exclude, lesions)
+            line |= {"status": "tumors", "reason": counted(len(found), "tumor")}
             tumors += found
-            used |= {one.uid for one in scan.masks}
-            report.append(line | {"status": "tumors", "reason": counted(len(found), "tumor")})
+            masks |= {one.uid: (one, "") for one in scan.masks}
         except ValueError as err:
-            report.append(line | {"status": "no tumors", "reason": str(err)})
-
-    masks = {one.uid: one for scan in scans for one in scan.masks}
-    for one in masks.values():
-        if one.uid in used:
-            report.append(about(one) | {"status": "mask", "reason": ""})
-        else:
-            report.append(about(one) | {"status": "skipped", "reason": "no tumors of it could be used"})
-    report += [about(one) | {"status": "skipped", "reason": reason} for one, reason in skipped]
+            line["reason"] = str(err)
+    for one, reason in [*masks.values(), *skipped]:
+        report.append(about(one) | {"status": "skipped" if reason else "mask", "reason": reason})
     report += [{"status": "damaged", "n_files": 1, "reason": r, "where": where} for where, r in damaged]
     _write_tables(files, table, report)
     if not tumors:
@@ -186,23 +173,13 @@ def load_dicom_case(
 
 
 def survey_dicom(folder, *, series=None, include=None, exclude=None):
-    """Say what `import_dicom` would do, with the free text that patterns are matched with; write nothing.
+    """Yield a line on what `import_dicom` would do with each series or damaged file; write nothing.
 
-    Parameters
-    ----------
-    folder, series, include, exclude
-        As in `import_dicom`.
-
-    Yields
-    ------
-    str
-        One line per series or damaged file. Descriptions, paths and names of regions are the files' own, and
-        may name patients: for the screen, not for a file.
+    Descriptions, paths and names of regions are the files' own, and may name patients: for the screen.
     """
     scans, skipped, damaged = find_scans(folder, series)
     verdicts = [(s.series, f"T1c, {' x '.join(map(str, s.shape))}, masks: {len(s.masks)}") for s in scans]
-    masks = {one.uid: one for scan in scans for one in scan.masks}
-    for one in masks.values():
+    for one in {one.uid: one for scan in scans for one in scan.masks}.values():
         try:
             regions = [r for path in one.files for r in read_regions(path, one.kind)]
         except DicomError as err:

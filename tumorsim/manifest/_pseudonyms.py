@@ -16,16 +16,7 @@ _MOST_DAYS = 3650
 
 
 class Pseudonyms:
-    """Names that only the holder of a key can link to a patient.
-
-    Parameters
-    ----------
-    key : bytes
-        At least 16 bytes, secret.
-
-    See Also
-    --------
-    Pseudonyms.of_file : With the key of a file, which is made where there is none.
+    """Names that only the holder of a key (at least 16 bytes) can link to a patient.
 
     Examples
     --------
@@ -46,18 +37,12 @@ class Pseudonyms:
 
     @classmethod
     def of_file(cls, path, *, create=True):
-        """Return the pseudonyms of a key file: one line of 64 hexadecimal digits.
-
-        Parameters
-        ----------
-        path : str or Path
-        create : bool, default=True
-            Where there is no file, make one with a random key that only its owner can read.
+        """Return the pseudonyms of a key file, a line of 64 hexadecimal digits; make one where there is none.
 
         Raises
         ------
         FileNotFoundError
-            If there is no file and none is to be made.
+            If there is no file and none is to be made (`create`).
         ManifestError
             If it holds no key.
         """
