@@ -1,6 +1,7 @@
 """A folder of DICOM → converted scans, pseudonyms, and a manifest of their tumors."""
 
 import os
+import warnings
 from pathlib import Path
 
 from tumorsim._validation import check_pattern, counted
@@ -153,16 +154,12 @@ def load_dicom_case(
     FileNotFoundError, DicomError
         If there is not one such series, or files are damaged.
     """
-    import warnings
-
     scan = find_scan(folder, series)
     ids = {"patient_id": patient_id or "unknown", "case_id": "query"}
     if key_file is not None:
         names = Pseudonyms.of_file(key_file, create=False)
         if not patient_id and not scan.series.patient:
-            raise DicomError(
-                "PatientID is empty, so that the key makes no pseudonym of it. Give a patient id."
-            )
+            raise DicomError("PatientID is empty, so the key makes no pseudonym of it. Give a patient id.")
         ids["patient_id"] = patient_id or names.patient(scan.series.patient)
         ids["case_id"] = names.case(scan.series.patient, scan.series.uid)
     mask = load_mask(scan, include, exclude) if with_mask else None

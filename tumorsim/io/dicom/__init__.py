@@ -3,8 +3,15 @@
 from tumorsim.io.dicom._contours import mask_of_contours
 from tumorsim.io.dicom._folder import Series
 from tumorsim.io.dicom._masks import Region, is_tumor, read_regions
-from tumorsim.io.dicom._scans import Scan, find_scan, find_scans, load_mask, read_series
-from tumorsim.io.dicom._select import modality_of, t1c_objection
+from tumorsim.io.dicom._scans import (
+    Scan,
+    find_scan,
+    find_scans,
+    load_mask,
+    modality_of,
+    read_series,
+    t1c_objection,
+)
 from tumorsim.io.dicom._write import save_seg
 
 __all__ = [

@@ -13,6 +13,12 @@ _FLAT_MM = 0.1  # distance of a contour's points from its plane
 def mask_of_contours(contours, shape, affine):
     """Return the voxels whose centers lie inside closed contours.
 
+    In a plane the even-odd rule over all of its contours decides: a contour within another is a hole, and
+    the two coinciding edges of a keyhole's channel cancel out. Centers on an edge count as inside, so that
+    outlines drawn through the centers of border voxels lose no border. A plane stands for the slab around
+    it that is as thick as the distance of two planes where that is regular, else as a voxel. So planes may be
+    finer or coarser than the grid's slices and lie across them, and slices between two lesions stay empty.
+
     Parameters
     ----------
     contours : list of ndarray of shape (n_points, 3)
@@ -30,14 +36,6 @@ def mask_of_contours(contours, shape, affine):
     DicomError
         If a contour has fewer than three points or is not planar, planes are not parallel, or contours reach
         out of the grid by more than a voxel, so that slices of it must be missing.
-
-    Notes
-    -----
-    In a plane the even-odd rule over all of its contours decides: a contour within another is a hole, and
-    the two coinciding edges of a keyhole's channel cancel out. Centers on an edge count as inside, so that
-    outlines drawn through the centers of border voxels lose no border. A plane stands for the slab around
-    it that is as thick as the distance of two planes where that is regular, else as a voxel. So planes may be
-    finer or coarser than the grid's slices and lie across them, and slices between two lesions stay empty.
     """
     mask = np.zeros(shape, dtype=bool)
     contours = [np.asarray(c, dtype=np.float64).reshape(-1, 3) for c in contours]
@@ -75,17 +73,11 @@ def _common_normal(contours, affine):
         normal /= np.linalg.norm(normal)
         if max(np.ptp(c @ normal) for c in contours) <= _FLAT_MM:
             return normal
-    largest = max(contours, key=lambda c: np.linalg.norm(_area(c)))
-    area = _area(largest)
+    areas = [np.cross(c - c[0], np.roll(c - c[0], -1, axis=0)).sum(axis=0) / 2 for c in contours]  # Newell's
+    area = max(areas, key=np.linalg.norm)
     if np.linalg.norm(area) < 1e-6:
         raise DicomError("The contours enclose no area.")
     return area / np.linalg.norm(area)
-
-
-def _area(points):
-    """Return the area vector (3,) of a polygon (n, 3), by Newell's formula."""
-    points = points - points[0]
-    return np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0) / 2
 
 
 def _planes(depths, normal, affine):
@@ -103,17 +95,15 @@ def _planes(depths, normal, affine):
 
 def _voxels_around(contours, normal, thickness, shape, affine):
     """Return centers (n, 3) in mm, their depths (n,) and indices (n, 3) of the voxels near the contours."""
-    points = np.concatenate(contours)
-    points = np.concatenate([points - normal * thickness / 2, points + normal * thickness / 2])
     to_voxels = np.linalg.inv(affine[:3, :3]).T
-    bare = (np.concatenate(contours) - affine[:3, 3]) @ to_voxels
-    if bare.min() < -1.5 or (bare > np.array(shape) + 0.5).any():
+    voxels = (np.concatenate(contours) - affine[:3, 3]) @ to_voxels
+    if voxels.min() < -1.5 or (voxels > np.array(shape) + 0.5).any():
         raise DicomError(
             "The contours reach out of the scan: they are of another one, or slices are missing."
         )
-    voxels = (points - affine[:3, 3]) @ to_voxels
-    start = np.clip(np.floor(voxels.min(axis=0) - 1e-6), 0, shape).astype(int)
-    stop = np.clip(np.ceil(voxels.max(axis=0) + 1e-6) + 1, start, shape).astype(int)
+    half = np.abs(normal @ to_voxels) * thickness / 2
+    start = np.clip(np.floor(voxels.min(axis=0) - half - 1e-6), 0, shape).astype(int)
+    stop = np.clip(np.ceil(voxels.max(axis=0) + half + 1e-6) + 1, start, shape).astype(int)
     index = np.stack(np.meshgrid(*map(np.arange, start, stop), indexing="ij"), axis=-1).reshape(-1, 3)
     center = index @ affine[:3, :3].T + affine[:3, 3]
     return center, center @ normal, index

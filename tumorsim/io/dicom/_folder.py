@@ -9,47 +9,21 @@ import numpy as np
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._open import numbers, open_dicom, text
 
-__all__ = ["LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
+__all__ = ["GROUPS", "LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ABOUT = (  # of the whole series, taken from its first file
-    "AcquisitionContrast",
-    "BurnedInAnnotation",
-    "ContrastBolusAgent",
-    "EchoTime",
-    "ImageType",
-    "InversionTime",
-    "Modality",
-    "PatientID",
-    "PhotometricInterpretation",
-    "ProtocolName",
-    "RepetitionTime",
-    "SamplesPerPixel",
-    "SequenceName",
-    "SeriesDescription",
-    "SeriesInstanceUID",
-    "StudyDate",
-    "StudyInstanceUID",
-)
-_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-_GROUPS += ("PixelValueTransformationSequence",)
-_READ = [
-    *_ABOUT,
-    "Columns",
-    "ContrastBolusAgentSequence",
-    "FrameOfReferenceUID",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "NumberOfFrames",
-    "PerFrameFunctionalGroupsSequence",
-    "PixelSpacing",
-    "ReferencedFrameOfReferenceSequence",
-    "ReferencedSeriesSequence",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "Rows",
-    "SharedFunctionalGroupsSequence",
-]
+    "AcquisitionContrast BurnedInAnnotation ContrastBolusAgent EchoTime ImageType InversionTime Modality "
+    "PatientID PhotometricInterpretation ProtocolName RepetitionTime SamplesPerPixel SequenceName "
+    "SeriesDescription SeriesInstanceUID StudyDate StudyInstanceUID"
+).split()
+GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+GROUPS += ("PixelValueTransformationSequence",)
+_READ = (
+    "Columns ContrastBolusAgentSequence FrameOfReferenceUID ImageOrientationPatient ImagePositionPatient "
+    "NumberOfFrames PerFrameFunctionalGroupsSequence PixelSpacing ReferencedFrameOfReferenceSequence "
+    "ReferencedSeriesSequence RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence"
+).split() + _ABOUT
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
     "1.2.840.10008.5.1.4.1.1.66.4": "seg",
     "1.2.840.10008.5.1.4.1.1.66.7": "seg",
@@ -172,7 +146,7 @@ def frames_of(path, header):
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
     frames = []
     for index, own in enumerate(per_frame):
-        *plane, scale = ((own.get(name) or shared.get(name) or [{}])[0] for name in _GROUPS)
+        *plane, scale = ((own.get(name) or shared.get(name) or [{}])[0] for name in GROUPS)
         frames.append(Frame(path, index, uid, _affine(*plane), shape, _scale(scale)))
     if len(frames) != n_frames:
         raise DicomError("NumberOfFrames differs from the number of positions.")

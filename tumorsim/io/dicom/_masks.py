@@ -29,11 +29,7 @@ _NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One ROI of an RTSTRUCT or segment of a SEG.
-
-    ``name`` is free text, ``kind`` the planner's type ('GTV', 'ORGAN', …) or empty, and
-    ``draw(shape, affine)`` returns its bool mask on a grid.
-    """
+    """One ROI or segment: free text, the planner's type ('GTV', …) or '', and (shape, affine) → bool mask."""
 
     name: str
     kind: str
@@ -53,19 +49,17 @@ def read_regions(path, kind):
 def is_tumor(region, include=None, exclude=None):
     """Tell by its name whether a region is a tumor.
 
+    Words of the name decide, without digits and underscores, and the planner's type (GTV or not an organ,
+    marker, dose …). Planning volumes with a margin (PTV, CTV), cavities, edema and organs at risk are no
+    tumors, and neither is a name without any word for a tumor.
+
     Parameters
     ----------
     region : Region
     include : str, optional
-        Regular expression found in the names of tumors, case ignored; it replaces the rule below.
+        Regular expression found in the names of tumors, case ignored; it replaces the rule.
     exclude : str, optional
         Regular expression found in names that are no tumors, whatever else is said.
-
-    Notes
-    -----
-    Without `include`: the planner's type (GTV or not an organ, marker, dose …) and words of the name, whose
-    digits and underscores do not count. Planning volumes with a margin (PTV, CTV), cavities, edema and organs
-    at risk are no tumors, and neither is a name without any word for a tumor.
 
     Examples
     --------

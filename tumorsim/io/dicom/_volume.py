@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from tumorsim._validation import install_hint
+from tumorsim._validation import counted, install_hint
 from tumorsim.exceptions import DicomError, GeometryError
 from tumorsim.geometry import check_affine
 from tumorsim.io.dicom._folder import LPS_TO_RAS
@@ -100,16 +100,13 @@ def _check_even(gaps):
     twice = int((gaps < max(_UNEVEN * typical, 1e-3)).sum())
     if twice:
         raise DicomError(
-            f"Duplicates: {twice} slice{'s lie' if twice > 1 else ' lies'} where another one does. Several "
-            "volumes (echoes, times) share the series, or files were exported twice."
+            f"Duplicates: {counted(twice, 'slice')} {'lies' if twice == 1 else 'lie'} where another does. "
+            "Several volumes (echoes, times) are in the series, or files were exported twice."
         )
-    wide = gaps[gaps > (1 + _UNEVEN) * typical + _ROUNDING_MM]
-    if wide.size:
-        missing = int(np.maximum(np.round(wide / typical) - 1, 0).sum())
-        what = f"{missing} missing" if missing else "uneven distances"
+    odd = gaps[np.abs(gaps - typical) > _UNEVEN * typical + _ROUNDING_MM]
+    if odd.size:
+        missing = int(np.maximum(np.round(odd / typical) - 1, 0).sum())
         raise DicomError(
-            f"Slice gap: {what}. Slices lie {typical:.2f} mm apart, and at {wide.size} "
-            f"place{'s' if wide.size > 1 else ''} up to {wide.max():.2f} mm."
+            f"Slice gap: {f'{missing} missing' if missing else 'uneven distances'}. Slices lie {typical:.2f} "
+            f"mm apart, and at {counted(odd.size, 'place')} up to {odd.max():.2f} mm."
         )
-    if (gaps < (1 - _UNEVEN) * typical - _ROUNDING_MM).any():
-        raise DicomError(f"Slice gap: uneven distances, from {gaps.min():.2f} to {gaps.max():.2f} mm.")

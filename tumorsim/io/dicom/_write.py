@@ -4,21 +4,26 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError
 from tumorsim.io._files import atomic_path
+from tumorsim.io.dicom._folder import GROUPS
 from tumorsim.io.dicom._open import open_dicom, reading
 
 __all__ = ["save_seg"]
 
-# A SEG takes over what links it to its source; highdicom would copy names, addresses and notes too
-_KEPT = {"SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "StudyDate", "StudyTime", "PatientID"}
-_KEPT |= {"SpecificCharacterSet"}
-_GEOMETRY = (0x0018, 0x0020, 0x0028, 0x5200)
+# What links a SEG to its source, and geometry; highdicom would copy names, addresses and notes too
+_KEPT = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_KEPT += ("PatientID", "StudyDate", "StudyTime", "SpecificCharacterSet", "Rows", "Columns", "NumberOfFrames")
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 # Type 2: must be there, may be empty
 _EMPTY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName")
-_EMPTY += ("StudyID",)
+_EMPTY += ("StudyID", "PositionReferenceIndicator")
 
 
-def save_seg(path, mask, scan, *, version, label="tumor"):
+def save_seg(path, mask, scan, *, version):
     """Write a mask as a binary DICOM SEG, atomically.
+
+    A viewer finds the source by StudyInstanceUID, SeriesInstanceUID and PatientID, which are kept. Name,
+    birth date, sex, accession number, physicians and whatever else the source says are not.
 
     Parameters
     ----------
@@ -29,18 +34,11 @@ def save_seg(path, mask, scan, *, version, label="tumor"):
         The source. Its files are read again, for study, series and the UIDs of the slices.
     version : str
         Of the program, noted in the file.
-    label : str, default="tumor"
-        Name of the segment.
 
     Raises
     ------
     DicomError
         If the mask is empty, or its source's headers are too poor for a SEG.
-
-    Notes
-    -----
-    A viewer finds the source by StudyInstanceUID, SeriesInstanceUID and PatientID, which are kept. Name,
-    birth date, sex, accession number and physicians are left empty.
     """
     mask = np.asarray(mask) != 0
     if not mask.any():
@@ -53,32 +51,41 @@ def save_seg(path, mask, scan, *, version, label="tumor"):
             raise DicomError("A SEG of a series in several multi-frame files cannot be written.")
         planes = planes[np.argsort([f.index for f in frames])]
     with reading("The headers of the source series"):
-        sources = [open_dicom(p, "The header") for p in paths]
-        for source in sources:
-            _strip(source)
-        seg = _segmentation(sources, np.ascontiguousarray(planes), version, label)
+        sources = [_bare(open_dicom(p, "The header")) for p in paths]
+        seg = _segmentation(sources, np.ascontiguousarray(planes, dtype=np.uint8), version)
     with atomic_path(path) as temporary, reading(f"'{path}'"):
         seg.save_as(temporary)
 
 
-def _strip(source):
-    """Leave in a source's header only geometry and what links to it, type 2 elements empty."""
-    for element in list(source):
-        if element.tag.group not in _GEOMETRY and element.keyword not in _KEPT:
-            del source[element.tag]
-    for keyword in (*_EMPTY, "StudyDate", "StudyTime"):
-        if keyword in _EMPTY or keyword not in source:
-            setattr(source, keyword, "")
+def _bare(source):
+    """Return of a source's header only geometry and what links to it, type 2 elements empty."""
+    from pydicom.dataset import Dataset
+
+    def only(dataset, keywords):
+        kept = Dataset()
+        for keyword in keywords:
+            if keyword in dataset:
+                kept[keyword] = dataset[keyword]
+        return kept
+
+    bare = only(source, (*_KEPT, *_GEOMETRY))
+    bare.file_meta = source.file_meta
+    for keyword in _EMPTY:
+        setattr(bare, keyword, "")
+    for keyword in _FRAMES:
+        if keyword in source:
+            setattr(bare, keyword, [only(item, GROUPS) for item in source[keyword].value])
+    return bare
 
 
-def _segmentation(sources, planes, version, label):
-    """Return highdicom's Segmentation of bool planes (n, rows, columns) in the order of the sources."""
+def _segmentation(sources, planes, version):
+    """Return highdicom's Segmentation of planes (n, rows, columns), 0 or 1, in the order of the sources."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     segment = hd.seg.SegmentDescription(
         segment_number=1,
-        segment_label=label,
+        segment_label="tumor",
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=hd.sr.CodedConcept("108369006", "SCT", "Neoplasm"),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -88,8 +95,8 @@ def _segmentation(sources, planes, version, label):
     )
     return hd.seg.Segmentation(
         source_images=sources,
-        pixel_array=planes.astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        pixel_array=planes,
+        segmentation_type="BINARY",
         segment_descriptions=[segment],
         series_instance_uid=hd.UID(),
         series_number=9000,
