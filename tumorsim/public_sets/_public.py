@@ -31,7 +31,7 @@ def load_dataset(
     merge_distance_mm: float = 2.0,
     progress: bool = False,
 ) -> Cohort:
-    """Read a public data set, as it lies on disk, as a Cohort.
+    """Read a public data set, as it lies on disk, as a Cohort; ``docs/public_sets.md`` describes the sets.
 
     Parameters
     ----------
@@ -76,12 +76,6 @@ def load_dataset(
     See Also
     --------
     tumorsim.public_sets.list_scans : The cases alone, without reading a voxel.
-
-    Notes
-    -----
-    The sets, how to get them, their licenses and overlaps: ``docs/public_sets.md``. In most of them all
-    tumors are of one type, so a network can learn the hospital instead of the type; keep ``dataset`` and
-    compare.
     """
     folder = None if output is None else Path(output).with_name(f"{Path(output).stem}_files")
     sets = _recognize(name, root, folder, progress)

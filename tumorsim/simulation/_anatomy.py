@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tumorsim.anatomy import region_at
+from tumorsim.anatomy import load_template, region_at
 from tumorsim.simulation._face import face_channels
 
 __all__ = [
@@ -61,14 +61,11 @@ class Head(NamedTuple):
 @lru_cache(maxsize=1)
 def template_tissue():
     """Return `Maps` of gray, white and brain of the MNI152 2009a templates that nilearn ships."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
     from scipy import ndimage
 
-    loaders = (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)
-    images = [load(resolution=1) for load in loaders]
-    gray, white, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    (_, gray, white, brain), affine = load_template()
     tissue = np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)])
-    return Maps(torch.from_numpy(tissue)[None], images[0].affine[:3, 3], 1.0)
+    return Maps(torch.from_numpy(tissue)[None], affine[:3, 3], 1.0)
 
 
 def head_grid():
@@ -95,7 +92,7 @@ def load_head():
     hind = np.isin(areas, ["cerebellum", "brainstem", "cerebellopontine_angle", "sellar"])
     cerebrum = ndimage.gaussian_filter((~hind).astype(np.float32), 1.5)
     skin = _skin(mm, envelope)
-    extras = face_channels(mm, distance)
+    extras = face_channels(mm, distance).values()
     shell = head_maps([distance, skin, cerebrum, mm[..., 0]])
     starts = starting_points(mm, distance, cerebrum, gray, white, inside, areas)
     scale = np.full(3, 1.05)  # the template is larger than people are
@@ -104,7 +101,9 @@ def load_head():
 
 def head_maps(channels):
     """Return `Maps` of channels (x, y, z) on the head grid."""
-    return Maps(torch.from_numpy(np.stack(channels).astype(np.float32))[None], HEAD_ORIGIN, HEAD_SPACING)
+    return Maps(
+        torch.from_numpy(np.stack(list(channels)).astype(np.float32))[None], HEAD_ORIGIN, HEAD_SPACING
+    )
 
 
 def area_maps(mm):

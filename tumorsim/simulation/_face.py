@@ -13,7 +13,7 @@ HEAD = tomllib.loads(files("tumorsim").joinpath("simulation/head.toml").read_tex
 
 
 def face_channels(mm, distance):
-    """Return the channels of `CHANNELS` on the head grid; float32 (10, nx, ny, nz).
+    """Return the channels of `CHANNELS` on the head grid; name → float32 (nx, ny, nz).
 
     `mm` (nx, ny, nz, 3) is the MNI position of each voxel, `distance` (nx, ny, nz) its mm to the brain's
     envelope, of which face structures keep 3 mm.
@@ -32,7 +32,7 @@ def face_channels(mm, distance):
         for radius, mirrored, path in tubes:
             for side in (1, -1) if mirrored else (1,):
                 _draw_tube(channels[name], mm, np.array(path, float) * (side, 1, 1), radius)
-    return np.stack([channels[name] for name in CHANNELS]).astype(np.float32)
+    return channels
 
 
 def _box(mm, low, high):

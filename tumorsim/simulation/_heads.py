@@ -78,9 +78,8 @@ def _build(name, labels, affine, to_native):
 
     coarse = resampled(HEAD_ORIGIN, HEAD_SHAPE, HEAD_SPACING)
     body = coarse > 0
-    pieces, n = ndimage.label(body)
-    if n > 1:  # specks of noise behind the head
-        body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
+    pieces = ndimage.label(body)[0]
+    body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1  # without specks of noise behind the head
     coarse = np.where(body, coarse, 0)
     mm = head_grid()
     in_brain = _of(coarse, "gray", "white", "ventricle") & (coarse < _FIRST_OUTSIDE)
@@ -96,13 +95,12 @@ def _build(name, labels, affine, to_native):
     cerebrum = np.clip((to_hind - to_cerebrum) / 3 + 0.5, 0, 1)
     midline = ndimage.gaussian_filter(np.clip((left - right) / 2, -20, 20), 0.7)
 
-    face = dict(zip(CHANNELS, face_channels(mm, distance), strict=True))
+    face = face_channels(mm, distance)
     fluid = ~in_brain
     extras = {
         channel: ndimage.gaussian_filter(np.isin(coarse, numbers).astype(np.float32), 0.4)
         for channel, numbers in HEAD["outside"].items()
     }
-    extras["air"] = ndimage.gaussian_filter((coarse == 0).astype(np.float32), 0.4)
     for channel in ("veins", "arteries"):
         extras[channel] = np.maximum(extras[channel], face[channel] * fluid)
     groove = 3.2 - np.hypot(midline, np.clip(-1.5 - distance, 0, None))  # superior sagittal sinus, mm
@@ -113,12 +111,7 @@ def _build(name, labels, affine, to_native):
 
     areas = area_maps(mm)
     tissue_here = tissue.sample(mm.reshape(-1, 3)).reshape(3, *HEAD_SHAPE)
-    return Head(
-        name=name,
-        brain=tissue,
-        shell=head_maps([distance, skin, cerebrum, midline]),
-        extras=head_maps([extras[channel] for channel in CHANNELS]),
-        **starting_points(mm, distance, cerebrum, *tissue_here, areas),
-        real=True,
-        scale=1 / np.linalg.norm(to_native[:3, :3], axis=0),
-    )
+    shell = head_maps([distance, skin, cerebrum, midline])
+    starts = starting_points(mm, distance, cerebrum, *tissue_here, areas)
+    scale = 1 / np.linalg.norm(to_native[:3, :3], axis=0)
+    return Head(name, tissue, shell, head_maps(extras[c] for c in CHANNELS), **starts, real=True, scale=scale)
