@@ -151,9 +151,9 @@ def _finish(runs, data, out, settings, real, dates, baselines, n_jobs, verbose, 
     """Do all runs, each once, and return the errors of those that failed by key."""
     by_key, strengths = {}, {}
     first = [run for run in runs if run.seed == 0 or run.experiment == "label_free"]
-    tested = (
-        {run.key for run in first if run.experiment in LABEL_FREE} if dates is not None else set()
-    )  # first seeds, and controls
+    tested = set()  # by the tests without labels: first seeds, and controls
+    if dates is not None:
+        tested = {run.key for run in first if run.experiment in LABEL_FREE}
     grid = [(scale, shift) for scale in settings.scales for shift in settings.shifts]
     for run in runs:
         by_key.setdefault(run.key, run)
