@@ -183,8 +183,21 @@ def test_calibration_of_an_index_is_for_that_index(tmp_path):
         calibration.check(other, 5)
     with pytest.raises(ValueError, match=r"Got 120 that it holds, among them '0'"):
         calibrate_votes(index, X[:120], table[:120])
-    (tmp_path / "no.json").write_text('{"format": "x"}')
-    with pytest.raises(ValueError, match="must be a vote calibration"):
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": "x"}', "[1]", "[" * 100_000,
+        *(f'{{"format": "tumorsim vote calibration 1", "curves": {curves}, "made_for": {{}}, "report": []}}'
+          for curves in ('[1]', '{}', '{"type": [NaN, 0]}', '{"type": [1]}')),
+    ],
+    ids=["other format", "list", "nested", "curves in a list", "no curve", "not a number", "half a curve"],
+)  # fmt: skip
+def test_damaged_calibrations_are_refused(tmp_path, text):
+    """Whatever is not what `save` writes is named with the file."""
+    (tmp_path / "no.json").write_text(text)
+    with pytest.raises(ValueError, match=r"no\.json' must be a vote calibration"):
         VoteCalibration.load(tmp_path / "no.json")
 
 

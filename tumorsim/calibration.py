@@ -137,17 +137,19 @@ class VoteCalibration:
         FileNotFoundError, ValueError
             If it is missing, or no such file.
         """
+        calibration = cls()
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            if values["format"] != _FORMAT:
-                raise ValueError(values["format"])
-            calibration = cls()
-            calibration.curves_ = {task: (float(a), float(b)) for task, (a, b) in values["curves"].items()}
-            calibration.made_for_ = dict(values["made_for"])
-            calibration.report_ = pd.DataFrame(values["report"], columns=list(_COLUMNS))
-        except (ValueError, KeyError, TypeError) as err:
+            curves = {task: tuple(map(float, curve)) for task, curve in values["curves"].items()}
+            calibration.curves_, calibration.made_for_ = curves, dict(values["made_for"].items())
+            calibration.report_ = pd.DataFrame(list(values["report"]), columns=list(_COLUMNS))
+            shape = np.array(list(curves.values())).shape[1:]
+            if values["format"] != _FORMAT or shape != (2,) or not np.isfinite(list(curves.values())).all():
+                raise ValueError("format or curves are wrong")
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as err:
             raise ValueError(
-                f"'{path}' must be a vote calibration as 'save' writes it. Got {err!r}."
+                f"'{path}' must be a vote calibration as 'VoteCalibration.save' writes it, version 1. Got "
+                "another file, or a damaged one. Calibrate again."
             ) from err
         return calibration
 

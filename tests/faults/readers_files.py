@@ -73,6 +73,5 @@ READERS = [
         _read_calibration,
         (b"format", b"curves", b"made_for", b"report"),
         ci=300,
-        pending="schema",
     ),
 ]
