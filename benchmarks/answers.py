@@ -84,15 +84,15 @@ def aspects(X, table, space, rng):
     patients = table["patient_id"].to_numpy()
     plain, plain_seconds = _precisions(index, X, table, labels, None)
     rows = []
-    for asked in [*names, *(["place"] if "place" in index.aspects_ else []), *(["size"] if sized else [])]:
+    for aspect in [*names, *(["place"] if "place" in index.aspects_ else []), *(["size"] if sized else [])]:
         use = np.ones(len(X), dtype=bool)
-        if asked == "size":  # tumors without a volume cannot be queries
+        if aspect == "size":  # tumors without a volume cannot be queries
             use = (pd.to_numeric(table["volume_mm3"]) > 0).to_numpy()
-        by, seconds = _precisions(index, X[use], table[use], labels, {asked: 1})
+        by, seconds = _precisions(index, X[use], table[use], labels, {aspect: 1})
         for measured in [*names, *(["size"] if sized else [])]:
             gain = by[measured] - plain[measured][use]
             low, high = interval(gain, patients[use], rng)
-            row = {"asked": asked, "precision_of": measured, "plain": _mean(plain[measured][use])}
+            row = {"aspect": aspect, "precision_of": measured, "plain": _mean(plain[measured][use])}
             row |= {"by_aspect": _mean(by[measured]), "gain": _mean(gain)}
             ratio = (seconds / use.sum()) / (plain_seconds / len(X))
             rows.append(row | {"ci_low": low, "ci_high": high, "time_ratio": ratio})
@@ -129,10 +129,10 @@ def left_out_types(X, table, space, rng, *, task="type", alpha=0.05):
     for kind in sorted(types.dropna().unique()):
         others = ~table["patient_id"].isin(table["patient_id"][types == kind]).to_numpy()
         others &= types.notna().to_numpy()
-        asking = others & ~_drawn(table["patient_id"], rng, 2 / 3)
-        inside = others & ~asking
+        queries = others & ~_drawn(table["patient_id"], rng, 2 / 3)
+        inside = others & ~queries
         new = _one_each(table["patient_id"], (types == kind).to_numpy(), rng)
-        usual = _one_each(table["patient_id"], asking, rng)
+        usual = _one_each(table["patient_id"], queries, rng)
         if not inside.any() or not len(new) or not len(usual):
             continue
         p = _p_values(X, table, space, inside, np.concatenate([new, usual])).to_numpy()
@@ -171,15 +171,15 @@ def vote_calibration(X, table, space, rng, *, n_neighbors=K):
     rows = []
     for row in calibration.evaluate(counted["test"], of["test"]).to_dict("records"):
         task = row["task"]
-        asked = counted["test"][counted["test"]["task"] == task]
-        truth = of["test"][f"label_{task}"].to_numpy(dtype=object)[asked["query"]]
-        voted = asked["abstains"].isna().to_numpy() & pd.notna(truth)
-        asked, truth = asked[voted], truth[voted]
-        share = (asked["n_votes"] / asked["n_labelled"]).to_numpy(dtype=float)
-        correct = (asked["label"].to_numpy(dtype=object) == truth).astype(float)
-        gain = (share - correct) ** 2 - (calibration.predict(asked) - correct) ** 2
-        low, high = interval(gain, of["test"]["patient_id"].to_numpy()[asked["query"]], rng)
-        row |= {"answered": voted.mean(), "right": correct.mean()}
+        voted = counted["test"][counted["test"]["task"] == task]
+        truth = of["test"][f"label_{task}"].to_numpy(dtype=object)[voted["query"]]
+        answered = voted["abstains"].isna().to_numpy() & pd.notna(truth)
+        voted, truth = voted[answered], truth[answered]
+        share = (voted["n_votes"] / voted["n_labelled"]).to_numpy(dtype=float)
+        correct = (voted["label"].to_numpy(dtype=object) == truth).astype(float)
+        gain = (share - correct) ** 2 - (calibration.predict(voted) - correct) ** 2
+        low, high = interval(gain, of["test"]["patient_id"].to_numpy()[voted["query"]], rng)
+        row |= {"answered": answered.mean(), "right": correct.mean()}
         rows.append(row | {"brier_gain": gain.mean(), "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 
@@ -209,10 +209,10 @@ def hubness(X, table, space, rng, *, task="type"):
             occurs = np.bincount(nearest.ravel(), minlength=len(X))
             row["skewness"] = metrics.hubness(occurs)
             if types is not None:
-                asked = pd.notna(types)
-                agree = (types[nearest] == types[:, None]).mean(axis=1)[asked]
+                known = pd.notna(types)
+                agree = (types[nearest] == types[:, None]).mean(axis=1)[known]
                 row["precision"] = agree.mean()
-                row["ci_low"], row["ci_high"] = interval(agree, patients[asked], rng)
+                row["ci_low"], row["ci_high"] = interval(agree, patients[known], rng)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -234,10 +234,10 @@ def interval(values, patients, rng):
     return tuple(np.percentile((drawn @ total) / (drawn @ n), (2.5, 97.5)))
 
 
-def _precisions(index, X, table, labels, asked):
+def _precisions(index, X, table, labels, aspects):
     """Return name → precision@10 of each query (NaN without a label), and the CPU seconds of a search."""
     of = table.reset_index(drop=True)
-    options = {"query_metadata": of, "exclude": "same_patient", "max_per_patient": None, "aspects": asked}
+    options = {"query_metadata": of, "exclude": "same_patient", "max_per_patient": None, "aspects": aspects}
     index.search(X[:1], K, **{**options, "query_metadata": of[:1]})  # engines are built
     start = time.process_time()  # of the CPU: machines are shared
     for _ in range(N_TIMED):

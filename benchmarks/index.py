@@ -139,19 +139,19 @@ def measure(engine, folder, clock):
     X, queries = np.load(folder / "X.npy", mmap_mode="r"), np.load(folder / "queries.npy")
     space = EmbeddingSpace.from_dict(json.loads((folder / "space.json").read_text()))
     if engine.startswith("faiss:"):
-        ask, row = faiss_directly(engine.split(":")[1], X, space, clock)
+        search, row = faiss_directly(engine.split(":")[1], X, space, clock)
     else:
-        ask, row = by_tumorsim(engine, X, queries, space, folder, clock)
+        search, row = by_tumorsim(engine, X, queries, space, folder, clock)
     times = []
     for i in range(50):
         start = clock()
-        ask(queries[i : i + 1])
+        search(queries[i : i + 1])
         times.append(clock() - start)
     row["single_ms"] = 1e3 * float(np.median(times))
     times = []
     for _ in range(3):
         start = clock()
-        found = ask(queries)
+        found = search(queries)
         times.append(clock() - start)
     row["batch_s"] = min(times)
     truth = folder / "truth.npy"

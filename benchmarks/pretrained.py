@@ -45,7 +45,7 @@ PLACE = ["mni_x_mm", "mni_y_mm", "mni_z_mm"]
 
 
 def main():
-    """Run the parts asked for."""
+    """Run the chosen parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,8 +89,8 @@ def simulated(args):
     result = [evaluate_knn(X, cohort.table, space=embedder.space_)]
     for task in embedder.tasks_:
         points = embedder.space_.aspect_coordinates(task, X)
-        asked = evaluate_knn(points, cohort.table[["patient_id", f"label_{task}"]])
-        result.append(asked.assign(task=f"{task}, asked by it"))
+        by_task = evaluate_knn(points, cohort.table[["patient_id", f"label_{task}"]])
+        result.append(by_task.assign(task=f"{task}, by its aspect"))
     result = pd.concat(result, ignore_index=True)
     result.to_csv(args.out / "simulated.csv", index=False)
     print(f"\n1. simulated patients in unseen heads: {cohort!r}\n{format_knn_table(result)}", flush=True)
@@ -200,19 +200,19 @@ def stacks(args):
     }.items():
         row = score(method, [points] * N_FOLDS, types, held_out, embedded=True)
         rows.append(row | {"dice": quartiles(on_base)})
-    spaces, asked, overlap = [], [], np.zeros(len(cohort))
+    spaces, by_type, overlap = [], [], np.zeros(len(cohort))
     named = np.empty(len(cohort), dtype=object)
     for fold, rows_out in enumerate(held_out):
         embedder = load(args, f"fold-{fold}.safetensors")
         X = embedder.transform(cohort)
         spaces.append(embedder.space_.coordinates(X))
-        asked.append(embedder.space_.aspect_coordinates("type", X))
+        by_type.append(embedder.space_.aspect_coordinates("type", X))
         named[rows_out] = embedder.predict(cohort[rows_out])["type"]
         by_case = masks(embedder, cohort[rows_out].cases).set_index("case_id")["dice"]
         overlap[rows_out] = by_case[[tumor.case.case_id for tumor in cohort[rows_out]]]
     row = score("simulated and real, by folds", spaces, types, held_out, embedded=True)
     rows.append(row | {"dice": quartiles(overlap)})
-    rows.append(score("the same, asked by type", asked, types, held_out, embedded=True))
+    rows.append(score("the same, by aspect type", by_type, types, held_out, embedded=True))
     rows.append(score_of("the same, its own head, no neighbors", types, named))
     predicted = {row["method"]: row.pop("predicted") for row in rows}
     table = pd.DataFrame(rows)
@@ -308,13 +308,13 @@ def hard(args):
     print("\n3. type where place says little\n" + table.round(2).to_string(index=False), flush=True)
 
 
-def matched_in_volume(table, asked, *, ratio=1.5):
-    """Return which of the tumors `asked` (bool) have a partner of the other type and of about their volume.
+def matched_in_volume(table, chosen, *, ratio=1.5):
+    """Return which of the tumors `chosen` (bool) have a partner of the other type and of about their volume.
 
     Simulated gliomas are large and metastases are small; without this, volume alone tells them.
     """
     log_volume = np.log(table["volume_mm3"].to_numpy(float))
-    rows = {name: np.flatnonzero(asked & (table["label_type"] == name)) for name in ("glioma", "metastasis")}
+    rows = {name: np.flatnonzero(chosen & (table["label_type"] == name)) for name in ("glioma", "metastasis")}
     apart = np.abs(log_volume[rows["glioma"]][:, None] - log_volume[rows["metastasis"]])
     matched = np.zeros(len(table), bool)
     for first, second in zip(*linear_sum_assignment(np.minimum(apart, np.log(ratio))), strict=True):
@@ -323,8 +323,8 @@ def matched_in_volume(table, asked, *, ratio=1.5):
     return matched
 
 
-def compare(name, embedder, cohort, asked):
-    """Return rows of each method with the tumors `asked` (bool) as queries among those of other patients."""
+def compare(name, embedder, cohort, chosen):
+    """Return rows of each method with the tumors `chosen` (bool) as queries among those of other patients."""
     table = cohort.table
     types, patients = table["label_type"].to_numpy(dtype=str), table["patient_id"].to_numpy(dtype=str)
     known = np.column_stack([table[PLACE].to_numpy(float), np.log(table["volume_mm3"].to_numpy(float))])
@@ -332,20 +332,22 @@ def compare(name, embedder, cohort, asked):
     X = embedder.transform(cohort)
     spaces = {
         "embedding": embedder.space_.coordinates(X),
-        "embedding, asked by type": embedder.space_.aspect_coordinates("type", X),
+        "embedding, by aspect type": embedder.space_.aspect_coordinates("type", X),
         "place + volume": StandardScaler().fit_transform(known),
     }
     for space, X in spaces.items():
-        found = evaluate_knn(X[asked], table[asked].reset_index(drop=True), n_neighbors=5)
+        found = evaluate_knn(X[chosen], table[chosen].reset_index(drop=True), n_neighbors=5)
         found = found[found["task"] == "type"].iloc[0]
         rows.append([f"{space}, 5 nearest", *found[["value", "ci_low", "ci_high"]]])
     predicted = cross_val_predict(
         RandomForestClassifier(500, class_weight="balanced", random_state=0),
-        known[asked], types[asked], groups=patients[asked], cv=GroupKFold(10),
+        known[chosen], types[chosen], groups=patients[chosen], cv=GroupKFold(10),
     )  # fmt: skip
-    value = balanced_accuracy_score(types[asked], predicted)
-    rows.append(["place + volume, random forest", value, *interval(types[asked], predicted, patients[asked])])
-    counts = f"{int(asked.sum())} of {len(np.unique(patients[asked]))} patients"
+    value = balanced_accuracy_score(types[chosen], predicted)
+    rows.append(
+        ["place + volume, random forest", value, *interval(types[chosen], predicted, patients[chosen])]
+    )
+    counts = f"{int(chosen.sum())} of {len(np.unique(patients[chosen]))} patients"
     names = ("method", "balanced_accuracy", "low", "high")
     return [{"case": name} | dict(zip(names, row, strict=True)) | {"n": counts} for row in rows]
 

@@ -97,8 +97,8 @@ def site_rows(bench, result, real):
     for name, scores in evaluate_across_datasets(X, table, **options).items():
         found = scores.table[scores.table["metric"] == "balanced_accuracy"]
         for row in found.to_dict("records"):
-            yield tidy_row("sites", f"{ALL}: {name} asks the others", row, K, result.run.seed)
-            yield tidy_row("sites", f"chance: {name} asks the others", chance_of(row), K, "")
+            yield tidy_row("sites", f"{ALL}: {name} as queries to the others", row, K, result.run.seed)
+            yield tidy_row("sites", f"chance: {name} as queries to the others", chance_of(row), K, "")
 
 
 def _columns(table):

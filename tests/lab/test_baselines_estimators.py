@@ -119,7 +119,7 @@ def test_figures_are_standardized_and_rotated(tumors):
 
 
 def test_new_tumors_are_scaled_as_those_of_fit(tumors):
-    """The scaling is that of the tumors of `fit`, not of those asked about."""
+    """The scaling is that of the tumors of `fit`, not of the queries."""
 
     def measure(tumors):
         return np.array([[float(tumor.tumor_id[1])] for tumor in tumors])  # number of the scan

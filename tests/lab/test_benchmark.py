@@ -190,7 +190,7 @@ def test_smoke_leaves_tidy_scores_figures_and_a_report(smoke):
         first, other = (dice[part, name] for name in pair.split(" − "))
         assert dice[paired, pair] == pytest.approx(first - other, abs=1e-5)
     across = set(tidy.loc[tidy["experiment"] == "sites", "method"])
-    assert f"{ALL}: another hospital's asks the others" in across
+    assert f"{ALL}: another hospital's as queries to the others" in across
     assert about["versions"]["torch"] and about["hardware"]["threads"] >= 1
 
 
@@ -343,7 +343,7 @@ def test_scans_without_skull_are_told_by_column_or_data_set():
 
 @pytest.mark.slow
 def test_tests_without_labels_stand_beside_their_controls(smoke, dates, tmp_path):
-    """Every method that was run is asked, once; without scans the experiment is skipped, and that is said."""
+    """Every method that was run is tested once; without scans the experiment is skipped, with a message."""
     out = tmp_path / "out"
     shutil.copytree(smoke, out)
     write_scan_table(write_cohort(dates, tmp_path), tmp_path / "dates.csv")

@@ -37,7 +37,7 @@ def archive(n, seed=0):
 def test_the_benchmark_finds_what_is_there():
     """Aspects gain their own precision, new types are told, votes and p-values are as calibrated."""
     tables = answers.run(*archive(240))
-    gains = tables["aspects"].set_index(["asked", "precision_of"])
+    gains = tables["aspects"].set_index(["aspect", "precision_of"])
     assert gains.loc[("hemisphere", "hemisphere"), "ci_low"] > 0
     assert gains.loc[("size", "size"), "by_aspect"] > 0.9 > gains.loc[("size", "size"), "plain"]
     assert gains.loc[("size", "type"), "gain"] < 0  # what it costs

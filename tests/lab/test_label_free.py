@@ -488,7 +488,7 @@ def test_every_name_of_the_room_resolves():
 
 @pytest.mark.real
 def test_a_real_tumor_of_thick_slices_goes_into_another_real_head(real_data):
-    """Volume and site are those asked for, and the head elsewhere is untouched."""
+    """Volume and site are as requested, and the head elsewhere is untouched."""
     folder = real_data / "real"
     source = Case(
         folder / "btp-03-pre_t1c.nii.gz", folder / "btp-03-pre_mask.nii.gz", case_id="a", patient_id="p"
