@@ -60,7 +60,7 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
 
     See Also
     --------
-    roi_pool : shapes and errors.
+    tumorsim.roi_pool : shapes and errors.
     """
     size = torch.as_tensor(coarse.shape[2:])
     boxes, index = _check(boxes, index, len(coarse), (size * factor).tolist())
