@@ -20,6 +20,7 @@ __all__ = [
     "counted",
     "install_hint",
     "is_missing",
+    "printable",
 ]
 
 
@@ -82,6 +83,18 @@ def install_hint(extra):
     "Run pip install '.[dicom]' in your clone of tumorsim."
     """
     return f"Run pip install '.[{extra}]' in your clone of tumorsim."
+
+
+def printable(text, longest=300):
+    r"""Return text of a file as a message can show it: control characters replaced, cut at `longest`.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb"), printable(KeyError("x"), 2)
+    ('a\ufffd[2Jb', "'x…")
+    """
+    text = "".join(c if c.isprintable() else "\ufffd" for c in str(text)[: longest + 1])
+    return text if len(text) <= longest else text[:longest] + "…"
 
 
 def is_missing(value):

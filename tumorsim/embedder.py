@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from tumorsim import training, weights
-from tumorsim._validation import check_choice, check_fitted, check_integer
+from tumorsim._validation import check_choice, check_fitted, check_integer, printable
 from tumorsim.exceptions import WeightsError
 from tumorsim.inference import classify, embed_tumors, segment_case
 from tumorsim.nn import choose_device, to_device
-from tumorsim.preprocessing import Preprocessing, VoxelCache
+from tumorsim.preprocessing import MAX_VOXELS, Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, Tumor, check_tumors
 from tumorsim.spaces import feature_scale
 from tumorsim.training import Recipe
@@ -163,7 +164,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         CohortError
             If scans cannot be used; all of them are listed, before training starts.
         TrainingError
-            If the loss is not finite, or the checkpoint belongs to another run.
+            If the loss is not finite, or the checkpoint is damaged, of another run, cannot be written, or is
+            being written by another process.
         """
         seed = training.run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
         model = self._initial_model()
@@ -178,12 +180,13 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             )
             start = {"initial_weights": model.fingerprint_, "freeze_backbone": self.freeze_backbone}
         network = to_device(plan.network, device)
-        cases = plan.load_cases(preprocessing, **self._reading())
-        history, pooled = training.train(
-            network, cases, plan.classes, plan.recipe, device, seed=seed, task_weights=factors,
-            start=start | preprocessing.to_dict(), n_jobs=self.n_jobs, checkpoint_dir=self.checkpoint_dir,
-            resume=resume, verbose=self.verbose,
-        )  # fmt: skip
+        with training.only_run(self.checkpoint_dir):
+            cases = plan.load_cases(preprocessing, **self._reading())
+            history, pooled = training.train(
+                network, cases, plan.classes, plan.recipe, device, seed=seed, task_weights=factors,
+                start=start | preprocessing.to_dict(), n_jobs=self.n_jobs, checkpoint_dir=self.checkpoint_dir,
+                resume=resume, verbose=self.verbose,
+            )  # fmt: skip
         scale = feature_scale(pooled, weights.head_aspects(network), factors)
         counts = {task: factors[task] for task in plan.classes}
         return self._set_fitted(
@@ -355,8 +358,10 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             If it is missing, damaged, or not what its fingerprint says.
         """
         network, config = weights.load_model(path)
-        preprocessing = Preprocessing.from_dict(config["preprocessing"])
         try:
+            preprocessing = Preprocessing.from_dict(config["preprocessing"])
+            if min(preprocessing.least_shape) < 1 or math.prod(preprocessing.least_shape) > MAX_VOXELS:
+                raise ValueError(f"'least_shape' cannot be {preprocessing.least_shape}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["parameters"].items()}
             own = {name: values.pop(name) for name in ("tasks", "task_weights") if name in values}
             embedder = cls(recipe=Recipe(**values), device=device, **own)
@@ -365,8 +370,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 network, embedder.recipe.check(), preprocessing, config["classes"], scale,
                 config["weights"], config["history"], config["training"],
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as err:
-            raise WeightsError(f"The configuration in '{path}' cannot be used: {err}.") from err
+        except (KeyError, TypeError, ValueError, ArithmeticError) as err:
+            raise WeightsError(f"The configuration in '{path}' cannot be used: {printable(err)}.") from err
 
     @classmethod
     def from_pretrained(

@@ -1,8 +1,9 @@
 """Files ↔ arrays with affines; knows no records."""
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
-from tumorsim.io._files import atomic_path, content_key, partial_file, remove_partial
+from tumorsim.io._files import atomic_path, content_key, partial_file, remove_leftovers, remove_partial
 from tumorsim.io._images import arrays_of_nibabel, load_image, read_geometry, save_nifti
+from tumorsim.io._locks import locked
 
 __all__ = [
     "arrays_of_nibabel",
@@ -10,8 +11,10 @@ __all__ = [
     "content_key",
     "load_embeddings",
     "load_image",
+    "locked",
     "partial_file",
     "read_geometry",
+    "remove_leftovers",
     "remove_partial",
     "save_embeddings",
     "save_nifti",

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["atomic_path", "content_key", "partial_file", "remove_partial"]
+__all__ = ["atomic_path", "content_key", "partial_file", "remove_leftovers", "remove_partial"]
 
 
 @contextlib.contextmanager
@@ -39,6 +39,16 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path):
+    """Delete temporary files that a killed process left beside `path`; nobody may be writing it meanwhile."""
+    path = Path(path)
+    prefix, suffix = f".{path.name[:40]}-", "".join(path.suffixes[-2:])
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        made = file.name.startswith(prefix) and file.name.endswith(suffix)
+        if made and len(file.name) == len(prefix) + 8 + len(suffix):  # mkstemp draws eight characters
+            file.unlink(missing_ok=True)
 
 
 def content_key(path):

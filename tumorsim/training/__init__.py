@@ -1,6 +1,6 @@
 """Records with labels → samples, patches, a recipe, one readable loop: a trained network."""
 
-from tumorsim.training._checkpoint import run_seed
+from tumorsim.training._checkpoint import only_run, run_seed
 from tumorsim.training._loop import settle_batch_norms, train
 from tumorsim.training._plan import plan_training
 from tumorsim.training._prefetch import prefetch_scans
@@ -13,6 +13,7 @@ __all__ = [
     "describe_data",
     "head_weights",
     "label_table",
+    "only_run",
     "plan_training",
     "prefetch_scans",
     "resolve_recipe",

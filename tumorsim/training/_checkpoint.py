@@ -1,5 +1,7 @@
 """Checkpoints: the whole state of a run in one file, written after every epoch, and the run's seed."""
 
+import contextlib
+import hashlib
 import json
 import numbers
 from pathlib import Path
@@ -9,24 +11,69 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.utils import check_random_state
 
+from tumorsim._validation import printable
 from tumorsim.exceptions import TrainingError
-from tumorsim.io import atomic_path
+from tumorsim.io import atomic_path, locked, remove_leftovers
 
-__all__ = ["CHECKPOINT", "load_checkpoint", "run_seed", "save_checkpoint", "saved_seed"]
+__all__ = ["CHECKPOINT", "load_checkpoint", "only_run", "run_seed", "save_checkpoint", "saved_seed"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
+@contextlib.contextmanager
+def only_run(checkpoint_dir):
+    """Keep other runs out of a folder of checkpoints, if there is one, and remove what a killed run left.
+
+    Raises
+    ------
+    TrainingError
+        If another run is going on in it.
+    """
+    if checkpoint_dir is None:
+        yield
+        return
+    busy = TrainingError(
+        f"Another run is writing its checkpoints to '{checkpoint_dir}'. Wait until it has finished, or give "
+        "another checkpoint_dir (--checkpoint-dir)."
+    )
+    with locked(Path(checkpoint_dir) / f".{CHECKPOINT}.lock", busy):
+        remove_leftovers(Path(checkpoint_dir) / CHECKPOINT)
+        yield
+
+
 def save_checkpoint(directory, network, optimizer, identity, seed, history):
     """Write the whole state atomically: tensors, the optimizer's moments, the history."""
+    tensors = _state(network, optimizer)
+    metadata = {"identity": identity, "seed": str(seed), "history": json.dumps(history)}
+    metadata["sha256"] = _digest(tensors, metadata)
+    try:
+        with atomic_path(directory / CHECKPOINT) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (SafetensorError, OSError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise TrainingError(
+            f"The checkpoint '{directory / CHECKPOINT}' of epoch {len(history)} cannot be written: {reason}. "
+            "The one of the epoch before, if any, is as it was: make room, and go on with fit(resume=True) "
+            "(--resume)."
+        ) from err
+
+
+def _state(network, optimizer):
+    """Return all tensors of a run by name."""
     tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{number}.{name}"] = value.contiguous()
-    metadata = {"identity": identity, "seed": str(seed), "history": json.dumps(history)}
-    with atomic_path(directory / CHECKPOINT) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    return tensors
+
+
+def _digest(tensors, metadata):
+    """Return the SHA-256 of tensors by name and of all else that a checkpoint holds."""
+    digest = hashlib.sha256("".join(metadata[key] for key in ("identity", "seed", "history")).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def run_seed(random_state, *, checkpoint_dir=None, resume=False):
@@ -51,7 +98,7 @@ def run_seed(random_state, *, checkpoint_dir=None, resume=False):
 def saved_seed(checkpoint_dir):
     """Return the seed of the run that left a checkpoint, or None where there is none."""
     metadata, _ = _read_checkpoint(Path(checkpoint_dir))
-    return int(metadata["seed"]) if metadata else None
+    return metadata["seed"] if metadata else None
 
 
 def _read_checkpoint(directory, device="cpu", tensors=False):
@@ -59,13 +106,28 @@ def _read_checkpoint(directory, device="cpu", tensors=False):
     path = directory / CHECKPOINT
     if not path.is_file():
         return {}, {}
+    with _damage(path), safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = file.metadata() or {}
+        history = json.loads(metadata["history"])
+        epochs = [entry["epoch"] for entry in history if entry["seconds"] >= 0]
+        values = [value for entry in history for value in entry.values()]
+        if epochs != list(range(1, len(history) + 1)) or not all(isinstance(v, int | float) for v in values):
+            raise ValueError("'history' is not one entry of numbers per epoch")
+        known = {"identity": metadata["identity"], "seed": int(metadata["seed"]), "history": history}
+        # copies: Windows cannot replace a file of which something is still mapped
+        read = {name: file.get_tensor(name).clone() for name in (file.keys() if tensors else ())}
+        if tensors and metadata.get("sha256") not in (None, _digest(read, metadata)):
+            raise ValueError("its numbers are not those that were written")
+        return known, read
+
+
+@contextlib.contextmanager
+def _damage(path):
+    """Turn what reading a damaged file can raise into a `TrainingError` that names it."""
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            names = file.keys() if tensors else ()
-            # copies: Windows cannot replace a file of which something is still mapped
-            return file.metadata(), {name: file.get_tensor(name).clone() for name in names}
-    except SafetensorError as err:
-        raise TrainingError(f"The checkpoint '{path}' is damaged: {err}. Delete it.") from err
+        yield
+    except (SafetensorError, LookupError, OSError, RuntimeError, TypeError, ValueError) as err:
+        raise TrainingError(f"The checkpoint '{path}' is damaged: {printable(err)}. Delete it.") from err
 
 
 def load_checkpoint(directory, network, optimizer, identity, device):
@@ -78,14 +140,18 @@ def load_checkpoint(directory, network, optimizer, identity, device):
             f"The checkpoint in '{directory}' must come from the same tumors and parameters. Got another "
             "run's. Use another checkpoint_dir, or fit with resume=False."
         )
-    network.load_state_dict(
-        {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
-    )
     state = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return json.loads(metadata["history"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with _damage(directory / CHECKPOINT):
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                if tensor.ndim and tensor.shape != parameters[int(number)].shape:
+                    raise ValueError(f"'{name}' has another shape than its parameter")
+                state.setdefault(int(number), {})[key] = tensor
+        network.load_state_dict(
+            {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
+        )
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return metadata["history"]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +93,7 @@ def train(
     batches = prefetch(sampler.batch, range(done, total), n_jobs=n_jobs, torch_threads=1)
     hidden = None if verbose else True  # None: hidden where there is no terminal
     with (
+        _words_on_interrupt(history, recipe.max_epochs, checkpoint_dir),
         closing(batches),
         tqdm(total=total, initial=done, desc="training", unit="batch", disable=hidden) as bar,
     ):
@@ -134,6 +135,22 @@ def settle_batch_norms(network, cases, device, *, seed):
     pooled = _settle(network, sampler, 0, SETTLING_BATCHES, device)
     network.eval()
     return pooled
+
+
+@contextmanager
+def _words_on_interrupt(history, max_epochs, checkpoint_dir):
+    """Let a ``KeyboardInterrupt`` say what is kept of the run, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        words = f"Training was stopped after {len(history)} of {max_epochs} epochs"
+        if checkpoint_dir is None:
+            raise KeyboardInterrupt(
+                f"{words}, and nothing is kept. With checkpoint_dir (--checkpoint-dir) it could go on later."
+            ) from err
+        raise KeyboardInterrupt(
+            f"{words}, which '{checkpoint_dir}' keeps. To go on, fit again with resume=True (--resume)."
+        ) from err
 
 
 def _epoch(step, batches, recipe, epoch, bar):

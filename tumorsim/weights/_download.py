@@ -10,9 +10,9 @@ import tempfile
 from urllib.parse import urlsplit
 
 from tumorsim.exceptions import WeightsError
-from tumorsim.io import atomic_path
+from tumorsim.io import atomic_path, locked, remove_leftovers
 
-__all__ = ["download", "locked"]
+__all__ = ["alone", "download"]
 
 _TIMEOUT = (10, 30)  # seconds to connect, seconds without a byte
 _RETRIES = 2
@@ -52,26 +52,15 @@ def download(weights, target, url, *, progress=False):
 
 
 @contextlib.contextmanager
-def locked(target):
+def alone(target):
     """Let one process at a time download `target`; where locks do not work, several may: moves are atomic."""
-    import filelock
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except filelock.Timeout as err:
-        raise WeightsError(
-            f"Another process has been downloading '{target}' for {_LOCK_SECONDS} s. "
-            "Wait until it has finished, or end it, and try again."
-        ) from err
-    except NotImplementedError:  # some network file systems
+    busy = WeightsError(
+        f"Another process has been downloading '{target}' for {_LOCK_SECONDS} s. "
+        "Wait until it has finished, or end it, and try again."
+    )
+    with locked(target.with_name(f".{target.name}.lock"), busy, seconds=_LOCK_SECONDS):
+        remove_leftovers(target)
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _mirrors(url):
@@ -118,7 +107,7 @@ def _downloader(weights, auth, progress):
                             raise _Failed(f"sent more than the {weights.size} bytes that were expected")
             except (OSError, ValueError) as err:  # all errors of requests are an OSError
                 if getattr(err, "errno", None) is not None:  # the disk's
-                    raise
+                    raise OSError(err.errno, err.strerror, path) from err
                 raise _failure(err) from err
             if file.tell() < weights.size:
                 raise ValueError(f"sent {file.tell()} of {weights.size} bytes")

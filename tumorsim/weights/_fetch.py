@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import content_key
-from tumorsim.weights._download import download, locked
+from tumorsim.weights._download import alone, download
 from tumorsim.weights._model import load_model
 from tumorsim.weights._registry import load_registry
 
@@ -56,13 +56,13 @@ def fetch_weights(name=None, *, force=False, progress=False, registry=None):
             "Put the file there by hand, or unset TUMORSIM_OFFLINE."
         )
     try:
-        with locked(target):
+        with alone(target):
             if force or _find(weights, registry) is None:  # else another process was quicker
                 download(weights, target, registry.url, progress=progress)
     except OSError as err:
         raise WeightsError(
-            f"'{target}' cannot be written: {err.strerror or err}. "
-            "Set TUMORSIM_CACHE to a folder that can be written."
+            f"'{err.filename or target}' cannot be written: {err.strerror or err}. Make room there. "
+            "Set TUMORSIM_CACHE to a folder that can be written, and TMPDIR, through which downloads pass."
         ) from err
     return target
 

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from tumorsim._validation import check_choice, check_integer, check_text, printable
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import atomic_path
 from tumorsim.spaces import EmbeddingSpace
@@ -13,6 +14,8 @@ from tumorsim.spaces import EmbeddingSpace
 __all__ = ["embedding_space", "fingerprint", "head_aspects", "load_model", "save_model"]
 
 _FORMAT = "tumorsim-model-1"
+_NEEDED = {"architecture": dict, "classes": dict, "fingerprint": str, "preprocessing": dict}
+_SCHEMA = _NEEDED | {"scale": list, "weights": dict, "history": list, "training": dict, "parameters": dict}
 
 
 def fingerprint(state, preprocessing):
@@ -82,12 +85,15 @@ def save_model(path, network, config, dtype=None):
     ------
     ValueError
         If `dtype` is not known, or a kernel leaves its range.
+    WeightsError
+        If the file cannot be written; one that was there is then as it was.
 
     Notes
     -----
     Rounding makes another model: the file has the fingerprint of the rounded numbers, and its embeddings are
     not comparable with those of `network` itself.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -97,8 +103,14 @@ def save_model(path, network, config, dtype=None):
     text = json.dumps(
         config, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
     )
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "config": text})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": text})
+    except (SafetensorError, OSError) as err:
+        raise WeightsError(
+            f"Model file '{path}' cannot be written: {getattr(err, 'strerror', None) or err}. What was there "
+            "is as it was. Make room, or give another path, and save again."
+        ) from err
 
 
 def load_model(path):
@@ -124,25 +136,24 @@ def load_model(path):
     """
     from safetensors import SafetensorError, safe_open
 
-    from tumorsim.nn import Network
-
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # reading a named pipe would never end
+            raise ValueError("it is no regular file")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise WeightsError(
-                    f"'{path}' must be a tumorsim model ({_FORMAT}). Got {metadata.get('format')!r}."
-                )
+                found = printable(metadata.get("format"))
+                raise WeightsError(f"'{path}' must be a tumorsim model ({_FORMAT}). Got '{found}'.")
+            config = _checked_config(json.loads(metadata["config"]))
+            network = _empty_network(config, {name: file.get_slice(name).get_shape() for name in file.keys()})
             tensors = _widened({name: file.get_tensor(name) for name in file.keys()})
-        config = json.loads(metadata["config"])
-        n_classes = {task: len(names) for task, names in config["classes"].items()}
-        network = Network(n_classes, **config["architecture"])
-        network.load_state_dict(tensors)
+        _check_tensors(tensors, network.state_dict())
+        network.to_empty(device="cpu").load_state_dict(tensors)
         found, expected = fingerprint(tensors, config["preprocessing"]), config["fingerprint"]
         if found != expected:
             raise WeightsError(
-                f"'{path}' does not match its fingerprint. Expected {expected[:12]}…, got {found[:12]}…. "
-                "Copy the file again."
+                f"'{path}' does not match its fingerprint. Expected {printable(expected, 12)}, got "
+                f"{found[:12]}…. Copy the file again."
             )
     except WeightsError:
         raise
@@ -150,9 +161,55 @@ def load_model(path):
         if os.path.lexists(path):
             raise WeightsError(f"Model file '{path}' cannot be read. Check its permissions.") from err
         raise WeightsError(f"Model file '{path}' does not exist. Make one with 'tumorsim fit'.") from err
-    except (SafetensorError, KeyError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as err:
-        raise WeightsError(f"'{path}' is damaged or not a model file: {err}") from err
+    except (
+        SafetensorError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as err:
+        raise WeightsError(f"'{path}' is damaged or not a model file: {printable(err)}") from err
     return network.eval(), config
+
+
+def _checked_config(config):
+    """Return a configuration whose entries have the types that `save_model` gives them."""
+    for key, kind in _SCHEMA.items():
+        if not isinstance(config[key] if key in _NEEDED else config.get(key, kind()), kind):
+            raise ValueError(f"'{key}' is not what it should be")
+    if any(not isinstance(entry, dict) for entry in config.get("history", [])):
+        raise ValueError("'history' is not a list of entries")
+    for task, names in config["classes"].items():
+        check_text(task, "task")
+        if not isinstance(names, list) or len({check_text(name, "class") for name in names}) < len(names):
+            raise ValueError("'classes' must list the classes of each task, each of them once")
+    return config
+
+
+def _empty_network(config, shapes):
+    """Return a network that takes no memory, if tensors of these shapes (name → list) are those it needs."""
+    import torch
+
+    from tumorsim.nn import ARCHITECTURES, Network
+
+    shape = dict(config["architecture"])
+    check_choice(shape["architecture"], "architecture", ARCHITECTURES)
+    if check_integer(shape["n_blocks"], "n_blocks", minimum=1) > len(shapes):  # would take for ever
+        raise ValueError(f"'n_blocks' is {shape['n_blocks']}, and it has {len(shapes)} tensors")
+    with torch.device("meta"):
+        network = Network({task: len(names) for task, names in config["classes"].items()}, **shape)
+    if shapes != {name: list(tensor.shape) for name, tensor in network.state_dict().items()}:
+        raise ValueError("its tensors are not those of its architecture")
+    return network
+
+
+def _check_tensors(tensors, like):
+    """Raise ``ValueError`` unless tensors are finite and have the types of others of the same names."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != like[name].dtype or not tensor.isfinite().all():
+            raise ValueError(f"tensor '{name}' must hold finite numbers of type {like[name].dtype}")
 
 
 def _rounded(tensors, dtype):

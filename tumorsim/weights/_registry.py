@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tumorsim._validation import check_text, printable
 from tumorsim.exceptions import WeightsError
 
 __all__ = ["REGISTRY_PATH", "Registry", "Weights", "load_registry"]
@@ -100,15 +101,18 @@ def load_registry(path=None):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         weights = {name: Weights(name=name, **entry) for name, entry in content["weights"].items()}
-        for entry in weights.values():  # a plain file name, on every system
-            if not (
-                re.fullmatch(r"[a-z0-9][a-z0-9._-]*", entry.file)
-                and re.fullmatch("[0-9a-f]{64}", entry.sha256)
-            ):
-                raise ValueError(f"file name or SHA-256 of '{entry.name}' is malformed")
-        registry = Registry(path, content["default"], content["url"], weights)
+        for entry in weights.values():
+            texts = [value for name, value in vars(entry).items() if name != "size"]
+            if not all(isinstance(text, str) and text.isprintable() for text in texts):
+                raise ValueError(f"an entry of '{entry.name}' is not text on one line")
+            plain = re.fullmatch(r"[a-z0-9][a-z0-9._-]*", entry.file)  # a file name, on every system
+            if not plain or not re.fullmatch("[0-9a-f]{64}", entry.sha256) or type(entry.size) is not int:
+                raise ValueError(f"file name, SHA-256 or size of '{entry.name}' is malformed")
+        registry = Registry(path, content["default"], check_text(content["url"], "url"), weights)
         if registry.default is not None and registry.default not in weights:
             raise ValueError(f"the default '{registry.default}' is not in it")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as err:
-        raise WeightsError(f"Registry '{path}' cannot be used: {err}. Reinstall tumorsim.") from err
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
+        raise WeightsError(
+            f"Registry '{path}' cannot be used: {printable(err)}. Reinstall tumorsim."
+        ) from err
     return registry
