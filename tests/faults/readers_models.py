@@ -16,7 +16,7 @@ def _fit(folder=None):
     from phantoms import cohort, tiny
 
     return tiny(n_channels=4, patch_size=8, max_epochs=1, batches_per_epoch=1, checkpoint_dir=folder).fit(
-        cohort(2)
+        cohort(3)
     )
 
 
@@ -61,7 +61,7 @@ def _fit_again(folder):
     from phantoms import cohort, tiny
 
     options = {"n_channels": 4, "patch_size": 8, "max_epochs": 1, "batches_per_epoch": 1}
-    return tiny(checkpoint_dir=folder, **options).fit(cohort(2), resume=True)
+    return tiny(checkpoint_dir=folder, **options).fit(cohort(3), resume=True)
 
 
 def _registries(folder):
