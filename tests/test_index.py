@@ -197,6 +197,13 @@ def test_where_selects_by_equality_sets_ranges_and_missing(four, where, expected
         ({"operated": 1}, TypeError, "'operated' holds booleans"),
         ({"volume_mm3": (">=", None)}, ValueError, "cannot order column 'volume_mm3' by a missing value"),
         ({"type": {"a": 1}}, TypeError, "text, numbers, booleans or None"),
+        (
+            {"type": "Glioma"},
+            ValueError,
+            r"no 'label_type' is 'Glioma'\. Its values are 'men.*' \(2\), 'glioma' \(1\)",
+        ),
+        ({"type": ["x", "y"]}, ValueError, r"no 'label_type' is 'x' or 'y'\. Its values are"),
+        ({"type": ("==", "Glioma")}, ValueError, r"no 'label_type' is 'Glioma'"),
         ("type=glioma", TypeError, "must map columns to conditions"),
     ],
 )
@@ -291,14 +298,12 @@ def test_search_equals_brute_force_over_random_filters(data):
     ]
     if isinstance(exclude, list):
         allowed = [a and str(i) not in exclude for i, a in enumerate(allowed)]
-    answer = index.search(
-        queries,
-        k,
-        where=where,
-        exclude=exclude,
-        query_metadata={"patient_id": patients.tolist()},
-        max_per_patient=limit,
-    )
+    options = {"exclude": exclude, "query_metadata": {"patient_id": patients.tolist()}}
+    if side not in (..., None) and not any(s in sides for s in table["label_side"]):
+        with pytest.raises(ValueError, match="'where' selects nothing: no 'label_side' is 'left'"):
+            index.search(queries, k, where=where, max_per_patient=limit, **options)
+        return
+    answer = index.search(queries, k, where=where, max_per_patient=limit, **options)
     own = patients.tolist() if exclude == "same_patient" else [None] * len(queries)
     expected = brute_force(index, queries, k, allowed=allowed, own=own, limit=limit or n)
     assert list(zip(answer["query"], answer["tumor_id"].astype(int), strict=True)) == [
@@ -495,7 +500,7 @@ def test_more_neighbors_than_there_are_give_fewer_rows(four):
     """Never a padded row: as many as are left, down to none."""
     assert len(four.search(FOUR, 100, max_per_patient=None)) == 16
     assert len(four.search(FOUR, 100, where={"type": "glioma"})) == 4
-    empty = four.search(FOUR, 100, where={"type": "chordoma"})
+    empty = four.search(FOUR, 100, where={"type": "glioma", "volume_mm3": (">", 1e9)})
     assert len(empty) == 0
     assert empty.columns.tolist() == COLUMNS
 

@@ -86,7 +86,7 @@ def check_same(index, exact, queries, *, recall, **options):
         ({"exclude": ["t1", "t2"], "calibration": {"u": (">", 0.5)}, "alpha": 0.2}, 0.98),
         ({"alpha": None}, 0.98),
         ({"where": {"u": ("<", 0.01)}}, 1),
-        ({"where": {"type": "none"}}, 1),
+        ({"where": {"type": "glioma", "u": ("<", 0)}}, 1),
         ({"aspects": {"type": 1}}, 1),
     ],
     ids=["plain", "no limit", "half", "exclude", "calibration", "no alpha", "selective", "none", "aspects"],

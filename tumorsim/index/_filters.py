@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_choice
+from tumorsim._validation import check_choice, printable
 from tumorsim.index._exact import empty
 from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
 __all__ = ["Selection", "nearest_per_group", "select", "where_mask"]
 
 _COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
+MOST_LISTED = 12  # values of a column in a message
 _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}
 
 
@@ -132,10 +133,25 @@ def _condition_mask(series, condition, name):
     """Return which values of one column meet one condition."""
     pairs = [condition] if _is_comparison(condition) else condition
     if isinstance(pairs, list) and pairs and all(_is_comparison(pair) for pair in pairs):
-        return np.logical_and.reduce([_compare(series, *pair, name) for pair in pairs])
-    several = isinstance(condition, list | tuple | set | frozenset | np.ndarray)
-    masks = [_compare(series, "==", value, name) for value in (condition if several else [condition])]
-    return np.logical_or.reduce([np.zeros(len(series), dtype=bool), *masks])
+        mask = np.logical_and.reduce([_compare(series, *pair, name) for pair in pairs])
+        sought = [value for sign, value in pairs if sign == "=="] if len(pairs) == 1 else []
+    else:
+        several = isinstance(condition, list | tuple | set | frozenset | np.ndarray)
+        sought = list(condition) if several else [condition]
+        masks = [_compare(series, "==", value, name) for value in sought]
+        mask = np.logical_or.reduce([np.zeros(len(series), dtype=bool), *masks])
+    if not mask.any() and any(isinstance(value, str) for value in sought):
+        values = " or ".join(repr(printable(value)) for value in sought)
+        raise ValueError(f"'where' selects nothing: no '{name}' is {values}. {_held(series)}")
+    return mask
+
+
+def _held(series):
+    """Say which values a column has, the most frequent ones first."""
+    counts = series.value_counts()
+    listed = ", ".join(f"{printable(value, 60)!r} ({n})" for value, n in counts[:MOST_LISTED].items())
+    rest = f" and {len(counts) - MOST_LISTED} more" if len(counts) > MOST_LISTED else ""
+    return f"Its values are {listed}{rest}." if len(counts) else "It has no values."
 
 
 def _is_comparison(condition):

@@ -223,6 +223,10 @@ class TumorIndex(BaseEstimator):
         archive = self._fitted()
         return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
 
+    def check_space(self, space: Space) -> None:
+        """Raise IndexMismatchError unless embeddings of `space` can be compared; None passes unchecked."""
+        self._fitted(space)
+
     def add(self, X: ArrayLike, *, metadata: Metadata, space: Space = None) -> Self:
         """Append tumors, and return the index.
 
