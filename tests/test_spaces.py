@@ -73,6 +73,8 @@ def test_number_of_features_is_told_by_scale_or_aspects():
         ((7,), TypeError, "'fingerprint' must be text. Got 7"),
         (("",), ValueError, "'fingerprint'"),
         (("a", [1]), TypeError, "must map names to arrays"),
+        (("a", {}, None, [1]), TypeError, "'offsets' must map names to"),
+        (("a", {}, [10**400]), ValueError, "'scale' must be an array of numbers"),
         (("a", {"type": [1, 2]}), ValueError, r"aspect 'type'' must have 2 axes.*\(2,\)"),
         (("a", {"type": [[np.nan]]}), ValueError, "must be finite"),
         (("a", {"type": "x"}), ValueError, "array of numbers"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from tumorsim._validation import check_real, check_text
+from tumorsim._validation import check_real, check_text, printable
 
 __all__ = ["EmbeddingSpace", "feature_scale"]
 
@@ -61,8 +61,10 @@ class EmbeddingSpace:
 
     def __post_init__(self):
         check_text(self.fingerprint, "fingerprint")
-        if not isinstance(self.aspects, Mapping):
-            raise TypeError(f"'aspects' must map names to arrays. Got {type(self.aspects).__name__}.")
+        for name in ("aspects", "offsets", "weights"):
+            if not isinstance(getattr(self, name), Mapping):
+                got = type(getattr(self, name)).__name__
+                raise TypeError(f"'{name}' must map names to arrays or numbers. Got {got}.")
         aspects = {
             check_text(k, "aspect name"): _frozen(v, f"aspect '{k}'", 2) for k, v in self.aspects.items()
         }
@@ -131,15 +133,15 @@ class EmbeddingSpace:
             return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (KeyError, TypeError) as err:
             names = ", ".join(field.name for field in fields(cls))
-            raise ValueError(f"An embedding space needs {names}. Got {content!r}.") from err
+            raise ValueError(f"An embedding space needs {names}. Got {printable(repr(content))}.") from err
 
 
 def _frozen(values, name, ndim):
     """Return a read-only float64 copy with `ndim` axes and finite numbers."""
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"'{name}' must be an array of numbers. Got {values!r}.") from err
+    except (TypeError, ValueError, OverflowError) as err:
+        raise ValueError(f"'{name}' must be an array of numbers. Got {printable(repr(values))}.") from err
     if array.ndim != ndim or 0 in array.shape:
         raise ValueError(f"'{name}' must have {ndim} axes and no empty one. Got shape {array.shape}.")
     if not np.isfinite(array).all():

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_choice, is_missing
+from tumorsim._validation import check_choice, is_missing, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._aspects import make_aspects, weighted_points
 from tumorsim.index._engines import check_engine
@@ -189,7 +189,9 @@ def restore(described, embeddings, metadata, what):
         parameters = {name: described.get(name) for name in ("metric", "engine", "uri", "collection")}
         check_choice(parameters["metric"], "metric", METRICS)
         check_engine(*(parameters[name] for name in ("engine", "uri", "collection")))
-        space = None if space is None else EmbeddingSpace.from_dict(space)
+        space = check_features(None if space is None else EmbeddingSpace.from_dict(space), embeddings)
+        if names is not None and [type(name) for name in names] != [str] * embeddings.shape[1]:
+            raise ValueError("'feature_names' must name every feature")
     except (KeyError, TypeError, ValueError) as err:
-        raise IndexMismatchError(f"{what} is damaged: {err}.") from err
+        raise IndexMismatchError(f"{what} is damaged: {printable(err)}.") from err
     return parameters, Archive(embeddings, metadata, space, parameters["metric"], names)

@@ -1,30 +1,35 @@
 """Where an index is saved: generation-numbered files of a directory, under one manifest replaced last."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
 
+from tumorsim._validation import printable
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._tables import read_table, write_table
-from tumorsim.io import atomic_path, content_key
+from tumorsim.index._tables import map_array, read_table, write_table
+from tumorsim.io import atomic_path, content_key, locked
 
 __all__ = ["Store"]
 
 FORMAT = "tumorsim-index"
 SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
+MANIFEST, MANIFEST_BYTES = "manifest.json", 2**26  # name, and more than any writer's
 LOCK = "write.lock"
 LOCK_SECONDS = 10.0
 CHECKED_BYTES = 2**25  # files up to this size are checked against their SHA-256 whenever they are read
 CHECKED_ROWS = 65_536  # that are checked at once: bounds the memory
-_FILE = r"(?:embeddings-(\d+)\.npy|metadata-(\d+)\.npz)"
-_GENERATION = re.compile(_FILE)
-_TEMPORARY = re.compile(rf"\.(?:{_FILE}|manifest\.json)-.*")
+_NAMES = {
+    "embeddings": re.compile(r"embeddings-([1-9]\d*)\.npy"),
+    "metadata": re.compile(r"metadata-([1-9]\d*)\.npz"),
+}
+_TEMPORARY = re.compile(r"\.(?:embeddings-\d+\.npy|metadata-\d+\.npz|manifest\.json)-.*")
 
 
 class Store:
@@ -40,57 +45,68 @@ class Store:
         self.path = self.directory.resolve()
         self.generation = None
 
-    @contextlib.contextmanager
     def lock(self):
         """Hold the lock of the directory, which is made where it does not exist."""
-        import filelock
-
         self._check_target()
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except filelock.Timeout as err:
-            raise TimeoutError(
-                f"Index '{self.directory}' is being written by another process: its lock '{LOCK}' has been "
-                f"held for {LOCK_SECONDS:g} s. Wait until it has finished, and try again."
-            ) from err
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = TimeoutError(
+            f"Index '{self.directory}' is being written by another process: its lock '{LOCK}' has been "
+            f"held for {LOCK_SECONDS:g} s. Wait until it has finished, and try again."
+        )
+        return locked(self.path / LOCK, busy, seconds=LOCK_SECONDS)
 
     def write(self, embeddings, metadata, description):
         """Write the next generation, whose manifest holds the dict `description` too, under the lock."""
         self._check_target()
-        current = self._manifest()["generation"] if (self.path / MANIFEST).exists() else 0
-        if self.generation not in (None, current):
-            found = f"it is at generation {current}, and generation {self.generation} was loaded"
+        old = self._manifest() if (self.path / MANIFEST).exists() else {"generation": 0, "files": {}}
+        if self.generation not in (None, old["generation"]):
+            found = f"it is at generation {old['generation']}, and generation {self.generation} was loaded"
             raise IndexMismatchError(
                 f"Index '{self.directory}' has been changed since it was loaded: {found}. Load it again and "
                 "repeat the change."
             )
-        used = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
-        generation = max([current, *(int(match[1] or match[2]) for match in used if match)]) + 1
-        files = {}
-        for kind, name, write, content in (
-            ("embeddings", f"embeddings-{generation}.npy", np.save, np.ascontiguousarray(embeddings)),
-            ("metadata", f"metadata-{generation}.npz", write_table, metadata),
-        ):
-            with atomic_path(self.path / name) as temporary:
-                with open(temporary, "wb") as file:  # by name NumPy would add a suffix
-                    write(file, content)
-                size, key = temporary.stat().st_size, content_key(temporary)
-            files[kind] = {"name": name, "bytes": size, "sha256": key}
+        used = [int(match[1]) for match in map(_generation, self.path.iterdir()) if match]
+        generation, name = max([old["generation"], *used]) + 1, LOCK
         manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation}
-        manifest |= {**description, "files": files}
-        manifest["sha256"] = _manifest_key(manifest)
-        self._sync()  # the names of the data files reach the disk before that of the manifest
-        with atomic_path(self.path / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        self._sync()
-        self._remove_leftovers({entry["name"] for entry in files.values()})
-        self.generation = generation
+        manifest |= {**description, "files": {}}
+        try:
+            for kind, name, write, content in (
+                ("embeddings", f"embeddings-{generation}.npy", np.save, np.ascontiguousarray(embeddings)),
+                ("metadata", f"metadata-{generation}.npz", write_table, metadata),
+            ):
+                self._write_file(name, old["files"].get(kind), write, content)
+                size, key = (self.path / name).stat().st_size, content_key(self.path / name)
+                manifest["files"][kind] = {"name": name, "bytes": size, "sha256": key}
+            manifest["sha256"] = _manifest_key(manifest)
+            self._sync()  # the names of the data files reach the disk before that of the manifest
+            name = MANIFEST
+            with atomic_path(self.path / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            self.generation = generation
+            self._sync()
+        except OSError as err:
+            done = "is written, but may not survive a power failure"
+            state = done if self.generation == generation else "is not written; what it held before is whole"
+            what = f"Index '{self.directory}' {state}: {err.strerror or err}"
+            raise OSError(err.errno or errno.EIO, what, str(self.path / name)) from err
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                self._remove_leftovers()
+
+    def _write_file(self, name, old, write, content):
+        """Write a new data file, with the mode of the `old` one of the same kind."""
+        mode = None
+        with contextlib.suppress(OSError):  # a damaged index may be replaced
+            mode = None if old is None else stat.S_IMODE((self.path / old["name"]).stat().st_mode)
+
+        def opener(path, flags):
+            return os.open(path, flags, 0o666 if mode is None else mode | 0o600)
+
+        with open(self.path / name, "xb", opener=opener) as file:
+            write(file, content)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:  # which the umask has narrowed
+            (self.path / name).chmod(mode)
 
     def read(self, *, everything=False):
         """Return embeddings, mapped from their file, metadata and manifest of the newest generation.
@@ -124,21 +140,32 @@ class Store:
         found = [self._file_damage(entry, everything) for entry in entries.values()]
         damage = [text for text in found if text is not None]
         if not damage:
-            path = self.path / entries["embeddings"]["name"]
-            embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
-            metadata = read_table(self.path / entries["metadata"]["name"])
+            embeddings = self._parsed(map_array, entries["embeddings"]["name"])
+            metadata = self._parsed(read_table, entries["metadata"]["name"])
+            everything = everything or entries["embeddings"]["bytes"] <= CHECKED_BYTES
             damage = _content_damage(embeddings, metadata, manifest, everything)
         if damage:
             raise self._damaged("; ".join(damage))
         return embeddings, metadata
 
+    def _parsed(self, read, name):
+        """Return `read` of a data file; whatever it raises is damage."""
+        try:
+            return read(self.path / name)
+        except FileNotFoundError:
+            raise
+        except Exception as err:  # of NumPy, zipfile, zlib, json, pandas
+            raise self._damaged(f"{name} cannot be read: {type(err).__name__}, {printable(err)}") from err
+
     def _file_damage(self, entry, everything):
         """Return what is wrong with a data file, or None."""
         path, name = self.path / entry["name"], entry["name"]
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            return f"{name} has {size} bytes instead of {entry['bytes']}"
-        if size > CHECKED_BYTES and not everything:
+        held = path.stat()
+        if not stat.S_ISREG(held.st_mode) or path.resolve().parent != self.path:
+            return f"{name} is a link out of the folder, or no file"
+        if held.st_size != entry["bytes"]:
+            return f"{name} has {held.st_size} bytes instead of {entry['bytes']}"
+        if held.st_size > CHECKED_BYTES and not everything:
             return None
         found = content_key(path)
         if found != entry["sha256"]:
@@ -149,6 +176,9 @@ class Store:
         """Return the manifest, checked for format, schema version and checksum."""
         path = self.directory / MANIFEST
         try:
+            held = (self.path / MANIFEST).stat()
+            if not stat.S_ISREG(held.st_mode) or held.st_size > MANIFEST_BYTES:
+                raise ValueError("it is no file, or too large")
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
                 raise ValueError("it says nothing of the format")
@@ -156,21 +186,25 @@ class Store:
             raise IndexMismatchError(
                 f"'{self.directory}' holds no tumorsim index: it has no {MANIFEST}."
             ) from err
-        except ValueError as err:
-            raise IndexMismatchError(f"'{path}' is no manifest of a tumorsim index: {err}.") from err
+        except (ValueError, RecursionError) as err:
+            what = f"'{path}' is no manifest of a tumorsim index"
+            raise IndexMismatchError(f"{what}: {printable(err)}.") from err
         version = manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
             remedy = "Build it again in a new directory." if older else "Update tumorsim, or build it again."
             raise IndexMismatchError(
-                f"Index '{self.directory}' has schema version {version!r}; this tumorsim reads "
+                f"Index '{self.directory}' has schema version {printable(version)}; this tumorsim reads "
                 f"{SCHEMA_VERSION}. {remedy}"
             )
-        missing = [key for key in ("generation", "files") if key not in manifest]
+        missing = [key for key in ("generation", "files", "size", "n_features") if key not in manifest]
         if missing:
             raise self._damaged(f"{MANIFEST} lacks {' and '.join(missing)}")
         if manifest.get("sha256") != _manifest_key(manifest):
             raise self._damaged(f"{MANIFEST} does not match its SHA-256")
+        wrong = _manifest_damage(manifest)
+        if wrong is not None:
+            raise self._damaged(f"{wrong} of {MANIFEST} is not what a writer gives")
         return manifest
 
     def _check_target(self):
@@ -182,18 +216,19 @@ class Store:
         if (self.path / MANIFEST).exists():
             self._manifest()
             return
-        for name in (entry.name for entry in self.path.iterdir()):
-            if name != LOCK and not _GENERATION.fullmatch(name) and not _TEMPORARY.fullmatch(name):
+        for entry in self.path.iterdir():
+            if entry.name != LOCK and not _generation(entry) and not _TEMPORARY.fullmatch(entry.name):
                 raise IndexMismatchError(
-                    f"'{self.directory}' is not empty and holds no tumorsim index: it contains '{name}'. "
-                    "Give an empty or new directory."
+                    f"'{self.directory}' is not empty and holds no tumorsim index: it contains "
+                    f"'{printable(entry.name)}'. Give an empty or new directory."
                 )
 
-    def _remove_leftovers(self, kept):
-        """Delete old generations and what killed writers left; the caller holds the lock."""
+    def _remove_leftovers(self):
+        """Delete old generations and what killed or failed writers left; the caller holds the lock."""
+        files = self._manifest()["files"] if (self.path / MANIFEST).exists() else {}
+        kept = {entry["name"] for entry in files.values()}
         for entry in self.path.iterdir():
-            old = _GENERATION.fullmatch(entry.name) and entry.name not in kept
-            if old or _TEMPORARY.fullmatch(entry.name):
+            if _TEMPORARY.fullmatch(entry.name) or (_generation(entry) and entry.name not in kept):
                 with contextlib.suppress(OSError):  # Windows keeps files that a reader has mapped
                     entry.unlink()
 
@@ -205,6 +240,26 @@ class Store:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+def _generation(path):
+    """Return the match of a data file's name with its generation, or None."""
+    return next((match for name in _NAMES.values() if (match := name.fullmatch(path.name))), None)
+
+
+def _manifest_damage(manifest):
+    """Return the name of what in a manifest has another form than a writer gives it, or None."""
+    counts = {key: manifest[key] for key in ("generation", "size", "n_features")}
+    files = manifest["files"]
+    if not isinstance(files, dict) or files.keys() != _NAMES.keys():
+        return "'files'"
+    for kind, entry in files.items():
+        texts = [entry.get(key) if isinstance(entry, dict) else None for key in ("name", "sha256")]
+        if not all(isinstance(text, str) for text in texts) or not _NAMES[kind].fullmatch(texts[0]):
+            return f"the file of {kind}"  # it lies beside the manifest
+        counts[f"the size of {kind}"] = entry.get("bytes")
+    bad = (key for key, value in counts.items() if type(value) is not int or value < 1)
+    return next(bad, None)
 
 
 def _content_damage(embeddings, metadata, manifest, everything):

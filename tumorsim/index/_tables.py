@@ -1,7 +1,9 @@
 """Metadata tables of an index: what they may hold, how two become one, and their file."""
 
+import io
 import json
 import numbers
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -131,22 +133,74 @@ def write_table(file, table):
 
 
 def read_table(path):
-    """Return the table that `write_table` wrote, dtypes and missing values alike."""
-    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-        header = _parse(file["header"])
-        columns = {}
-        for i, (name, dtype) in enumerate(zip(header["columns"], header["dtypes"], strict=True)):
-            values = file[f"values{i}"]
-            if dtype == "object":
-                held = _parse(values)
-                values = np.empty(len(held) + 1, dtype=object)  # the last one stays None, for code -1
-                values[: len(held)] = held
-                values = values[file[f"codes{i}"]]
-            elif f"missing{i}" in file:
-                values = pd.array(values, dtype=dtype)
-                values[file[f"missing{i}"]] = pd.NA
-            columns[name] = pd.Series(values, dtype=dtype, copy=False)
-        return pd.DataFrame(columns, index=pd.RangeIndex(int(file["n_rows"])), copy=False)
+    """Return the table that `write_table` wrote, dtypes and missing values alike; a ValueError is damage."""
+    arrays = _members(path)
+    header, n_rows = _parse(arrays["header"]), int(arrays["n_rows"])
+    columns = {}
+    for i, (name, dtype) in enumerate(zip(header["columns"], header["dtypes"], strict=True)):
+        values, kind = arrays[f"values{i}"], np.dtype(dtype).kind if dtype not in _NULLABLE else "nullable"
+        if dtype == "object":
+            values = _decode(_parse(values), arrays[f"codes{i}"], name)
+        elif kind == "nullable":
+            values = pd.array(values, dtype=dtype)
+            values[arrays[f"missing{i}"]] = pd.NA
+        elif kind not in "buif" or values.dtype != dtype:
+            raise ValueError(f"column {i} is no column of {dtype}")
+        if values.shape != (n_rows,) or check_text(name, "column") in columns:
+            raise ValueError(f"column {i} has no name or shape of its own")
+        columns[name] = pd.Series(values, dtype=dtype, copy=False)
+    if columns["tumor_id"].dtype != object:
+        raise ValueError("tumor ids are no text")
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_rows), copy=False)
+
+
+def map_array(path):
+    """Return the float32 matrix of an ``.npy`` file, mapped; its header must agree with the file's size."""
+    with open(path, "rb") as file:
+        shape, columns_first, dtype = _header(file)
+        if dtype != np.float32 or columns_first or len(shape) != 2 or 0 in shape:
+            raise ValueError(f"it holds {dtype} of shape {shape}")
+        if path.stat().st_size != file.tell() + 4 * shape[0] * shape[1]:
+            raise ValueError(f"shape {shape} does not fit its size")
+        return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def _members(path):
+    """Return name → array of an ``.npz`` file that is not compressed, and larger than what it holds."""
+    arrays = {}
+    with zipfile.ZipFile(path) as packed:
+        infos = packed.infolist()
+        if sum(info.file_size for info in infos) > path.stat().st_size or any(i.compress_type for i in infos):
+            raise ValueError("it is compressed")
+        for info in infos:
+            file = io.BytesIO(packed.read(info))
+            shape, _, dtype = _header(file)
+            content = np.frombuffer(file.getbuffer(), dtype, offset=file.tell())
+            arrays[info.filename.removesuffix(".npy")] = content.reshape(shape).copy()
+    return arrays
+
+
+def _header(file):
+    """Return shape, Fortran order and dtype of ``.npy`` content, and leave the file at its numbers."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("its version of the format is not 1.0")
+    return np.lib.format.read_array_header_1_0(file)
+
+
+def _decode(held, codes, name):
+    """Return the column of objects whose values `held` and codes `_encode` returned."""
+    if (
+        not isinstance(held, list)
+        or codes.dtype != np.int32
+        or not len(held) > codes.max() >= codes.min() >= -1
+    ):
+        raise ValueError(f"codes of column '{name}' do not fit its values")
+    kinds = {kind_of(value) for value in held}
+    if name in ID_COLUMNS and (kinds != {"text"} or codes.min() < 0 or not all(map(str.strip, held))):
+        raise ValueError(f"column '{name}' is not text in every row")
+    values = np.empty(len(held) + 1, dtype=object)  # the last one stays None, for code -1
+    values[: len(held)] = held
+    return values[codes]
 
 
 def _plain_column(series, name):
