@@ -71,7 +71,9 @@ def test_tumors_are_replaced_and_removed(index, tmp_path):
     assert "now holds 2 tumors; 2 are gone" in run("index", "remove", index, "--where", "patient_id=p1")
     assert ids(index) == ["t1", "t4"]
     assert "unknown 't0'" in run("index", "remove", index, "t0", code=2)
-    assert "meets patient_id=p1" in run("index", "remove", index, "--where", "patient_id=p1", code=2)
+    assert "no 'patient_id' is 'p1'. Its values are 'p0' (1)" in run(
+        "index", "remove", index, "--where", "patient_id=p1", code=2
+    )
     assert "Nothing to remove" in run("index", "remove", index, code=2)
     assert "at least one tumor" in run("index", "remove", index, "t1", "t4", code=2)
 

@@ -12,8 +12,10 @@ import pytest
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index._address import token_for
 from tumorsim.index._engines import ENGINES
 from tumorsim.index._exact import CandidateEngine
+from tumorsim.index._milvus import Collection
 
 N, WIDTH = 3_000, 16
 SPACE = EmbeddingSpace("3fa1", {"type": np.eye(2, WIDTH)}, np.linspace(0.5, 2, WIDTH))
@@ -280,6 +282,125 @@ def test_milvus_over_the_wire(milvus_server, tmp_path):
         MilvusClient(milvus_server).drop_collection(name)
 
 
+ODD_IDS = ["O'Brien/1", "z','b", "x'] or tumor_id != 'q' or tumor_id in ['zz", "q", "{ids}", 'a"\\b', "ü 😀"]
+
+
+def test_no_id_acts_on_other_rows_of_a_collection(tmp_path, monkeypatch):
+    """Ids with quotes and brackets are written, changed, found and removed, and no other row is."""
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    monkeypatch.setattr(CandidateEngine, "approximate_from", 1)  # so that few rows are looked up in Milvus
+    X = np.eye(40, dtype=np.float32)
+    ids = [*ODD_IDS, *(f"t{i}" for i in range(40 - len(ODD_IDS)))]
+    uri = str(tmp_path / "a.db")
+    index = TumorIndex(engine="milvus", uri=uri, collection="t1c").fit(X, metadata={"tumor_id": ids})
+    index.search(X[:1], 1)
+    assert TumorIndex.connect(uri, "t1c").metadata_["tumor_id"].tolist() == ids
+    for row, tumor in enumerate(ODD_IDS):
+        moved = X[row] * 3
+        index.update([moved], metadata={"tumor_id": [tumor]})
+        assert index.search([moved], 1, alpha=None)["tumor_id"].tolist() == [tumor]
+        index.remove(tumor).add([X[row]], metadata={"tumor_id": [tumor]})
+        assert index.search([X[row]], 1, alpha=None)["tumor_id"].tolist() == [tumor]
+    index.remove(ODD_IDS)
+    again = TumorIndex.connect(uri, "t1c")
+    assert again.metadata_["tumor_id"].tolist() == ids[len(ODD_IDS) :]
+    assert again.search(X[-1:], 1)["tumor_id"].tolist() == [ids[-1]]
+
+
+def test_rows_of_a_collection_keep_their_order_when_the_clock_jumps_back(tmp_path, monkeypatch):
+    """What is added later is read later."""
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    uri = str(tmp_path / "a.db")
+    index = TumorIndex(engine="milvus", uri=uri, collection="t").fit(
+        np.eye(2), metadata={"tumor_id": ["a", "b"]}
+    )
+    monkeypatch.setattr(time, "time_ns", lambda: 7)
+    index.add([[5.0, 5.0]], metadata={"tumor_id": ["c"]}).update([[6.0, 6.0]], metadata={"tumor_id": ["a"]})
+    assert TumorIndex.connect(uri, "t").metadata_["tumor_id"].tolist() == ["a", "b", "c"]
+
+
+def test_what_milvus_refuses_is_an_error_of_ours(tmp_path):
+    """A file of something else, one that is not there, and a collection that is not there."""
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    (tmp_path / "text.db").write_text("text")
+    with pytest.raises(ConnectionError, match=r"No Milvus answers at '.*text\.db'"):
+        TumorIndex(engine="milvus", uri=str(tmp_path / "text.db"), collection="t1c").fit(np.eye(2))
+    with pytest.raises(IndexMismatchError, match=r"The file of Collection 't1c' at .*b\.db' does not exist"):
+        TumorIndex.connect(str(tmp_path / "b.db"), "t1c")
+    assert not (tmp_path / "b.db").exists()
+    held = Collection(str(tmp_path / "a.db"), "t1c", new=True)
+    with pytest.raises(ConnectionError, match=r"Collection 't1c' at .*a\.db' could not do 'query': "):
+        held.count()
+
+
+def made_index(directory, uri):
+    """Save an index whose manifest names an address, as a stranger could have written it."""
+    index = TumorIndex().fit(np.eye(3), metadata={"tumor_id": ["a", "b", "c"]})
+    index.set_params(engine="milvus", uri=uri, collection="t1c").save(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://elsewhere:19530", "https://elsewhere", "tcp://elsewhere", "//elsewhere/x.db"]
+)
+def test_a_folder_chooses_no_server(tmp_path, monkeypatch, uri):
+    """A server in a manifest is refused, unless an argument or the environment names it."""
+    folder = made_index(tmp_path / "index", uri)
+    monkeypatch.setenv("TUMORSIM_MILVUS_TOKEN", "secret")
+    for env in ("", "https://mine:19530"):
+        monkeypatch.setenv("TUMORSIM_MILVUS_URI", env)
+        words = "'uri' must be a file" if uri.startswith("//") else "may not choose where to connect"
+        with pytest.raises(IndexMismatchError, match=words) as caught:
+            TumorIndex.load(folder)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(IndexMismatchError), TumorIndex.edit(folder):
+            pass
+    assert TumorIndex.load(folder, uri="https://mine").uri == "https://mine"
+    if not uri.startswith("//"):
+        monkeypatch.setenv("TUMORSIM_MILVUS_URI", uri)
+        assert TumorIndex.load(folder).uri == uri
+
+
+def test_a_token_goes_to_its_server_alone(monkeypatch):
+    """By https or on loopback, to the server of TUMORSIM_MILVUS_URI; never to a file."""
+    monkeypatch.setenv("TUMORSIM_MILVUS_TOKEN", "secret")
+    with pytest.raises(ValueError, match=r"belongs to one server\. Set TUMORSIM_MILVUS_URI"):
+        token_for("https://host")
+    assert token_for("archive.db") == ""
+    monkeypatch.setenv("TUMORSIM_MILVUS_URI", "https://host:443/base")
+    assert token_for("https://HOST") == "secret"
+    assert [
+        token_for(u) for u in ("https://host:444", "https://other", "http://host", "https://host.evil")
+    ] == [""] * 4
+    for plain in ("http://host:19530", "tcp://host"):
+        monkeypatch.setenv("TUMORSIM_MILVUS_URI", plain)
+        with pytest.raises(ValueError, match=r"is only sent by https\. Got"):
+            token_for(plain)
+    for near in ("http://localhost:19530", "http://127.0.0.2:1", "http://[::1]:1"):
+        monkeypatch.setenv("TUMORSIM_MILVUS_URI", near)
+        assert token_for(near) == "secret"
+    for bad in ("https://user:pw@host", "ftp://host", "https://", "host:19530", "http://host:x"):
+        with pytest.raises(ValueError, match="'uri' must be a file") as caught:
+            token_for(bad)
+        assert "pw" not in str(caught.value)
+
+
+def test_the_token_reaches_no_other_server(tmp_path, monkeypatch):
+    """A server that listens hears nothing of an index that names it."""
+    pytest.importorskip("pymilvus", reason="needs the extra milvus")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0.2)
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("TUMORSIM_MILVUS_TOKEN", "secret")
+        monkeypatch.setenv("TUMORSIM_MILVUS_URI", "http://localhost:1")
+        with pytest.raises(IndexMismatchError, match="may not choose where to connect"):
+            TumorIndex.load(made_index(tmp_path / "index", uri)).kneighbors()
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
 def test_a_server_that_is_not_there_is_named():
     """One clear error, after as long as the client tries."""
     pytest.importorskip("pymilvus", reason="needs the extra milvus")
@@ -305,4 +426,5 @@ def test_a_saved_index_finds_its_file_from_any_folder(make_index, tmp_path, monk
     index.set_params(uri="archive.db").save("index")
     assert TumorIndex.load("index").uri == str(tmp_path / "archive.db")
     index.set_params(uri="http://host:19530").save("index")
+    monkeypatch.setenv("TUMORSIM_MILVUS_URI", "http://host:19530")
     assert TumorIndex.load("index").uri == "http://host:19530"

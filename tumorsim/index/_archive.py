@@ -7,6 +7,7 @@ import pandas as pd
 
 from tumorsim._validation import check_choice, is_missing, printable
 from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index._address import allowed_uri
 from tumorsim.index._aspects import make_aspects, weighted_points
 from tumorsim.index._engines import check_engine
 from tumorsim.index._exact import Coordinates, ExactEngine, whitening_basis
@@ -182,16 +183,20 @@ def check_type(space):
     return space
 
 
-def restore(described, embeddings, metadata, what):
+def restore(described, embeddings, metadata, what, uri=None):
     """Return parameters of `TumorIndex` and the `Archive` of rows and the description that `what` names."""
     try:
         names, space = described["feature_names"], described["space"]
         parameters = {name: described.get(name) for name in ("metric", "engine", "uri", "collection")}
         check_choice(parameters["metric"], "metric", METRICS)
         check_engine(*(parameters[name] for name in ("engine", "uri", "collection")))
+        if parameters["engine"] == "milvus":
+            parameters["uri"] = allowed_uri(parameters["uri"], uri, what)
         space = check_features(None if space is None else EmbeddingSpace.from_dict(space), embeddings)
         if names is not None and [type(name) for name in names] != [str] * embeddings.shape[1]:
             raise ValueError("'feature_names' must name every feature")
+    except IndexMismatchError:
+        raise
     except (KeyError, TypeError, ValueError) as err:
         raise IndexMismatchError(f"{what} is damaged: {printable(err)}.") from err
     return parameters, Archive(embeddings, metadata, space, parameters["metric"], names)

@@ -12,9 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from tumorsim._validation import check_choice, check_fitted
+from tumorsim.index._address import is_file
 from tumorsim.index._archive import METRICS, Archive, check_features, restore
 from tumorsim.index._engines import check_engine, make_engine
-from tumorsim.index._milvus import Collection
+from tumorsim.index._milvus import OLD_VERSION, SCHEMA_VERSION, Collection
 from tumorsim.index._parquet import read_parquet, write_parquet
 from tumorsim.index._search import kneighbors, search
 from tumorsim.index._store import Store
@@ -42,7 +43,7 @@ class TumorIndex(BaseEstimator):
         ``"faiss"`` (HNSW) and ``"faiss-compact"`` (codes of 16 bytes per tumor) need
         ``pip install '.[faiss]'``, ``"milvus"`` needs ``pip install '.[milvus]'``, both in a clone.
     uri : str, optional
-        Address of a Milvus: a file (``"archive.db"``, embedded) or a server (``"http://host:19530"``).
+        Address of a Milvus: a file (``"archive.db"``, embedded) or a server (``"https://host:19530"``).
     collection : str, optional
         Name in that Milvus; `fit` makes it.
 
@@ -291,8 +292,11 @@ class TumorIndex(BaseEstimator):
             self._write(store)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, *, uri: str | None = None) -> Self:
         """Return the index that `save` wrote; embeddings stay on disk until they are used.
+
+        A folder may name a Milvus file, but only `uri` or the environment variable TUMORSIM_MILVUS_URI may
+        name a server. The token of TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
 
         Raises
         ------
@@ -302,14 +306,15 @@ class TumorIndex(BaseEstimator):
         """
         store = Store(directory)
         embeddings, metadata, manifest = store.read()
-        return cls._restored(manifest, embeddings, metadata, f"The manifest of index '{directory}'", store)
+        what = f"The manifest of index '{directory}'"
+        return cls._restored(manifest, embeddings, metadata, what, store, uri)
 
     @classmethod
     @contextlib.contextmanager
-    def edit(cls, directory: str | Path) -> Iterator[Self]:
+    def edit(cls, directory: str | Path, *, uri: str | None = None) -> Iterator[Self]:
         """Load an index, let it be changed, and save it, while other writers wait.
 
-        Where the block ends with an error nothing is saved. Errors are those of `load` and `save`.
+        Where the block ends with an error nothing is saved. `uri` and errors are those of `load` and `save`.
 
         Examples
         --------
@@ -321,10 +326,9 @@ class TumorIndex(BaseEstimator):
         >>> TumorIndex.load(folder).metadata_["tumor_id"].tolist()
         ['1']
         """
-        if not Path(directory).is_dir():
-            cls.load(directory)  # says that it does not exist
+        cls.load(directory, uri=uri)  # says what is wrong before a lock is made
         with Store(directory).lock():
-            index = cls.load(directory)
+            index = cls.load(directory, uri=uri)
             yield index
             index._write(index._store)
 
@@ -352,15 +356,16 @@ class TumorIndex(BaseEstimator):
             If no Milvus answers, or there is no such collection, or it was not made by tumorsim.
         """
         held = Collection(uri, collection)
-        described = {**held.about(), "engine": "milvus", "uri": uri, "collection": collection}
+        described = held.about(versions=(OLD_VERSION, SCHEMA_VERSION))
+        described |= {"engine": "milvus", "uri": uri, "collection": collection}
         embeddings, records = held.read()
-        return cls._restored(described, embeddings, check_metadata(records, len(records)), str(held))
+        table = check_metadata(records, len(records))
+        return cls._restored(described, embeddings, table, str(held), uri=uri)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file for other tools: the metadata, and a column ``embedding`` of float32 lists.
 
-        An old file is replaced atomically. `from_parquet` restores metric, space and dtypes from the new one.
-        Both need ``pip install '.[parquet]'`` in a clone.
+        `from_parquet` restores metric, space and dtypes. Both need ``pip install '.[parquet]'`` in a clone.
         """
         archive = self._fitted()
         write_parquet(path, archive.embeddings, archive.metadata, self._description())
@@ -387,21 +392,20 @@ class TumorIndex(BaseEstimator):
         return index
 
     @classmethod
-    def _restored(cls, described, embeddings, metadata, what, store=None):
+    def _restored(cls, described, embeddings, metadata, what, store=None, uri=None):
         """Return an index of rows and the description that belongs to them; `what` names it in errors."""
-        parameters, archive = restore(described, embeddings, metadata, what)
+        parameters, archive = restore(described, embeddings, metadata, what, uri)
         index = cls(**parameters)
-        index.n_features_in_ = embeddings.shape[1]
+        index.n_features_in_, index._store = embeddings.shape[1], store
         if archive.feature_names is not None:
             index.feature_names_in_ = np.array(archive.feature_names, dtype=object)
-        index._store = store
         return index._hold(archive)
 
     def _description(self):
         """Return what files say of the index beside its rows, as JSON."""
-        local = self.uri is not None and "://" not in self.uri
-        address = {"uri": str(Path(self.uri).resolve()) if local else self.uri, "collection": self.collection}
-        return {"engine": self.engine, **address, "size": len(self._archive), **self._archive.description()}
+        uri = str(Path(self.uri).resolve()) if self.uri is not None and is_file(self.uri) else self.uri
+        address = {"engine": self.engine, "uri": uri, "collection": self.collection}
+        return address | {"size": len(self._archive)} | self._archive.description()
 
     def _write(self, store):
         """Write the next generation to a store whose lock is held."""

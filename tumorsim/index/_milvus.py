@@ -1,26 +1,29 @@
 """Candidates from a Milvus collection, in a file or on a server, which also holds the archive."""
 
 import base64
+import hashlib
 import json
 import logging
-import os
 import time
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from tumorsim._validation import check_text, install_hint, is_missing
+from tumorsim._validation import check_text, install_hint, is_missing, printable
 from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index._address import is_file, token_for
 from tumorsim.index._exact import CandidateEngine, Coordinates, Frame
 from tumorsim.index._tables import plain_scalar
 
-__all__ = ["Collection", "MilvusEngine"]
+__all__ = ["OLD_VERSION", "SCHEMA_VERSION", "Collection", "MilvusEngine"]
 
 FORMAT = "tumorsim-collection"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, OLD_VERSION = 2, 1  # the old one had ids as primary keys, and is only read
+DESCRIBED = ("fingerprint", "center", "unit", "basis")
 ABOUT = "tumorsim"  # the collection's property that holds its description
-TOKEN = "TUMORSIM_MILVUS_TOKEN"
-ID_LENGTH, ROW_LENGTH = 1_024, 65_535  # characters; the second is the most that Milvus allows
+ROW_LENGTH = 65_535  # characters, the most that Milvus allows
 BATCH = 2_000  # rows per request, whose size Milvus limits to 64 MB
 QUERIES = 1_000  # per request; Milvus allows 16,384
 
@@ -28,26 +31,37 @@ QUERIES = 1_000  # per request; Milvus allows 16,384
 class Collection:
     """One collection of a Milvus: one row per tumor with its id, point, embedding and metadata.
 
-    A server's token is read from the environment variable TUMORSIM_MILVUS_TOKEN.
+    The primary key is the SHA-256 of an id, so that no text of a user enters an expression of Milvus.
     """
 
-    def __init__(self, uri, name):
+    def __init__(self, uri, name, *, new=False):
         self.uri, self.name = check_text(uri, "uri"), check_text(name, "collection")
         try:
-            from pymilvus import MilvusClient, MilvusException
+            from pymilvus import MilvusClient
         except ImportError as err:
             raise ImportError(f"engine='milvus' needs pymilvus. {install_hint('milvus')}") from err
+        if is_file(uri) and not new and not Path(uri).exists():
+            raise IndexMismatchError(f"The file of {self} does not exist. Fit an index to make it.")
+        token = token_for(uri)
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what fails is raised here
         try:
-            self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""))
-        except MilvusException as err:
-            raise ConnectionError(f"No Milvus answers at '{uri}': {err.message}.") from err
+            self._client = MilvusClient(uri, token=token)
+        except Exception as err:
+            raise ConnectionError(f"No Milvus answers at '{uri}': {_reason(err)}.") from err
+
+    def _ask(self, what, *args, **options):
+        """Return what a method of the client returns, on this collection; its exceptions become ours."""
+        try:
+            return getattr(self._client, what)(self.name, *args, **options)
+        except Exception as err:
+            raise ConnectionError(f"{self} could not do '{what}': {_reason(err)}.") from err
 
     def __str__(self):
         return f"Collection '{self.name}' at '{self.uri}'"
 
     def exists(self):
         """Tell whether the collection is there."""
-        return self._client.has_collection(self.name)
+        return self._ask("has_collection")
 
     def create(self, archive):
         """Make the collection, which is dropped where it exists, and fill it with an `Archive`."""
@@ -59,88 +73,88 @@ class Collection:
         about |= archive.description() | {"center": frame.center.tolist(), "unit": frame.unit}
         about["basis"] = None if basis is None else basis.tolist()
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("tumor_id", DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
         schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(2, len(frame.center)))
         schema.add_field("row", DataType.VARCHAR, max_length=ROW_LENGTH)
         index = self._client.prepare_index_params()
         graph = {"M": 32, "efConstruction": 200}
         index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
         if self.exists():
-            self._client.drop_collection(self.name)
+            self._ask("drop_collection")
         options = {"consistency_level": "Strong", "properties": {ABOUT: json.dumps(about)}}
-        self._client.create_collection(self.name, schema=schema, index_params=index, **options)
+        self._ask("create_collection", schema=schema, index_params=index, **options)
         self.upsert(archive.embeddings, archive.metadata, frame)
 
-    def about(self):
+    def about(self, versions=(SCHEMA_VERSION,)):
         """Return the description of the archive that `create` was given."""
         if not self.exists():
             raise IndexMismatchError(f"{self} does not exist. Fit an index with engine='milvus' to make it.")
         try:
-            about = json.loads(self._client.describe_collection(self.name)["properties"][ABOUT])
-        except (KeyError, ValueError) as err:
+            about = json.loads(self._ask("describe_collection")["properties"][ABOUT])
+            version, *_ = (about[key] for key in ("schema_version", *DESCRIBED))
+        except (KeyError, TypeError, ValueError) as err:
             raise IndexMismatchError(f"{self} was not made by tumorsim. Give another name.") from err
-        if about["schema_version"] != SCHEMA_VERSION:
+        if version not in versions:
             raise IndexMismatchError(
-                f"{self} has schema version {about['schema_version']}; this tumorsim reads {SCHEMA_VERSION}. "
-                "Update tumorsim, or fit it again with overwrite=True."
+                f"{self} has schema version {printable(version)}; this tumorsim reads {SCHEMA_VERSION}. Read "
+                "it with TumorIndex.connect, and fit it again with overwrite=True."
             )
         return about
 
     def count(self):
         """Return the number of tumors."""
-        return self._client.query(self.name, filter="", output_fields=["count(*)"])[0]["count(*)"]
+        return self._ask("query", filter="", output_fields=["count(*)"])[0]["count(*)"]
 
-    def upsert(self, embeddings, table, frame):
-        """Write rows, in place of those with the same ids, whose order they keep."""
-        now = time.time_ns()
+    def upsert(self, embeddings, table, frame, after=None):
+        """Write rows in place of those with the same ids, whose order they keep; new ones follow `after`."""
+        last = [] if after is None else self._ask("get", ids=[_key(after)], output_fields=["row"])
+        now = max([time.time_ns(), *(json.loads(row["row"])["order"] + 1 for row in last)])  # clocks jump
         for start in range(0, len(table), BATCH):
             part = slice(start, start + BATCH)
             some, records = np.asarray(embeddings[part]), table.iloc[part].to_dict("records")
-            ids = [record["tumor_id"] for record in records]
-            order = {tumor: now + start + i for i, tumor in enumerate(ids)}
-            held = self._client.get(self.name, ids=ids, output_fields=["row"])
-            order |= {row["tumor_id"]: json.loads(row["row"])["order"] for row in held}
+            keys = [_key(record["tumor_id"]) for record in records]
+            order = {key: now + start + i for i, key in enumerate(keys)}
+            held = self._ask("get", ids=keys, output_fields=["row"])
+            order |= {row["key"]: json.loads(row["row"])["order"] for row in held}
+            points = _padded(frame.points(some))
             rows = [
-                {"tumor_id": tumor, "point": point, "row": _pack(embedding, record, order[tumor])}
-                for tumor, point, embedding, record in zip(
-                    ids, _padded(frame.points(some)), some, records, strict=True
-                )
+                {"key": key, "point": point, "row": _pack(embedding, record, order[key])}
+                for key, point, embedding, record in zip(keys, points, some, records, strict=True)
             ]
-            self._client.upsert(self.name, rows)
+            self._ask("upsert", rows)
 
     def delete(self, tumor_ids):
         """Remove rows by id."""
         for start in range(0, len(tumor_ids), BATCH):
-            self._client.delete(self.name, ids=list(tumor_ids[start : start + BATCH]))
+            self._ask("delete", ids=[_key(tumor) for tumor in tumor_ids[start : start + BATCH]])
 
     def search(self, points, n_candidates):
-        """Return a list of ids per query of float32 points (n_queries, n_coordinates)."""
-        options = {"limit": n_candidates, "output_fields": ["tumor_id"]}
+        """Return a list of keys per query of float32 points (n_queries, n_coordinates)."""
+        options = {"limit": n_candidates, "output_fields": ["key"]}
         options["search_params"] = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
         found = []
         for start in range(0, len(points), QUERIES):
             data = list(_padded(points[start : start + QUERIES]))
-            hits = self._client.search(self.name, data=data, **options)
+            hits = self._ask("search", data=data, **options)
             found += [[hit.id for hit in line] for line in hits]
         return found
 
     def read(self):
         """Return embeddings (n_rows, n_features) and a list of metadata dicts, in the order of writing."""
-        rows, logger = [], logging.getLogger("pymilvus")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it warns of the clock of servers without time stamps
+        options = {"batch_size": BATCH, "output_fields": ["row"], "consistency_level": "Strong"}
+        iterator, rows = self._ask("query_iterator", filter="", **options), []
         try:
-            iterator = self._client.query_iterator(
-                self.name, filter="", batch_size=BATCH, output_fields=["row"], consistency_level="Strong"
-            )
             while batch := iterator.next():
                 rows += [json.loads(record["row"]) for record in batch]
             iterator.close()
-        finally:
-            logger.setLevel(level)
-        rows.sort(key=lambda row: row["order"])
-        packed = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
-        return np.stack(packed).astype(np.float32), [row["metadata"] for row in rows]
+            rows.sort(key=lambda row: row["order"])
+            packed = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
+            content = np.stack(packed).astype(np.float32), [row["metadata"] for row in rows]
+        except Exception as err:
+            raise IndexMismatchError(f"{self} cannot be read: {_reason(err)}.") from err
+        if len(rows) != self.count():
+            raise IndexMismatchError(f"{self} gives {len(rows)} of {self.count()} rows. Read it again.")
+        return content
 
 
 class MilvusEngine(CandidateEngine):
@@ -157,6 +171,7 @@ class MilvusEngine(CandidateEngine):
 
     def publish(self, *, overwrite):
         """Fill the collection with all rows, in place of what it holds if `overwrite`."""
+        self.collection = Collection(*self._address, new=True)
         if self.collection.exists() and not overwrite:
             count, fingerprint = self.collection.count(), self.collection.about()["fingerprint"]
             remedy = "Give fit(…, overwrite=True) to replace it, or another name."
@@ -174,7 +189,13 @@ class MilvusEngine(CandidateEngine):
         if len(removed):
             self.collection.delete(removed)
         if len(written):
-            self.collection.upsert(archive.embeddings[written], archive.metadata.iloc[written], frame)
+            table, last = archive.metadata.iloc[written], self.archive.ids[-1]
+            self.collection.upsert(archive.embeddings[written], table, frame, after=last)
+
+    @cached_property
+    def _keys(self):
+        """The pandas Index of primary keys, by row."""
+        return pd.Index([_key(tumor) for tumor in self.archive.ids])
 
     @property
     def frame(self):
@@ -202,7 +223,7 @@ class MilvusEngine(CandidateEngine):
         lengths = [len(line) for line in found]
         rows = np.full((len(points), n_candidates), -1, dtype=np.int64)
         place = np.arange(n_candidates) < np.array(lengths)[:, None]
-        rows[place] = self.archive.ids.get_indexer([tumor for line in found for tumor in line])
+        rows[place] = self._keys.get_indexer([key for line in found for key in line])
         if (rows[place] < 0).any():
             raise _changed(self.collection, "it holds tumors that the index does not hold")
         return rows
@@ -216,6 +237,16 @@ def _changed(collection, how):
     )
 
 
+def _key(tumor_id):
+    """Return the primary key of an id."""
+    return hashlib.sha256(tumor_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _reason(err):
+    """Return what an exception of pymilvus says."""
+    return printable(getattr(err, "message", "") or err)
+
+
 def _padded(points):
     """Return points with at least the two dimensions that Milvus requires."""
     return points if points.shape[1] > 1 else np.pad(points, ((0, 0), (0, 1)))
@@ -225,10 +256,10 @@ def _pack(embedding, record, order):
     """Return embedding and metadata of one tumor as JSON."""
     metadata = {name: None if is_missing(v) else plain_scalar(v) for name, v in record.items()}
     packed = base64.b64encode(embedding.astype("<f4").tobytes()).decode("ascii")
-    text = json.dumps({"order": order, "embedding": packed, "metadata": metadata}, ensure_ascii=False)
-    if len(text.encode()) > ROW_LENGTH:
+    text = json.dumps({"order": order, "embedding": packed, "metadata": metadata})
+    if len(text) > ROW_LENGTH:
         raise ValueError(
-            f"Metadata of tumor '{record['tumor_id']}' take more than the {ROW_LENGTH} bytes that Milvus "
-            "holds per row. Leave out long columns."
+            f"Metadata of tumor {printable(record['tumor_id'])!r} take more than the {ROW_LENGTH} bytes that "
+            "Milvus holds per row. Leave out long columns."
         )
     return text
