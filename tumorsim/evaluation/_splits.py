@@ -55,7 +55,21 @@ def split_patients(
 def hold_out_patients(cohort, model, *, test_share=0.2, random_state=0):
     """Split a cohort as `split_patients`, and write both sides beside a model file.
 
-    Beside ``m.safetensors`` they are ``m-trained.csv`` and ``m-held-out.csv``; returns both cohorts.
+    Parameters
+    ----------
+    cohort : Cohort
+        Tumors with patient ids.
+    model : Path
+        Model file; beside ``m.safetensors`` the manifests are ``m-trained.csv`` and ``m-held-out.csv``.
+    test_share : float, default=0.2
+        Share of patients to hold out.
+    random_state : int, default=0
+        Seed of the draw.
+
+    Returns
+    -------
+    train, test : Cohort
+        No patient is in both.
     """
     split = split_patients(cohort.patient_ids, test_share=test_share, random_state=random_state)
     sides = [cohort[rows] for rows in split]

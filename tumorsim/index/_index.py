@@ -139,13 +139,22 @@ class TumorIndex(BaseEstimator):
         ----------
         X : array-like of shape (n_queries, n_features), optional
             Default: every row of the archive, which is then not its own neighbor.
-        n_neighbors, return_distance
-            As there: 5 by default, and at most the number of rows; True by default.
+        n_neighbors : int, default=5
+            At most the number of rows.
+        return_distance : bool, default=True
+            Whether to return distances too.
 
         Returns
         -------
-        distances, rows : ndarray of shape (n_queries, n_neighbors), dtype=float64 and int64
-            By distance, ties by row number; only rows without `return_distance`.
+        distances : ndarray of shape (n_queries, n_neighbors), dtype=float64
+            Only if `return_distance`.
+        rows : ndarray of shape (n_queries, n_neighbors), dtype=int64
+            By distance, ties by row number.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than `n_neighbors`.
         """
         archive = self._fitted()
         X = None if X is None else self._check_X(X, archive.metric)
@@ -218,8 +227,17 @@ class TumorIndex(BaseEstimator):
     def coordinates(self, X: ArrayLike | None = None) -> np.ndarray:
         """Return points whose Euclidean distances order tumors as the index does, for maps and plots.
 
-        The points (n_rows, n_coordinates) are those of `X`, by default of the archive. Under cosine they have
-        unit length, and half the squared distance is 1 - cosine; otherwise the distances are the index's.
+        Under the metrics euclidean and whitened the distance of two points is that of their tumors. Under
+        cosine the points have unit length, and half the squared distance is 1 - cosine.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features), optional
+            Embeddings of the same embedder; default: the archive's.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_coordinates), dtype=float64
         """
         archive = self._fitted()
         return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
@@ -266,7 +284,18 @@ class TumorIndex(BaseEstimator):
         return self._change(archive, written=rows)
 
     def remove(self, tumor_ids: str | Sequence[str]) -> Self:
-        """Drop tumors by id, at least one of which must stay, and return the index."""
+        """Drop tumors by id, and return the index.
+
+        Parameters
+        ----------
+        tumor_ids : str or sequence of str
+            Ids that the index holds.
+
+        Raises
+        ------
+        ValueError
+            If an id is unknown, or no tumor would be left.
+        """
         ids = [tumor_ids] if isinstance(tumor_ids, str) else list(dict.fromkeys(tumor_ids))
         return self._change(self._fitted().without(ids), removed=ids)
 
@@ -298,11 +327,19 @@ class TumorIndex(BaseEstimator):
         A folder may name a Milvus file, but only `uri` or the environment variable TUMORSIM_MILVUS_URI may
         name a server. The token of TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
 
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
+        uri : str, optional
+            Server of its collection, see `TumorIndex`; default: TUMORSIM_MILVUS_URI.
+
         Raises
         ------
-        FileNotFoundError, IndexMismatchError
-            If there is no such directory, or it holds no index, or a damaged one. Files above 32 MB are only
-            measured; see `verify`.
+        FileNotFoundError
+            If there is no such directory.
+        IndexMismatchError
+            If it holds no index, or a damaged one. Files above 32 MB are only measured; see `verify`.
         """
         store = Store(directory)
         embeddings, metadata, manifest = store.read()
@@ -314,7 +351,26 @@ class TumorIndex(BaseEstimator):
     def edit(cls, directory: str | Path, *, uri: str | None = None) -> Iterator[Self]:
         """Load an index, let it be changed, and save it, while other writers wait.
 
-        Where the block ends with an error nothing is saved. `uri` and errors are those of `load` and `save`.
+        Where the block ends with an error nothing is saved.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
+        uri : str, optional
+            As in `load`.
+
+        Yields
+        ------
+        TumorIndex
+            As `load` returns it.
+
+        Raises
+        ------
+        FileNotFoundError, IndexMismatchError
+            As `load`.
+        TimeoutError
+            If another thread or process keeps writing for ten seconds.
 
         Examples
         --------
@@ -334,12 +390,19 @@ class TumorIndex(BaseEstimator):
 
     @staticmethod
     def verify(directory: str | Path) -> dict:
-        """Check checksums and content of all files of an index, and return its manifest.
+        """Check an index directory: checksums of all files, and what they hold. Return its manifest.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The index.
 
         Raises
         ------
-        FileNotFoundError, IndexMismatchError
-            As `load`; the message names everything that is damaged.
+        FileNotFoundError
+            If there is no such directory.
+        IndexMismatchError
+            If something is damaged; the message names what.
         """
         return Store(directory).read(everything=True)[2]
 
@@ -348,12 +411,21 @@ class TumorIndex(BaseEstimator):
         """Return the index of a Milvus collection, which another client may have filled.
 
         Embeddings and metadata are copied into this process. Whole numbers with missing values among them
-        become float64 on the way. `uri` and `collection` are as in `TumorIndex`.
+        become float64 on the way.
+
+        Parameters
+        ----------
+        uri : str
+            A file or a server, as in `TumorIndex`.
+        collection : str
+            Name.
 
         Raises
         ------
-        ConnectionError, IndexMismatchError
-            If no Milvus answers, or there is no such collection, or it was not made by tumorsim.
+        ConnectionError
+            If no Milvus answers.
+        IndexMismatchError
+            If there is no such collection, or it was not made by tumorsim.
         """
         held = Collection(uri, collection)
         described = held.about(versions=(OLD_VERSION, SCHEMA_VERSION))
@@ -365,7 +437,15 @@ class TumorIndex(BaseEstimator):
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file for other tools: the metadata, and a column ``embedding`` of float32 lists.
 
-        `from_parquet` restores metric, space and dtypes. Both need ``pip install '.[parquet]'`` in a clone.
+        Parameters
+        ----------
+        path : str or Path
+            Replaced atomically. `from_parquet` restores metric, space and dtypes from it.
+
+        Raises
+        ------
+        ImportError
+            Without pyarrow: ``pip install '.[parquet]'`` in a clone.
         """
         archive = self._fitted()
         write_parquet(path, archive.embeddings, archive.metadata, self._description())
@@ -374,13 +454,21 @@ class TumorIndex(BaseEstimator):
     def from_parquet(cls, path: str | Path) -> Self:
         """Return the index of a Parquet file, from `to_parquet` or with such columns.
 
-        It has one row per tumor; ``embedding`` holds lists of numbers, all other columns are metadata. Where
-        its engine was ``"milvus"`` the index is exact, and the collection is left alone.
+        Where its engine was ``"milvus"`` it is exact, and the collection is left alone.
+
+        Parameters
+        ----------
+        path : str or Path
+            One row per tumor; ``embedding`` holds lists of numbers, all other columns are metadata.
 
         Raises
         ------
-        FileNotFoundError, ImportError, IndexMismatchError, TypeError, ValueError
-            If there is no such file, or no pyarrow, or it cannot be made an index.
+        FileNotFoundError
+            If there is no such file.
+        ImportError
+            Without pyarrow.
+        IndexMismatchError, TypeError, ValueError
+            If the file cannot be made an index.
         """
         X, table, described = read_parquet(path)
         if not described:

@@ -31,8 +31,25 @@ __all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", 
 def embed_to_file(embedder, tumors, path, *, progress=False):
     """Embed a cohort into an ``.npz`` file; a run that was killed goes on where it stopped.
 
-    Scans are kept in ``<path>.partial/`` one by one until all are done. `path` is the file to write, see
-    `io.load_embeddings`; all else, and the array returned, are those of `embed_archive`.
+    Parameters
+    ----------
+    embedder : TumorEmbedder
+        Fitted.
+    tumors : Cohort
+        The archive. Scans are kept in ``<path>.partial/`` one by one until all are done.
+    path : str or Path
+        The file to write, see `io.load_embeddings`.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    X : ndarray of shape (n_tumors, n_features), dtype=float32
+
+    Raises
+    ------
+    CohortError
+        If scans cannot be used; all of them are listed, before the first is embedded.
     """
     X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress)
     save_embeddings(path, X, columns, embedder.space_.to_dict())
