@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from tumorsim import roi_pool
 from tumorsim.inference import TILE, embed_boxes, mask_probability
 from tumorsim.nn import ARCHITECTURES, FACTOR, Network, pad_to_cells
+from tumorsim.nn._network import Convolution
 
 BOXES = np.array(
     [
@@ -60,6 +61,7 @@ def test_embeddings_equal_the_plain_formula(architecture, n_blocks):
 def test_image_of_several_tiles_equals_the_plain_formula(architecture):
     """The stem's tiles leave no seams."""
     network, image = trained_like(architecture, n_blocks=1, n_channels=4), image_of((167, 26, 21))
+    network.stem.tile = TILE
     boxes = np.array([[(70, 3, 2), (90, 20, 19)], [(150, 0, 0), (167, 26, 21)], [(3, 3, 3), (166, 9, 8)]])
     assert image.shape[0] > 2 * TILE * FACTOR
     assert_allclose(embed_boxes(network, image, boxes), plain(network, image, boxes), atol=1e-4)
@@ -93,3 +95,20 @@ def test_inference_leaves_the_network_trainable():
     embed_boxes(network, image_of((16, 16, 16)), np.array([[(2, 2, 2), (6, 7, 9)]]))
     network.train()(torch.randn(2, 1, 8, 8, 8), [[(0, 0, 0), (3, 3, 3)]], [1])["t"].sum().backward()
     assert network.stem.mix.weight.grad is not None
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_convolution_takes_the_slow_way(architecture, monkeypatch):
+    """One small image runs by oneDNN throughout, where torch by itself takes a loop, and gives the same."""
+    network, image = trained_like(architecture), image_of((47, 37, 30))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = embed_boxes(network, image, BOXES), mask_probability(network, image)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert "aten::slow_conv3d_forward" not in counts
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv3d)]
+    assert counts["aten::mkldnn_convolution"] >= len(convolutions)
+    monkeypatch.setattr(Convolution, "forward", torch.nn.Conv3d.forward)
+    slow = embed_boxes(network, image, BOXES), mask_probability(network, image)
+    for one, other in zip(found, slow, strict=True):
+        assert_allclose(one, other, rtol=1e-4, atol=1e-4)

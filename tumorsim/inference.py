@@ -13,7 +13,7 @@ from tumorsim.training import prefetch_scans
 
 __all__ = ["classify", "embed_tumors", "segment_case"]
 
-TILE = 20  # cells per side of a tile: about 100 MB of 64 channels at full resolution
+TILE = 20  # cells per side of a tile of the mask's head
 
 
 def embed_tumors(network, preprocessing, tumors, *, cache=None, n_jobs=1, verbose=0):
@@ -114,7 +114,7 @@ def mask_probability(network, image):
     padded = pad_to_cells(np.asarray(image, dtype=np.float32))
     cells = _cells(network, padded)
     result = np.empty(padded.shape, dtype=np.float32)
-    for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo):
+    for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo, TILE):
         tile = to_device(padded[crop_slices(outer * FACTOR)][None, None], cells.device)
         part = cells[(slice(None), slice(None), *crop_slices(outer))]
         logits = network.mask_head(part, network.stem.detail(tile))[0, 0]
@@ -128,7 +128,7 @@ def _cells(network, image):
     parameter = next(network.parameters())
     size = np.array(image.shape) // FACTOR
     stems = None
-    for inner, outer in _tiles(size, network.stem.halo):
+    for inner, outer in _tiles(size, network.stem.halo, network.stem.tile):
         tile = to_device(image[crop_slices(outer * FACTOR)][None, None], parameter.device)
         part = network.stem.cells(network.stem.detail(tile))[
             (slice(None), slice(None), *crop_slices(inner - outer[0]))
@@ -139,8 +139,8 @@ def _cells(network, image):
     return network.blocks(stems)
 
 
-def _tiles(size, halo):
+def _tiles(size, halo, side):
     """Yield (inner, outer) boxes of cells (2, 3) that cover `size`; outer adds the halo, inside the image."""
-    for start in itertools.product(*(range(0, int(n), TILE) for n in size)):
-        inner = np.stack([start, np.minimum(np.add(start, TILE), size)])
+    for start in itertools.product(*(range(0, int(n), side) for n in size)):
+        inner = np.stack([start, np.minimum(np.add(start, side), size)])
         yield inner, np.stack([np.maximum(inner[0] - halo, 0), np.minimum(inner[1] + halo, size)])

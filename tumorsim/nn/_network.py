@@ -13,16 +13,32 @@ HALF = 2
 ARCHITECTURES = ("fast", "paper")
 
 
+class Convolution(nn.Conv3d):
+    """A convolution that runs by oneDNN on CPUs also for one small image, where torch takes a slower one.
+
+    Only without gradients: training is left as it is, to the last bit.
+    """
+
+    def forward(self, x):
+        """Return the convolved features."""
+        plain = self.training or torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32
+        if plain or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+            return super().forward(x)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
+
+
 class ResBlock(nn.Module):
     """Two 3×3×3 convolutions with batch norm and ReLU, and a shortcut; (n, c_in, …) → (n, c_out, …)."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
-        self.conv1 = nn.Conv3d(c_in, c_out, 3, padding=1, bias=False)
+        self.conv1 = Convolution(c_in, c_out, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(c_out)
-        self.conv2 = nn.Conv3d(c_out, c_out, 3, padding=1, bias=False)
+        self.conv2 = Convolution(c_out, c_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm3d(c_out)
-        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv3d(c_in, c_out, 1)
+        self.shortcut = nn.Identity() if c_in == c_out else Convolution(c_in, c_out, 1)
 
     def forward(self, x):
         """Return the block's features."""
@@ -35,14 +51,15 @@ class PaperStem(nn.Module):
     """Two convolutions at full resolution, then ÷4; (n, 1, x, y, z) → (n, c, x/4, y/4, z/4)."""
 
     halo = 1  # cells: two 3×3×3 convolutions see two voxels, less than a cell
+    tile = 20  # cells per side that inference does at once: about 100 MB of 64 channels at full resolution
 
     def __init__(self, n_channels):
         super().__init__()
-        self.conv1 = nn.Conv3d(1, n_channels, 3, padding=1, bias=False)
+        self.conv1 = Convolution(1, n_channels, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(n_channels)
-        self.conv2 = nn.Conv3d(n_channels, n_channels, 3, padding=1, bias=False)
+        self.conv2 = Convolution(n_channels, n_channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm3d(n_channels)
-        self.down = nn.Conv3d(n_channels, n_channels, FACTOR, stride=FACTOR)
+        self.down = Convolution(n_channels, n_channels, FACTOR, stride=FACTOR)
 
     def detail(self, x):
         """Return features at full resolution, (n, c, x, y, z)."""
@@ -58,15 +75,16 @@ class FoldStem(nn.Module):
     """Fold 2×2×2 voxels into channels, look for edges there, and fold again; as `PaperStem`."""
 
     halo = 1  # cells: two 3×3×3 convolutions at half resolution
+    tile = 60  # cells per side that inference does at once: a head at 2 mm, about 100 MB
     n_detail = 16
 
     def __init__(self, n_channels):
         super().__init__()
-        self.conv1 = nn.Conv3d(HALF**3, self.n_detail, 3, padding=1, bias=False)
+        self.conv1 = Convolution(HALF**3, self.n_detail, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(self.n_detail)
-        self.conv2 = nn.Conv3d(self.n_detail, self.n_detail, 3, padding=1, bias=False)
+        self.conv2 = Convolution(self.n_detail, self.n_detail, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm3d(self.n_detail)
-        self.mix = nn.Conv3d(self.n_detail * HALF**3, n_channels, 1, bias=False)
+        self.mix = Convolution(self.n_detail * HALF**3, n_channels, 1, bias=False)
         self.norm = nn.BatchNorm3d(n_channels)
 
     def detail(self, x):
@@ -87,7 +105,7 @@ class PaperMaskHead(nn.Module):
     def __init__(self, n_channels):
         super().__init__()
         self.block = ResBlock(n_channels, n_channels)
-        self.logit = nn.Conv3d(n_channels, 1, 1)
+        self.logit = Convolution(n_channels, 1, 1)
 
     def forward(self, cells, detail=None):
         """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z); `detail` is not looked at."""
@@ -105,10 +123,10 @@ class FoldMaskHead(nn.Module):
 
     def __init__(self, n_channels, n_detail=FoldStem.n_detail):
         super().__init__()
-        self.coarse = nn.Conv3d(n_channels, 1, 1)
-        self.spread = nn.Conv3d(n_channels, n_detail * HALF**3, 1)
+        self.coarse = Convolution(n_channels, 1, 1)
+        self.spread = Convolution(n_channels, n_detail * HALF**3, 1)
         self.blocks = nn.Sequential(ResBlock(2 * n_detail, n_detail), ResBlock(n_detail, n_detail))
-        self.logit = nn.Conv3d(n_detail, HALF**3, 1)
+        self.logit = Convolution(n_detail, HALF**3, 1)
 
     def forward(self, cells, detail):
         """Return logits (n, 1, 4x, 4y, 4z) from cells (n, c, x, y, z) and detail (n, 16, 2x, 2y, 2z)."""
