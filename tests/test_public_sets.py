@@ -365,6 +365,24 @@ def test_damaged_cases_are_listed_not_fatal(tmp_path):
     assert len(listed) == 3 and "no voxel of value 1+3" in listed[1] and "different shapes" in listed[2]
 
 
+def test_damaged_files_of_converted_sets_are_listed(tmp_path):
+    """Contours without points, a task that is a list, a broken 4-D file: listed with their cases."""
+    trees.vestibular(tmp_path)
+    (tmp_path / "contours" / "vs_gk_2_t1" / "contours.json").write_text(
+        '[{"structure_name": "TV\\u001b[2J"}]'
+    )
+    trees.decathlon(tmp_path)
+    broken = tmp_path / "Task01_BrainTumour" / "imagesTr" / "BRATS_001.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:2000] + b"\xff" * 500)
+    _, table, _ = read("auto", tmp_path, output=tmp_path / "a.csv")
+    assert set(table["case_id"]) == {"VS-SEG-001", "VS-SEG-063", "MSD-BRATS_002"}
+    listed = (tmp_path / "a.csv.errors.txt").read_text()
+    assert "VS-SEG-002': damaged files: KeyError" in listed and "MSD-BRATS_001': damaged files" in listed
+    (broken.parent.parent / "dataset.json").write_text('{"modality": [1]}')
+    with pytest.raises(ManifestError, match="damaged files: AttributeError"):
+        read("msd-task01", tmp_path, output=tmp_path / "b.csv")
+
+
 def test_mistakes_are_told(tmp_path):
     """No folder, no such layout, no case, no usable case: one clear line each, and exit code 2."""
     with pytest.raises(FileNotFoundError, match="does not exist"):

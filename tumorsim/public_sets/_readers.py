@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from tumorsim._validation import printable
 from tumorsim.exceptions import GeometryError, GridMismatchError, ManifestError
 from tumorsim.geometry import check_same_grid
 from tumorsim.io import load_image, read_geometry, save_nifti
@@ -37,8 +38,9 @@ def _each(prepare):
                 cells = fill(match, row)
             except NoPlaceError:
                 raise
-            except (OSError, ValueError) as err:
-                row["problem"] = f"case '{row['case_id']}': {str(err).rstrip('.')}"
+            except Exception as err:  # json, zlib, nibabel and pydicom raise kinds of their own
+                own = "" if isinstance(err, OSError | ValueError) else f"damaged files: {type(err).__name__} "
+                row["problem"] = f"case '{row['case_id']}': {own}{printable(err, 600).rstrip('.')}"
             else:
                 lesions |= {row["case_id"]: cells} if cells else {}
         return [row for _, row in usable], lesions
@@ -233,10 +235,9 @@ def _series_folders(found):
         if not re.fullmatch(r"[\d.]{20,}", uid):
             import pydicom
 
-            header = pydicom.dcmread(
-                found.absolute(path), stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]
-            )
-            uid = str(header.get("SeriesInstanceUID", ""))
+            with contextlib.suppress(Exception):  # no DICOM file: then nothing is found there
+                tags = {"stop_before_pixels": True, "specific_tags": ["SeriesInstanceUID"]}
+                uid = str(pydicom.dcmread(found.absolute(path), **tags).get("SeriesInstanceUID", ""))
         series[uid] = found.absolute(folder)
     return series
 

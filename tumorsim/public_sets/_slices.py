@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from tumorsim._validation import install_hint
+from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import save_nifti
 
@@ -33,7 +33,7 @@ def read_slices(found, usable):
         try:
             patient, kind, image, _ = _read_slice(path)
         except (OSError, ValueError) as err:
-            rows.append(row | {"problem": f"slice '{match.path}': {err}"})
+            rows.append(row | {"problem": f"slice '{match.path}': {printable(err, 600)}"})
             before = None
             continue
         small = _shrink(image).ravel()

@@ -5,7 +5,7 @@ import os
 import re
 from functools import cache
 
-from tumorsim._validation import install_hint
+from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.public_sets._found import LAYOUTS
 from tumorsim.records.columns import further_columns
@@ -49,7 +49,7 @@ def _read_sheets(path):
         needed = f"'{path}' is an Excel file, which needs openpyxl. {install_hint('datasets')}"
         raise ManifestError(needed) from err
     except Exception as err:  # zipfile, openpyxl and pandas raise kinds of their own
-        raise ManifestError(f"The table '{path}' cannot be read: {err}") from err
+        raise ManifestError(f"The table '{path}' cannot be read: {printable(err)}") from err
 
 
 def join_tables(rows, found):
