@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from tumorsim._validation import check_choice, check_fitted
+from tumorsim._validation import check_choice, check_fitted, printable
+from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import is_file
 from tumorsim.index._archive import METRICS, Archive, check_features, restore
 from tumorsim.index._engines import check_engine, make_engine
@@ -85,7 +86,7 @@ class TumorIndex(BaseEstimator):
             return super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
         n, fingerprint = self.n_samples_fit_, self._archive.fingerprint
         tumors = "1 tumor" if n == 1 else f"{n:,} tumors"
-        model = "no model" if fingerprint is None else f"model {fingerprint[:12]}"
+        model = "no model" if fingerprint is None else f"model {printable(fingerprint[:12])}"
         return f"<TumorIndex: {tumors}, {model}, metric {self._archive.metric}, engine {self.engine}>"
 
     def __getstate__(self):
@@ -243,7 +244,18 @@ class TumorIndex(BaseEstimator):
         return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
 
     def check_space(self, space: Space) -> None:
-        """Raise IndexMismatchError unless embeddings of `space` can be compared; None passes unchecked."""
+        """Raise unless embeddings of `space` can be compared with those of the index.
+
+        Parameters
+        ----------
+        space : EmbeddingSpace or None
+            ``embedder.space_``, so that a wrong model is refused before it embeds; None is not checked.
+
+        Raises
+        ------
+        IndexMismatchError
+            If its fingerprint is not the index's, or the index was fitted without a space.
+        """
         self._fitted(space)
 
     def add(self, X: ArrayLike, *, metadata: Metadata, space: Space = None) -> Self:
@@ -325,14 +337,15 @@ class TumorIndex(BaseEstimator):
         """Return the index that `save` wrote; embeddings stay on disk until they are used.
 
         A folder may name a Milvus file, but only `uri` or the environment variable TUMORSIM_MILVUS_URI may
-        name a server. The token of TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
+        name a server. The token in TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
 
         Parameters
         ----------
         directory : str or Path
             The index.
         uri : str, optional
-            Server of its collection, see `TumorIndex`; default: TUMORSIM_MILVUS_URI.
+            Address of its collection; default: that of the folder, where it is a file or the server of
+            TUMORSIM_MILVUS_URI.
 
         Raises
         ------
@@ -467,16 +480,19 @@ class TumorIndex(BaseEstimator):
             If there is no such file.
         ImportError
             Without pyarrow.
-        IndexMismatchError, TypeError, ValueError
-            If the file cannot be made an index.
+        IndexMismatchError
+            If the file is damaged, or cannot be made an index.
         """
         X, table, described = read_parquet(path)
-        if not described:
-            return cls().fit(X, metadata=table)
-        if described.get("engine") == "milvus":
-            described |= {"engine": "exact", "uri": None, "collection": None}
-        index = cls._restored(described, X, check_metadata(table, len(X)), f"The description in '{path}'")
-        index._check_X(X, index.metric)
+        try:
+            if not described:
+                return cls().fit(X, metadata=table)
+            if described.get("engine") == "milvus":
+                described |= {"engine": "exact", "uri": None, "collection": None}
+            index = cls._restored(described, X, check_metadata(table, len(X)), "The description in it")
+            index._check_X(X, index.metric)
+        except (TypeError, ValueError) as err:
+            raise IndexMismatchError(f"'{path}' cannot be made an index: {printable(err)}") from err
         return index
 
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import install_hint
+from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
 
@@ -14,6 +14,7 @@ __all__ = ["read_parquet", "write_parquet"]
 
 EMBEDDING = "embedding"
 KEY = b"tumorsim-index"  # of the file's metadata, which holds the description
+MOST_BYTES = 2**32  # of a file whose columns are unpacked
 JSON = {b"tumorsim": b"json"}  # marks columns of several kinds of values, which Parquet does not know
 
 
@@ -35,26 +36,34 @@ def write_parquet(path, embeddings, metadata, description):
 
 def read_parquet(path):
     """Return embeddings (n_rows, n_features), metadata and description ({} of another tool's file)."""
-    pa, parquet = _import_pyarrow()
+    _, parquet = _import_pyarrow()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Parquet file '{path}' does not exist.")
     try:
-        table = parquet.read_table(path)
-    except (pa.ArrowInvalid, OSError) as err:
-        raise IndexMismatchError(f"'{path}' is no Parquet file, or it is damaged: {err}") from err
+        with parquet.ParquetFile(path) as file:
+            held = file.metadata
+            size = sum(held.row_group(i).total_byte_size for i in range(held.num_row_groups))
+            if size > MOST_BYTES or held.num_rows * held.num_columns > MOST_BYTES // 8:
+                raise ValueError(f"it has more than {MOST_BYTES} bytes")
+            return _content(file.read())
+    except Exception as err:  # of pyarrow, json, NumPy, pandas
+        what = f"'{path}' is no Parquet file of an index, or it is damaged"
+        raise IndexMismatchError(f"{what}: {printable(err)}") from err
+
+
+def _content(table):
+    """Return what `read_parquet` does of an Arrow table."""
     if EMBEDDING not in table.column_names:
-        raise IndexMismatchError(f"'{path}' has no column '{EMBEDDING}'. Export an index to see the layout.")
+        raise ValueError(f"it has no column '{EMBEDDING}'. Export an index to see the layout.")
     description = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
     lists = table[EMBEDDING].combine_chunks()
     lengths = set(lists.value_lengths().to_pylist()) if len(lists) else set()
-    if len(lengths) != 1 or None in lengths:
-        raise IndexMismatchError(f"Every '{EMBEDDING}' of '{path}' must be a list of equally many numbers.")
+    if len(lengths) != 1 or None in lengths or not isinstance(description, dict):
+        raise ValueError(f"every '{EMBEDDING}' must be a list of equally many numbers.")
     embeddings = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), lengths.pop())
     dtypes, columns = description.get("dtypes", {}), {}
-    for field in table.schema:
-        if field.name == EMBEDDING:
-            continue
+    for field in table.drop_columns(EMBEDDING).schema:
         values = table[field.name].to_pylist()
         if (field.metadata or {}).get(b"tumorsim") == b"json":
             values = [None if value is None else json.loads(value) for value in values]
