@@ -274,10 +274,11 @@ def test_cache_notices_what_other_processes_write(tmp_path):
     preprocessing, limit = Preprocessing(2.0), 40_000
     size = preprocessing.prepare_case(numbered(0)).image.nbytes + 128  # header of .npy
     preprocessing.prepare_case(numbered(0), cache=VoxelCache(tmp_path, max_bytes=limit))
-    (tmp_path / "of-another-process.npy").write_bytes(bytes(2 * limit))
+    written = tmp_path / f"{'0' * 40}-image.npy"
+    written.write_bytes(bytes(2 * limit))
     for i in range(1, 2 + limit // 20 // size):
         preprocessing.prepare_case(numbered(i), cache=VoxelCache(tmp_path, max_bytes=limit))
-    assert not (tmp_path / "of-another-process.npy").exists()
+    assert not written.exists()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= limit
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tumorsim._validation import check_real
 from tumorsim.exceptions import BoxError, GeometryError, GridMismatchError
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
+from tumorsim.io import ORIENTATION_REMEDY
 from tumorsim.manifest import read_manifest
 from tumorsim.preprocessing import head_mask
 from tumorsim.records import group_by_case
@@ -127,6 +128,9 @@ def _of_scan(tumors, least, most, digests):
         image = case.load_image()
     except (OSError, ValueError) as err:
         return [*findings, _finding("error", "unreadable", scan, str(err), "Copy or export the image anew.")]
+    if not case.states_orientation:
+        problem = "The file states no orientation, so its left and right are a guess."
+        findings.append(_finding("warning", "orientation unknown", scan, problem, ORIENTATION_REMEDY))
     low, high = float(image.min()), float(image.max())
     if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
@@ -188,7 +192,7 @@ def _of_lesion(tumor, line, mask, head, least, most):
         findings.append(_finding("warning", "huge lesion", where, problem, remedy))
     side = _SIDES.get(str(tumor.labels.get("hemisphere") or "").strip().lower())
     x = float(affine[0] @ [*center, 1]) - _middle(head, affine)
-    if side and abs(x) > _MIDLINE_MM and (x < 0) != (side == "left"):
+    if side and tumor.case.states_orientation and abs(x) > _MIDLINE_MM and (x < 0) != (side == "left"):
         other = "left" if x < 0 else "right"
         problem = f"The label says {side}; by the affine the tumor lies {abs(x):.0f} mm to the {other}."
         remedy = "Find out which is wrong: an exchanged label, or a header that mirrors the scan."

@@ -21,6 +21,8 @@ __all__ = [
     "to_storage",
 ]
 
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of spacings: headers hold products of a few float32
+
 
 def check_affine(affine, *, what="image"):
     """Return `affine` as float64 (4, 4), or say why it cannot map voxels to millimetres.
@@ -145,8 +147,8 @@ def box_to_grid(bbox, spacing, new_spacing, new_shape):
     bbox : ndarray of shape (2, 3), dtype=int64
     """
     edges = np.asarray(bbox) * (np.asarray(spacing) / np.asarray(new_spacing))
-    start = np.floor(edges[0] + 1e-6)  # 1e-6 voxel: an edge on the grid stays there despite rounding
-    stop = np.ceil(edges[1] - 1e-6)
+    slack = 1e-6 + _ROUNDING * edges  # an edge on the grid stays there despite rounding
+    start, stop = np.floor(edges[0] + slack[0]), np.ceil(edges[1] - slack[1])
     start = np.clip(start, 0, np.asarray(new_shape) - 1)
     stop = np.clip(stop, start + 1, new_shape)
     return np.stack([start, stop]).astype(np.int64)

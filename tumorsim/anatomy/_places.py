@@ -18,7 +18,7 @@ from tumorsim.records.columns import PLACE_TASKS
 __all__ = ["MIN_QUALITY", "add_places", "places_to_file", "register_case"]
 
 MIN_QUALITY = 0.5
-_VERSION = 3  # raise it when results change: what a killed run has kept is then done anew
+_VERSION = 4  # raise it when results change: what a killed run has kept is then done anew
 
 
 def add_places(
@@ -174,6 +174,9 @@ def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
         return str(err)
     to_mni = registration.to_mni @ case.affine
     places = [_place(index @ to_mni[:3, :3].T + to_mni[:3, 3], areas) for index in voxels]
+    if not case.states_orientation:
+        for place in places:
+            place["labels"]["hemisphere"] = None
     spread = registration.spread_mm
     notes = {
         "place_quality": round(registration.quality, 3),

@@ -1,11 +1,20 @@
 """Files ↔ arrays with affines; knows no records."""
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
-from tumorsim.io._files import atomic_path, content_key, partial_file, remove_leftovers, remove_partial
-from tumorsim.io._images import arrays_of_nibabel, load_image, read_geometry, save_nifti
+from tumorsim.io._files import atomic_path, partial_file, remove_leftovers, remove_partial
+from tumorsim.io._images import (
+    ORIENTATION_REMEDY,
+    arrays_of_nibabel,
+    content_key,
+    load_image,
+    read_geometry,
+    save_nifti,
+    states_orientation,
+)
 from tumorsim.io._locks import locked
 
 __all__ = [
+    "ORIENTATION_REMEDY",
     "arrays_of_nibabel",
     "atomic_path",
     "content_key",
@@ -18,4 +27,5 @@ __all__ = [
     "remove_partial",
     "save_embeddings",
     "save_nifti",
+    "states_orientation",
 ]

@@ -13,6 +13,8 @@ from tumorsim.io._files import atomic_path
 __all__ = ["load_embeddings", "save_embeddings"]
 
 SCHEMA = 1
+_CELLS = {str, int, float, bool, type(None)}
+_LEAST_BOMB, _DENSEST = 2**26, 100  # bytes, and times the file's size: embeddings hardly shrink
 
 
 def save_embeddings(path, X, columns, space):
@@ -76,18 +78,36 @@ def load_embeddings(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Embeddings file '{path}' does not exist. Write it with 'tumorsim embed'.")
+    problem = f"'{path}' is no embeddings file of tumorsim, or it is damaged. Write it with 'tumorsim embed'."
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            schema = int(file["schema"])
-            X, columns, space = file["X"], json.loads(str(file["columns"])), json.loads(str(file["space"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as err:
-        raise ValueError(
-            f"'{path}' is no embeddings file of tumorsim, or it is damaged. Write it with 'tumorsim embed'."
-        ) from err
+        with open(path, "rb") as opened:
+            held = sum(member.file_size for member in zipfile.ZipFile(opened).infolist())
+            if held > max(_LEAST_BOMB, _DENSEST * path.stat().st_size):
+                raise ValueError(f"it would unpack to {held} bytes")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                schema = int(file["schema"])
+                X, columns, space = (
+                    file["X"],
+                    json.loads(str(file["columns"])),
+                    json.loads(str(file["space"])),
+                )
+    except Exception as err:  # NumPy, zipfile and zlib raise many kinds for damaged files
+        raise ValueError(problem) from err
     if schema != SCHEMA:
         raise ValueError(
             f"'{path}' has schema {schema}, and this tumorsim reads {SCHEMA}. Embed the archive anew."
         )
+    tables = isinstance(columns, dict) and isinstance(space, dict) and "tumor_id" in columns
+    if X.dtype != np.float32 or X.ndim != 2 or not tables or not isinstance(space.get("fingerprint"), str):
+        raise ValueError(problem)
+    for values in columns.values():
+        if (
+            not isinstance(values, list)
+            or len(values) != len(X)
+            or any(isinstance(v, list | dict) for v in values)
+        ):
+            raise ValueError(problem)
     return X, columns, space
 
 

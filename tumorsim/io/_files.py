@@ -1,18 +1,33 @@
 """Write files so that a reader sees the old one or the new one, and keep what a killed run has done."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
+import stat
 from pathlib import Path
 
-__all__ = ["atomic_path", "content_key", "partial_file", "remove_leftovers", "remove_partial"]
+__all__ = ["atomic_path", "partial_file", "remove_leftovers", "remove_partial"]
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path, *, mode=0o666):
     """Yield a temporary path in the same folder; on success it replaces `path`, on error it goes.
+
+    Parameters
+    ----------
+    path : str or Path
+        A new file, or a regular one to be replaced, whose permissions stay.
+    mode : int, default=0o666
+        Permissions of a new file, less the umask.
+
+    Raises
+    ------
+    OSError
+        If there is a link, a device, a pipe or a folder of that name; if the disk is full.
 
     Examples
     --------
@@ -25,18 +40,32 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        old = path.lstat().st_mode
+        if not stat.S_ISREG(old):
+            raise FileExistsError(
+                f"Only a regular file is replaced. Got '{path}': a link, device, pipe or folder."
+            )
+        mode = stat.S_IMODE(old)
     suffix = "".join(path.suffixes[-2:])  # nibabel chooses the format by suffix
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name[:40]}-{secrets.token_hex(4)}{suffix}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR))
     try:
         yield temporary
         with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner can read
+        if path.exists():
+            temporary.chmod(mode)  # what the umask took
         os.replace(temporary, path)
+    except OSError as err:
+        if type(err) is OSError and err.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise OSError(
+                err.errno or errno.ENOSPC,
+                f"'{path}' could not be written whole ({err.strerror or err}); {free:,.0f} MB are free. What "
+                "was there before is unchanged. Make room, or choose another disk",
+            ) from err
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,14 +76,8 @@ def remove_leftovers(path):
     prefix, suffix = f".{path.name[:40]}-", "".join(path.suffixes[-2:])
     for file in path.parent.iterdir() if path.parent.is_dir() else ():
         made = file.name.startswith(prefix) and file.name.endswith(suffix)
-        if made and len(file.name) == len(prefix) + 8 + len(suffix):  # mkstemp draws eight characters
+        if made and len(file.name) == len(prefix) + 8 + len(suffix):  # eight characters at random
             file.unlink(missing_ok=True)
-
-
-def content_key(path):
-    """Return the SHA-256 of a file's bytes, as hexadecimal text."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial_file(folder, content, suffix):

@@ -1,16 +1,46 @@
-"""NIfTI and NRRD ↔ (array, affine)."""
+"""NIfTI, MGH, Analyze and NRRD ↔ (array, affine)."""
 
+import bz2
+import contextlib
+import gzip
+import hashlib
+import io
+import math
+import os
 from pathlib import Path
 
 import numpy as np
 
+from tumorsim._validation import printable
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine
 from tumorsim.io._files import atomic_path
+from tumorsim.io._nrrd import open_nrrd, rescaled, voxel_file
 
-__all__ = ["arrays_of_nibabel", "load_image", "read_geometry", "save_nifti"]
+__all__ = [
+    "ORIENTATION_REMEDY",
+    "arrays_of_nibabel",
+    "content_key",
+    "load_image",
+    "read_geometry",
+    "save_nifti",
+    "states_orientation",
+]
 
-_NRRD_TO_RAS = {"lps": (-1, -1, 1), "las": (-1, 1, 1), "ras": (1, 1, 1)}
+ORIENTATION_REMEDY = (
+    "Find out which way its axes point. If nibabel's affine is right, say so in the header: "
+    "image = nibabel.load(FILE); image.set_sform(image.affine, 1); nibabel.save(image, NEW_FILE)."
+)
+MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment replaces it
+_COMPRESSED = {
+    ".gz": (gzip.open, 1100),
+    ".mgz": (gzip.open, 1100),
+    ".bz2": (bz2.open, 50_000),
+}  # at most so dense
+_SPARE = 2**24  # bytes that may follow the voxels
+_LONGEST_HEADER = 2**26  # bytes of a header's extension
+_NIFTI_UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
+_PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
 def read_geometry(path):
@@ -19,26 +49,24 @@ def read_geometry(path):
     Parameters
     ----------
     path : str or Path
-        A ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.nhdr`` file.
+        A ``.nii``, ``.nii.gz``, ``.mgz``, ``.nrrd`` or ``.nhdr`` file, or a header with ``.img`` beside it.
 
     Returns
     -------
     shape : tuple of 3 int
     affine : ndarray of shape (4, 4)
-        Voxel → RAS+ mm.
+        Voxel → RAS+ mm; units other than mm are converted.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     GeometryError
-        If it is not a 3-D image, cannot be read, or its affine is no use (see `check_affine`).
+        If it is not a 3-D image, cannot be read, has more than 512³ voxels (or as many as
+        ``TUMORSIM_MAX_VOXELS`` in the environment says), or its affine is no use (see `check_affine`).
     """
-    path, what = Path(path), f"'{path}'"
-    if not path.is_file():
-        raise FileNotFoundError(f"Image '{path}' does not exist.")
-    shape, affine = _read_nrrd_header(path) if _is_nrrd(path) else _nifti_geometry(_open_nifti(path), what)
-    return _checked_geometry(shape, affine, what)
+    with contextlib.ExitStack() as stack:
+        return _open(path, stack)[:2]
 
 
 def load_image(path):
@@ -47,7 +75,7 @@ def load_image(path):
     Parameters
     ----------
     path : str or Path
-        A ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.nhdr`` file.
+        As for `read_geometry`.
 
     Returns
     -------
@@ -59,20 +87,44 @@ def load_image(path):
     Raises
     ------
     FileNotFoundError, GeometryError
-        As `read_geometry`, and ``GeometryError`` if the voxels cannot be read.
+        As `read_geometry`, and ``GeometryError`` if the voxels cannot be read, or a checksum is wrong.
     """
-    path = Path(path)
-    shape, affine = read_geometry(path)
-    try:
-        if _is_nrrd(path):
-            import nrrd
+    with contextlib.ExitStack() as stack:
+        shape, affine, voxels, _ = _open(path, stack)
+        try:
+            array = voxels()
+        except Exception as err:  # a truncated gzip, a bad byte: whatever the reader raises, name the file
+            raise GeometryError(
+                f"The voxels of '{path}' cannot be read: {printable(err)}. It is damaged: copy the file anew."
+            ) from err
+        return _plain_array(array, shape, f"'{path}'"), affine
 
-            array = nrrd.read(str(path), index_order="F")[0]
-        else:
-            array = _nifti_voxels(_open_nifti(path))
-    except Exception as err:  # a truncated gzip, a bad byte: whatever the reader raises, name the file
-        raise GeometryError(f"The voxels of '{path}' cannot be read: {err}. Copy the file anew.") from err
-    return _plain_array(array, shape, f"'{path}'"), affine
+
+def states_orientation(path):
+    """Tell whether an image file says which way its axes point; else left and right are a guess.
+
+    NIfTI files whose sform and qform codes are both 0, Analyze files and MGH files without a good RAS
+    transform do not.
+    """
+    with contextlib.ExitStack() as stack:
+        return _open(path, stack)[3]
+
+
+def content_key(path):
+    """Return the SHA-256 of a file's bytes, and of the file that holds its voxels, as hexadecimal text."""
+    path = Path(path)
+    packed = path.suffix if path.suffix.lower() in _COMPRESSED else ""
+    stem = path.name.removesuffix(packed)
+    other = path
+    if path.suffix.lower() in (".nrrd", ".nhdr"):
+        other = voxel_file(path)
+    elif stem[-4:].lower() in _PAIRS:
+        other = path.with_name(stem[:-4] + _PAIRS[stem[-4:].lower()] + packed)
+    keys = []
+    for name in dict.fromkeys([path, other] if other.is_file() else [path]):
+        with open(name, "rb") as file:
+            keys.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
 def arrays_of_nibabel(image, *, what="The image"):
@@ -89,8 +141,8 @@ def arrays_of_nibabel(image, *, what="The image"):
     GeometryError
         If it is not 3-D, has no voxels, or its affine is no use.
     """
-    shape, affine = _checked_geometry(*_nifti_geometry(image, what), what)
-    return _plain_array(_nifti_voxels(image), shape, what), affine
+    shape, affine = _checked_geometry(*_nibabel_geometry(image, what), what)
+    return _plain_array(np.asanyarray(image.dataobj), shape, what), affine
 
 
 def save_nifti(path, array, affine):
@@ -120,35 +172,155 @@ def save_nifti(path, array, affine):
         nib.save(image, temporary)
 
 
-def _is_nrrd(path):
-    """Tell by the suffix whether a file is NRRD."""
-    return path.suffix.lower() in (".nrrd", ".nhdr")
+class _Stream(io.RawIOBase):
+    """A compressed file for nibabel; it refuses more than `longest` bytes at once, or beyond `end`."""
+
+    _file = None
+
+    def __init__(self, path):
+        opened, densest = _COMPRESSED[Path(path).suffix.lower()]
+        self._file = opened(path, "rb")
+        self.longest = self.end = _LONGEST_HEADER
+        self.size = min(densest * os.path.getsize(path), 8 * _most_voxels() + _LONGEST_HEADER)
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self._file.tell()
+
+    def seek(self, offset, whence=0):
+        if offset > self.size:
+            raise ValueError(f"it is too short to hold {offset} bytes")
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer):
+        if len(buffer) > self.longest:
+            raise ValueError(f"a part of its header claims {len(buffer)} bytes")
+        return self._file.readinto(buffer)
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def finish(self):
+        """Read to the end, where the checksum is; return the number of bytes."""
+        while self._file.read(2**16):
+            if self._file.tell() > self.end:
+                raise ValueError("there are more than its header says")
+        return self._file.tell()
 
 
-def _open_nifti(path):
-    """Open what nibabel can read, voxels unread."""
+def _open(path, stack):
+    """Return shape, affine, a function that returns the voxels, and whether the orientation is stated."""
+    path, what = Path(path), f"'{path}'"
+    if not path.is_file():
+        raise FileNotFoundError(f"Image '{path}' does not exist, or is no regular file.")
+    try:
+        if path.suffix.lower() in (".nrrd", ".nhdr"):
+            shape, affine, voxels = open_nrrd(path)
+            stated = True
+        else:
+            shape, affine, voxels, stated = _open_nibabel(path, stack)
+        return *_checked_geometry(shape, affine, what), voxels, stated
+    except GeometryError:
+        raise
+    except Exception as err:  # nibabel and pynrrd raise many kinds for a file that is none of their formats
+        raise GeometryError(f"{what} is neither NIfTI nor NRRD, or it is damaged: {printable(err)}") from err
+
+
+def _open_nibabel(path, stack):
+    """Return what `_open` does, of a file that nibabel reads."""
     import nibabel as nib
 
-    try:
-        return nib.load(path)
-    except Exception as err:  # nibabel raises many kinds for a file that is none of its formats
-        raise GeometryError(f"'{path}' is neither NIfTI nor NRRD, or it is damaged: {err}") from err
+    sniff = None
+    for kind in nib.imageclasses.all_image_classes:
+        fits, sniff = kind.path_maybe_image(path, sniff)
+        if fits:
+            break
+    else:
+        raise ValueError("it has neither the name nor the first bytes of an image")
+    if not issubclass(kind, nib.spatialimages.SpatialImage):
+        raise ValueError(f"{kind.__name__} holds no voxels")
+    files = kind.filespec_to_file_map(path)
+    for holder in files.values():
+        file = Path(holder.filename)
+        if file.exists() and not file.is_file():
+            raise ValueError(f"'{file}' is no regular file")
+        if file.suffix.lower() in _COMPRESSED and file.is_file():
+            holder.fileobj = stack.enter_context(_Stream(file))
+    image = kind.from_file_map(files)
+    shape, affine = _nibabel_geometry(image, f"'{path}'")
+    return shape, affine, lambda: _nibabel_voxels(image, files["image"]), _is_stated(image, path)
 
 
-def _nifti_geometry(image, what):
-    """Return shape and affine of a nibabel image."""
+def _is_stated(image, path):
+    """Tell whether an image of nibabel says which way its axes point."""
+    import nibabel as nib
+
+    if isinstance(image, nib.MGHImage):  # nibabel fills in a transform where there is none
+        with nib.openers.ImageOpener(path) as file:
+            return any(file.read(30)[28:])
+    if isinstance(image, nib.Nifti1Pair):
+        return bool(image.header["sform_code"] or image.header["qform_code"])
+    mat = image.file_map.get("mat")
+    return not isinstance(image, nib.AnalyzeImage) or (mat is not None and os.path.isfile(mat.filename))
+
+
+def _nibabel_geometry(image, what):
+    """Return shape and affine in mm of an image of nibabel."""
     if image.affine is None:
         raise GeometryError(f"{what} has no affine, so its left and right are unknown.")
-    return image.shape, image.affine
+    kind = image.get_data_dtype() if hasattr(image, "get_data_dtype") else image.dataobj.dtype
+    if kind.kind not in "uif" or kind.itemsize > 8:
+        raise GeometryError(f"{what} must hold one number per voxel. Got {kind}.")
+    fields, unit = image.header, ""
+    if hasattr(fields, "get_xyzt_units"):
+        code = int(fields["xyzt_units"]) & 7
+        unit = _NIFTI_UNITS.get(code, f"code {code}")
+    return image.shape, rescaled(image.affine, [unit] * 3, what)
 
 
-def _nifti_voxels(image):
-    """Return the voxels of a nibabel image: as stored where they are not rescaled, else float32."""
-    stored = image.dataobj
-    array = np.asanyarray(stored)
-    if array.dtype.kind == "f" or getattr(stored, "slope", 1) != 1 or getattr(stored, "inter", 0) != 0:
-        array = array.astype(np.float32)
+def _nibabel_voxels(image, holder):
+    """Return voxels as stored where they are not rescaled, else float32; streams are read to their ends."""
+    from nibabel.arrayproxy import ArrayProxy
+
+    proxy, stream = image.dataobj, holder.fileobj
+    size = os.path.getsize(holder.filename) if stream is None else stream.size
+    offset, n_bytes = getattr(proxy, "offset", 0), math.prod(image.shape) * image.get_data_dtype().itemsize
+    if stream is not None:
+        stream.longest, stream.end = n_bytes, offset + n_bytes + _SPARE
+    if type(proxy) is not ArrayProxy:
+        array = np.asanyarray(proxy)
+        if stream is not None:
+            stream.finish()
+        return array
+    if offset + n_bytes > size:
+        raise ValueError(f"it is too short to hold {math.prod(image.shape)}")
+    start = getattr(image.header, "single_vox_offset", 0)
+    if offset < start and image.header.is_single:
+        proxy = _from_the_end(proxy, start, size if stream is None else stream.finish(), n_bytes)
+    raw = np.asanyarray(proxy.get_unscaled())
+    if stream is not None:
+        stream.finish()
+    if (proxy.slope, proxy.inter) == (1, 0):
+        return raw
+    slope, inter, array = np.array([proxy.slope]), np.array([proxy.inter]), np.empty(raw.shape, np.float32)
+    for x in range(len(raw)):  # plane by plane: the product is float64
+        array[x] = raw[x] * slope + inter
     return array
+
+
+def _from_the_end(proxy, start, size, n_bytes):
+    """Return a proxy of voxels of which a header says that they begin where it does itself."""
+    if size != start + n_bytes:
+        raise ValueError("its header says that they begin at byte 0 (vox_offset)")
+    spec = (proxy.shape, proxy.dtype, start, proxy.slope, proxy.inter)
+    return type(proxy)(proxy.file_like, spec)
 
 
 def _checked_geometry(shape, affine, what):
@@ -160,40 +332,30 @@ def _checked_geometry(shape, affine, what):
             f"{what} must be a 3-D image. Got {len(shape)} dimensions of shape {tuple(shape)}. "
             "Split it, and name the contrast-enhanced T1 volume."
         )
-    if 0 in shape:
+    if min(shape) < 1:
         raise GeometryError(f"{what} has no voxels: its shape is {tuple(shape)}.")
+    most = _most_voxels()
+    if math.prod(int(n) for n in shape) > most:
+        raise GeometryError(
+            f"{what} must have at most {most} voxels. Got {' x '.join(map(str, shape))}. If the header is "
+            "right, crop it, or set the environment variable TUMORSIM_MAX_VOXELS to what memory can hold."
+        )
     return tuple(int(n) for n in shape), check_affine(affine, what=what)
 
 
+def _most_voxels():
+    """Return how many voxels an image may have."""
+    text = os.environ.get("TUMORSIM_MAX_VOXELS", str(MAX_VOXELS))
+    if not text.isdigit():
+        raise GeometryError(f"TUMORSIM_MAX_VOXELS must be a whole number. Got '{text}'.")
+    return int(text)
+
+
 def _plain_array(array, shape, what):
-    """Return voxels in this machine's byte order and `shape`."""
+    """Return voxels in this machine's byte order and `shape`, floats as float32."""
     if array.dtype.kind not in "uif":
         raise GeometryError(f"{what} must hold one number per voxel. Got {array.dtype}.")
-    native = array.dtype.newbyteorder("=")  # torch takes no other byte order
-    return np.ascontiguousarray(array.reshape(shape, order="F"), dtype=native)
-
-
-def _read_nrrd_header(path):
-    """Return shape and RAS+ affine of an NRRD file."""
-    import nrrd
-
-    try:
-        header = nrrd.read_header(str(path))
-        shape = tuple(int(n) for n in header["sizes"])
-    except Exception as err:  # pynrrd raises its own and built-in kinds
-        raise GeometryError(f"'{path}' is not a readable NRRD file: {err}") from err
-    space = str(header.get("space", "")).lower()
-    space = "".join(word[:1] for word in space.split("-")) if "-" in space else space
-    directions = header.get("space directions")
-    if space not in _NRRD_TO_RAS or directions is None or len(shape) != 3:
-        if len(shape) != 3:
-            return shape, np.eye(4)
-        raise GeometryError(
-            f"'{path}' must state 'space' and 'space directions', or its left and right are unknown. "
-            f"Got space {space or 'none'!r}. Write it again from a program that knows the patient's axes."
-        )
-    signs = np.array(_NRRD_TO_RAS[space], dtype=np.float64)[:, None]
-    affine = np.eye(4)
-    affine[:3, :3] = signs * np.asarray(directions, dtype=np.float64).T
-    affine[:3, 3] = signs[:, 0] * np.asarray(header.get("space origin", np.zeros(3)), dtype=np.float64)
-    return shape, affine
+    kind = (
+        np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+    )  # as torch wants
+    return np.ascontiguousarray(array.reshape(shape, order="F"), dtype=kind)

@@ -1,10 +1,12 @@
 """Scan table → manifest; Cohort → manifest."""
 
 import os
+import warnings
 from pathlib import Path
 
-from tumorsim._validation import check_mask_value, check_real, check_text
+from tumorsim._validation import check_mask_value, check_real, check_text, counted
 from tumorsim.exceptions import ManifestError
+from tumorsim.io import ORIENTATION_REMEDY
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells, write_table
 from tumorsim.records import Case, Cohort
@@ -145,6 +147,13 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
             table.problems.add(row, err, table)
     table.problems.finish(errors, n_rows=len(table.rows), skip_bad=skip_bad, always_list=True, stacklevel=4)
 
+    unsure = [tumors[0].case.case_id for tumors in found if not tumors[0].case.states_orientation]
+    if unsure:
+        warnings.warn(
+            f"Left and right are unknown in {counted(len(unsure), 'scan')}: the files state no orientation. "
+            f"{ORIENTATION_REMEDY} Got {', '.join(unsure[:10])}{' …' if len(unsure) > 10 else ''}.",
+            stacklevel=3,
+        )
     for tumors, metadata in zip(found, table.metadata(rows), strict=True):
         for tumor in tumors:
             tumor.metadata = metadata | tumor.metadata

@@ -5,8 +5,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from tumorsim.preprocessing._volume import Volume
 __all__ = ["VoxelCache"]
 
 _LOCK = threading.Lock()
+_KINDS = {"image": np.float16, "mask": np.uint8}
+_MADE = re.compile(r"(?P<writing>\.)?[0-9a-f]{40}-(?:image\.npy|mask\.npy|\w{8}\.npy)")
 _SIZES = {}  # folder → bytes when it was last looked at, bytes that this process has written since
 
 
@@ -27,9 +31,10 @@ class VoxelCache:
     Parameters
     ----------
     directory : str or Path
-        Made when needed; it may be deleted at any time.
+        Made when needed; it may be deleted at any time. Where nothing can be written, scans are prepared anew.
     max_bytes : int, default=20 GB
-        When it grows beyond, the files that were used longest ago are removed until 95 % are left.
+        When it grows beyond, the files of the cache's own that were used longest ago are removed until 95 %
+        are left.
     """
 
     def __init__(self, directory, *, max_bytes=20 * 1024**3):
@@ -41,22 +46,27 @@ class VoxelCache:
         files = {"image": self.directory / f"{self._key(preprocessing, case, case.image)}-image.npy"}
         if mask is not None:
             files["mask"] = self.directory / f"{self._key(preprocessing, case, mask)}-mask.npy"
-        arrays = {name: _map(file) for name, file in files.items()}
+        shape = preprocessing.shape_of(case.shape, case.affine)
+        arrays = {name: _map(file, _KINDS[name], shape) for name, file in files.items()}
         if any(array is None for array in arrays.values()):
             volume = make()
             written = 0
-            for name, file in files.items():
-                # Windows refuses to replace what another process has mapped: then it is there already
-                with (
-                    contextlib.suppress(PermissionError),
-                    atomic_path(file) as temporary,
-                    open(temporary, "wb") as stream,
-                ):
-                    np.save(stream, getattr(volume, name), allow_pickle=False)
-                    written += stream.tell()
-            self._count(written, keep=set(files.values()))
+            try:
+                for name, file in files.items():
+                    with atomic_path(file) as temporary, open(temporary, "wb") as stream:
+                        np.save(stream, getattr(volume, name), allow_pickle=False)
+                        written += stream.tell()
+                self._count(written, keep=set(files.values()))
+            except OSError as err:  # a full disk; Windows refuses to replace what another process has mapped
+                if not all(file.exists() for file in files.values()):
+                    reason = os.strerror(err.errno) if err.errno else err
+                    warnings.warn(
+                        f"Scans are not kept in the voxel cache '{self.directory}', which slows the next run: "
+                        f"{reason}. Make room there, or choose another folder.",
+                        stacklevel=2,
+                    )
             for name, file in files.items():  # another process may have removed it by now
-                mapped = _map(file)
+                mapped = _map(file, _KINDS[name], shape)
                 arrays[name] = getattr(volume, name) if mapped is None else mapped
         return Volume(arrays["image"], arrays.get("mask"), preprocessing.spacing, case.shape, case.affine)
 
@@ -89,11 +99,12 @@ class VoxelCache:
         """Remove the oldest files if there are too many, but none of `keep`; return the size of the rest."""
         files = []
         for file in self.directory.glob("*.npy"):
+            match = _MADE.fullmatch(file.name)
             try:
-                stat = file.stat()
+                stat = file.lstat()
             except FileNotFoundError:  # another process removed it
                 continue
-            if not file.name.startswith(".") or time.time() - stat.st_mtime > 3600:  # being written: not ours
+            if match and (not match["writing"] or time.time() - stat.st_mtime > 3600):  # an hour: given up
                 files.append((stat.st_mtime, stat.st_size, file))
         total = sum(size for _, size, _ in files)
         if total <= self.max_bytes:
@@ -108,20 +119,22 @@ class VoxelCache:
         return total
 
 
-def _map(file):
-    """Map a ``.npy`` file into memory and mark it as used; None where there is none, or a damaged one.
+def _map(file, kind, shape):
+    """Map a ``.npy`` file into memory and mark it as used; None where there is none of this type and shape.
 
     NumPy's own maps hold a file handle each, of which a process may have 256 on macOS; these hold none.
     """
     try:
-        with contextlib.suppress(PermissionError):  # written by somebody else
+        with contextlib.suppress(OSError):  # written by somebody else, or the disk is read-only
             os.utime(file)
         with open(file, "rb") as stream:
             np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            header = np.lib.format.read_array_header_1_0(stream)
             start = stream.tell()
-        size = start + math.prod(shape) * dtype.itemsize
+            size = start + math.prod(shape) * np.dtype(kind).itemsize
+            if header != (shape, False, kind) or os.fstat(stream.fileno()).st_size != size:
+                return None
         content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
-    except (FileNotFoundError, ValueError, RuntimeError):  # not there, or damaged
+    except Exception:  # not there, or damaged: NumPy parses the header as Python
         return None
-    return content[start:].view(dtype).reshape(shape)
+    return content[start:].view(kind).reshape(shape)

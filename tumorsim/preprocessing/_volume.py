@@ -14,6 +14,7 @@ __all__ = ["MAX_VOXELS", "Preprocessing", "Volume", "head_mask", "normalize_inte
 
 _VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
 MAX_VOXELS = 512**3
+_BLOCK = 2**22  # weights of an axis at a time
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ class Preprocessing:
             )
         return cls(values["spacing"], values["least_shape"])
 
+    def shape_of(self, shape, affine):
+        """Return how many voxels of this spacing cover a scan of `shape` and `affine`, at least one per axis."""
+        shape, affine = ras_affine(shape, affine)
+        extent = np.asarray(shape) * spacing_from_affine(affine) / np.asarray(self.spacing)
+        return tuple(int(n) for n in np.maximum(1, np.ceil(extent - 1e-3)))
+
     def pad(self, image):
         """Fill up an image (x, y, z) with air to `least_shape`; returns it and where the scan begins (3,)."""
         missing = np.maximum(np.array(self.least_shape) - image.shape, 0)
@@ -115,8 +122,7 @@ class Preprocessing:
             If the grid would be too large to hold, or the image has one intensity only.
         """
         ras_shape, ras = ras_affine(image.shape, affine)
-        spacing = spacing_from_affine(ras)
-        shape = _grid_shape(ras_shape, spacing, self.spacing)
+        spacing, shape = spacing_from_affine(ras), self.shape_of(image.shape, affine)
         if math.prod(shape) > MAX_VOXELS:
             raise GeometryError(
                 f"The scan would have {shape} voxels at {self.spacing} mm, which is too many. Check its "
@@ -162,13 +168,19 @@ def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
     [0.71, 2.5, 4.5, 6.29]
     """
     tensor = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # torch warns of read-only arrays
-    for axis in range(3):
+    order, between = range(3), [math.prod((*new_shape[: i + 1], *array.shape[i + 1 :])) for i in range(2)]
+    if max(between) > MAX_VOXELS:  # else thick slices of many pixels would fill memory on the way
+        order = sorted(order, key=lambda axis: new_shape[axis] / array.shape[axis])
+    for axis in order:
         ratio = float(new_spacing[axis]) / float(spacing[axis])
         start = float(offset[axis]) / float(spacing[axis])
         if abs(ratio - 1) < 1e-6 and not start and tensor.shape[axis] == new_shape[axis]:
             continue
-        weights = _axis_weights(tensor.shape[axis], new_shape[axis], ratio, start)
-        tensor = torch.movedim(torch.tensordot(weights, tensor, dims=([1], [axis])), 0, axis)
+        parts = [
+            torch.tensordot(weights, tensor.narrow(axis, first, weights.shape[1]), dims=([1], [axis]))
+            for weights, first in _axis_weights(tensor.shape[axis], new_shape[axis], ratio, start)
+        ]
+        tensor = torch.movedim(parts[0] if len(parts) == 1 else torch.cat(parts), 0, axis)
     return np.ascontiguousarray(tensor.numpy())
 
 
@@ -228,15 +240,17 @@ def _intensity_range(image):
     return floor, top
 
 
-def _axis_weights(n_in, n_out, ratio, start=0.0):
-    """Return the (n_out, n_in) matrix that resamples one axis by `ratio`, new over old, from `start`."""
-    position = start + (np.arange(n_out) + 0.5) * ratio - 0.5
-    distance = np.abs(np.clip(position, 0, n_in - 1)[:, None] - np.arange(n_in)[None])
-    weights = np.maximum(0, 1 - distance / max(ratio, 1.0))
-    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+def _axis_weights(n_in, n_out, ratio, start):
+    """Yield the (n_out, n_in) matrix that resamples an axis by `ratio`, new over old, from `start`.
 
-
-def _grid_shape(shape, spacing, new_spacing):
-    """Return how many new voxels cover the old extent, at least one per axis."""
-    extent = np.asarray(shape) * np.asarray(spacing) / np.asarray(new_spacing)
-    return tuple(int(n) for n in np.maximum(1, np.ceil(extent - 1e-3)))
+    In blocks (n rows, some columns), each with its first column: outside, the matrix is 0.
+    """
+    rows = n_out if n_out * n_in <= _BLOCK else max(1, int((_BLOCK / max(ratio, 1.0)) ** 0.5))
+    for row in range(0, n_out, rows):
+        position = start + (np.arange(row, min(row + rows, n_out)) + 0.5) * ratio - 0.5
+        position = np.clip(position, 0, n_in - 1)
+        reach = n_in if rows == n_out else int(np.ceil(max(ratio, 1.0)))
+        first, last = max(0, int(position[0]) - reach), min(n_in, int(position[-1]) + reach + 1)
+        distance = np.abs(position[:, None] - np.arange(first, last)[None])
+        weights = np.maximum(0, 1 - distance / max(ratio, 1.0))
+        yield torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)), first

@@ -11,7 +11,7 @@ import numpy as np
 from tumorsim._validation import check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
-from tumorsim.io import arrays_of_nibabel, load_image, read_geometry
+from tumorsim.io import arrays_of_nibabel, load_image, read_geometry, states_orientation
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Source = str | os.PathLike | SpatialImage | tuple[np.ndarray, np.ndarray]
 
 __all__ = ["Case", "of_file"]
+
+
+_MOST_LESIONS = 20  # a mask of larger values is compared with the image
+_MASK_REMEDY = "Name the file that holds the segmentation."
 
 
 class Case:
@@ -84,6 +88,11 @@ class Case:
         """Millimetres per voxel, shape (3,)."""
         return spacing_from_affine(self.affine)
 
+    @cached_property
+    def states_orientation(self) -> bool:
+        """Whether the file says which way its axes point, so that left and right are known; arrays do."""
+        return not isinstance(self.image, str) or states_orientation(self.image)
+
     def load_image(self) -> np.ndarray:
         """Return the voxels, shape (nx, ny, nz); a file is read each time.
 
@@ -110,6 +119,8 @@ class Case:
             If it does not lie on the image's grid.
         GeometryError
             If it holds anything but whole numbers.
+        ValueError
+            If it is the image.
         """
         if self.mask is None:
             return None
@@ -124,12 +135,17 @@ class Case:
                     "interpolation."
                 )
             array = array.astype(np.int32)
+        if array.max() > _MOST_LESIONS and np.array_equal(array, self.load_image()):
+            raise ValueError(f"The mask of case '{self.case_id}' has the voxels of its image. {_MASK_REMEDY}")
         return array
 
     def check_grid(self) -> None:
-        """Raise ``GridMismatchError`` unless image and mask share a grid; reads headers only."""
+        """Raise ``GridMismatchError`` unless image and mask are two files on one grid; reads headers."""
         if self.mask is not None:
             check_same_grid(self.shape, self.affine, *_geometry_of(self.mask), case_id=self.case_id)
+            if isinstance(self.image, str) and isinstance(self.mask, str):
+                if os.path.samefile(self.image, self.mask):
+                    raise ValueError(f"The mask of case '{self.case_id}' is its image. {_MASK_REMEDY}")
 
 
 def _geometry_of(source):
