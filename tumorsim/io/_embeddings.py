@@ -87,28 +87,24 @@ def load_embeddings(path):
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 schema = int(file["schema"])
-                X, columns, space = (
-                    file["X"],
-                    json.loads(str(file["columns"])),
-                    json.loads(str(file["space"])),
-                )
+                X = file["X"]
+                columns, space = json.loads(str(file["columns"])), json.loads(str(file["space"]))
     except Exception as err:  # NumPy, zipfile and zlib raise many kinds for damaged files
         raise ValueError(problem) from err
     if schema != SCHEMA:
         raise ValueError(
             f"'{path}' has schema {schema}, and this tumorsim reads {SCHEMA}. Embed the archive anew."
         )
+    whole = isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2
     tables = isinstance(columns, dict) and isinstance(space, dict) and "tumor_id" in columns
-    if X.dtype != np.float32 or X.ndim != 2 or not tables or not isinstance(space.get("fingerprint"), str):
+    if not (whole and tables and all(_is_column(values, len(X)) for values in columns.values())):
         raise ValueError(problem)
-    for values in columns.values():
-        if (
-            not isinstance(values, list)
-            or len(values) != len(X)
-            or any(isinstance(v, list | dict) for v in values)
-        ):
-            raise ValueError(problem)
     return X, columns, space
+
+
+def _is_column(values, length):
+    """Tell whether `values` are a list of so many cells."""
+    return isinstance(values, list) and len(values) == length and {type(v) for v in values} <= _CELLS
 
 
 def _plain(value, name):

@@ -31,7 +31,7 @@ class VoxelCache:
     Parameters
     ----------
     directory : str or Path
-        Made when needed; it may be deleted at any time. Where nothing can be written, scans are prepared anew.
+        Made when needed; it may be deleted at any time. Without room in it, scans are prepared anew.
     max_bytes : int, default=20 GB
         When it grows beyond, the files of the cache's own that were used longest ago are removed until 95 %
         are left.
@@ -61,8 +61,8 @@ class VoxelCache:
                 if not all(file.exists() for file in files.values()):
                     reason = os.strerror(err.errno) if err.errno else err
                     warnings.warn(
-                        f"Scans are not kept in the voxel cache '{self.directory}', which slows the next run: "
-                        f"{reason}. Make room there, or choose another folder.",
+                        f"Scans are not kept in the voxel cache '{self.directory}', which slows later runs. "
+                        f"Got: {reason}. Make room there, or choose another folder.",
                         stacklevel=2,
                     )
             for name, file in files.items():  # another process may have removed it by now

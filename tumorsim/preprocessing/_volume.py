@@ -93,7 +93,7 @@ class Preprocessing:
         return cls(values["spacing"], values["least_shape"])
 
     def shape_of(self, shape, affine):
-        """Return how many voxels of this spacing cover a scan of `shape` and `affine`, at least one per axis."""
+        """Return how many voxels of this spacing cover a scan of `shape` and `affine`, on each axis."""
         shape, affine = ras_affine(shape, affine)
         extent = np.asarray(shape) * spacing_from_affine(affine) / np.asarray(self.spacing)
         return tuple(int(n) for n in np.maximum(1, np.ceil(extent - 1e-3)))
