@@ -66,7 +66,7 @@ _NPY_WORDS = (
 )
 
 READERS = [
-    Reader("npz", _npz, _read_npz, _NPY_WORDS, ci=250, pending="errors of zlib and tokenize, schema"),
+    Reader("npz", _npz, _read_npz, _NPY_WORDS, ci=250),
     Reader(
         "calibration",
         _calibration,

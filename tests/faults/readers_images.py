@@ -107,12 +107,8 @@ _NIFTI_WORDS += tuple(
 READERS = [
     Reader("nifti-gz", _nifti(".nii.gz"), _read, _NIFTI_WORDS, ci=250),
     Reader("nifti", _nifti(".nii"), _read, _NIFTI_WORDS, ci=300),
-    Reader("nifti-pair", _analyze_pair, _read, _NIFTI_WORDS, ci=150, pending="memory"),
-    Reader("mgh", _mgh, _read, ci=250, pending="memory"),
-    Reader(
-        "nrrd", _nrrd, _read, _NRRD_WORDS, ci=250, pending="control characters, messages without the file"
-    ),
-    Reader(
-        "nhdr", _nhdr, _read, _NRRD_WORDS, ci=250, pending="control characters, messages without the file"
-    ),
+    Reader("nifti-pair", _analyze_pair, _read, _NIFTI_WORDS, ci=150),
+    Reader("mgh", _mgh, _read, ci=250),
+    Reader("nrrd", _nrrd, _read, _NRRD_WORDS, ci=250),
+    Reader("nhdr", _nhdr, _read, _NRRD_WORDS, ci=250),
 ]
