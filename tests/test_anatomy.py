@@ -20,6 +20,7 @@ from tumorsim.anatomy import (
     register_to_mni,
 )
 from tumorsim.anatomy import _places as places_module
+from tumorsim.anatomy import _register as register_module
 from tumorsim.anatomy._picture import picture_file
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.geometry import bbox_from_mask, ras_affine, to_ras
@@ -150,6 +151,24 @@ def test_scan_that_shows_no_brain_falls_back_to_the_header():
         register_to_mni(np.ones((9, 9, 9)), np.eye(4))
     with pytest.raises(ValueError, match="'method' must be one of"):
         register_to_mni(noise, np.eye(4), method="ants")
+
+
+def test_registration_takes_one_thread_of_blas(simulated, monkeypatch):
+    """However many a process may use, small matrices are worked on by one, and the rest keeps its number."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    seen = []
+    rank = register_module._rank_starts
+    monkeypatch.setattr(register_module, "_rank_starts", lambda *a: (seen.append(threads()), rank(*a))[1])
+    case = simulated.cases[0]
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        register_to_mni(case.load_image(), case.affine, method="header")
+        assert threads() == before
+    assert seen == [{1}]
 
 
 def test_labels_that_are_there_stay_and_complete_scans_are_left_alone(bare, monkeypatch):

@@ -88,15 +88,18 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
     2011.
     """
     check_choice(method, "method", ("registration", "header"))
-    levels, middle = _prepare(image, affine, ignore)
-    starts = _rank_starts(levels[0], middle)
-    if method == "registration":
-        best, second = _refine(starts, levels)
-        quality = quality_of(best, levels[-1], _STEPS[-1])
-        if quality >= _LEAST_QUALITY:
-            return Registration(np.linalg.inv(best), method, quality, distance(best, second))
-    quality = quality_of(starts[0], levels[-1], _STEPS[-1])
-    return Registration(np.linalg.inv(starts[0]), "header", quality, np.nan)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # on matrices this small threads wait more than they work
+        levels, middle = _prepare(image, affine, ignore)
+        starts = _rank_starts(levels[0], middle)
+        if method == "registration":
+            best, second = _refine(starts, levels)
+            quality = quality_of(best, levels[-1], _STEPS[-1])
+            if quality >= _LEAST_QUALITY:
+                return Registration(np.linalg.inv(best), method, quality, distance(best, second))
+        quality = quality_of(starts[0], levels[-1], _STEPS[-1])
+        return Registration(np.linalg.inv(starts[0]), "header", quality, np.nan)
 
 
 @dataclass
