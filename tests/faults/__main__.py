@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers of the tests
 
-from ._engine import Outcome, Session, Tally, all_readers, run_range
+from ._engine import Outcome, Session, Tally, all_readers, memory_limit, run_range
 
 _HANGS = 60  # times the limit of an input after which the process is stopped from outside
 
@@ -63,14 +63,16 @@ def _show(reader, number, seed, folder):
     """Write one input below `folder`, read it, and print what happens."""
     session = Session(reader, seed)
     sample = session.input(number)
-    print(session.judge(sample))
+    with memory_limit():
+        print(session.judge(sample))
     target = Path(folder or f"fault-{reader.name}-{number}")
     target.mkdir(parents=True, exist_ok=True)
     path = session.write(sample, target)
     session.close()
     print(f"written: {path}")
     try:
-        print(type(reader.read(path)))
+        with memory_limit():
+            print(type(reader.read(path)))
     except Exception:
         traceback.print_exc()
 

@@ -24,7 +24,7 @@ import tumorsim
 
 from ._mutations import mutate
 
-__all__ = ["Outcome", "Reader", "Session", "Tally", "all_readers", "run_range"]
+__all__ = ["Outcome", "Reader", "Session", "Tally", "all_readers", "memory_limit", "run_range"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(tumorsim.__file__)) + os.sep
 _LONGEST = 3000  # characters of a message
@@ -222,6 +222,8 @@ def _of_error(err, names):
     """Return the `Outcome` of an exception that reading files called `names` has raised."""
     frames = traceback.extract_tb(err.__traceback__)
     own = [f for f in frames if os.path.abspath(f.filename).startswith(_PACKAGE)]
+    if isinstance(err, _TooSlow):
+        frames = frames[:-1]  # the alarm's own
     last = own[-1] if own else frames[-1]
     place = f"{type(err).__name__} {os.path.basename(last.filename)}:{last.name}"
     message = str(err)
@@ -289,29 +291,33 @@ class Tally:
 def run_range(reader, stop, seed, tally, on_number=None, save_every=30.0):
     """Read the inputs from where `tally` stands up to `stop`."""
     session = Session(reader, seed)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     saved = time.monotonic()
     try:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (_mapped() + 4 * 2**30, hard))  # what is refused at once
-        for number in range(tally.values["done"], stop):
-            if on_number is not None:
-                on_number(number)
-            tally.add(number, session.judge(session.input(number)))
-            if time.monotonic() - saved > save_every:
-                tally.save()
-                saved = time.monotonic()
+        with memory_limit():
+            for number in range(tally.values["done"], stop):
+                if on_number is not None:
+                    on_number(number)
+                tally.add(number, session.judge(session.input(number)))
+                if time.monotonic() - saved > save_every:
+                    tally.save()
+                    saved = time.monotonic()
     finally:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         tally.save()
         session.close()
     return tally
 
 
-def _mapped():
-    """Return the bytes of address space that this process has mapped."""
+@contextlib.contextmanager
+def memory_limit(gigabytes=3):
+    """Refuse this process more address space than it has now and so much more, while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 16 * 2**30
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + gigabytes * 2**30, hard))
+    except (OSError, ValueError):  # not Linux
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -45,6 +45,8 @@ def _sign(folder):
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for entry in manifest["files"].values():
+            if not (folder / entry["name"]).is_file():  # such as /dev/zero
+                continue
             content = (folder / entry["name"]).read_bytes()
             entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         manifest.pop("sha256", None)

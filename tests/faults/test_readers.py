@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from ._engine import Session, Tally, all_readers
+from ._engine import Session, Tally, all_readers, memory_limit
 
 READERS = all_readers()
 
@@ -19,8 +19,9 @@ def test_damaged_files_are_read_or_refused(name):
             pytest.skip(f"'{module}' is not installed")
     session, tally = Session(reader), Tally(name, 0)
     try:
-        for number in range(reader.ci):
-            tally.add(number, session.judge(session.input(number)))
+        with memory_limit():
+            for number in range(reader.ci):
+                tally.add(number, session.judge(session.input(number)))
     finally:
         session.close()
     if reader.pending and tally.values["defects"]:
