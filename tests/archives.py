@@ -6,6 +6,8 @@ from pathlib import Path
 from tumorsim import Case, Cohort, Tumor
 from tumorsim.io import save_nifti
 
+TRAINING = "--max-epochs 1 --batches-per-epoch 4 --batch-size 2 --patch-size 32 --n-channels 8 --n-blocks 1"
+
 
 def write_cohort(cohort, folder):
     """Write a cohort's scans as NIfTI, and return the same tumors in these files."""

@@ -88,3 +88,23 @@ def write_case():
         return Case(files["image"], files.get("mask"), case_id=case.case_id, patient_id=case.patient_id)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory):
+    """Return a folder with a scan table, its archive, a model, embeddings and an index, made by commands.
+
+    Tests write elsewhere.
+    """
+    import phantoms
+    from archives import TRAINING, write_cohort, write_scan_table
+    from test_cli import run
+
+    path = tmp_path_factory.mktemp("cli")
+    cohort = write_cohort(phantoms.cohort(6), path)
+    write_scan_table(cohort, path / "scans.csv")
+    run("manifest", path / "scans.csv", "-o", path / "archive.csv")
+    run("fit", path / "archive.csv", "-o", path / "model.safetensors", TRAINING, "--device cpu")
+    run("embed", path / "archive.csv", "--model", path / "model.safetensors", "-o", path / "archive.npz")
+    run("index build", path / "archive.npz", "-o", path / "index")
+    return path

@@ -21,7 +21,6 @@ from tumorsim.anatomy import (
 )
 from tumorsim.anatomy import _places as places_module
 from tumorsim.anatomy import _register as register_module
-from tumorsim.anatomy._picture import picture_file
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.geometry import bbox_from_mask, ras_affine, to_ras
 from tumorsim.io import save_nifti
@@ -239,7 +238,7 @@ def test_picture_shows_scan_and_tumor(bare, tmp_path):
     case = Case(tumor.case.image, tumor.case.mask, case_id="ward 3/ä:7", patient_id="p")
     copy = Tumor(case, tumor.bbox, tumor_id="a", mask_value=tumor.mask_value)
     add_places(Cohort([copy]), method="header", min_quality=0, qc_dir=tmp_path)
-    file = picture_file(tmp_path, case.case_id)
+    file = tmp_path / "ward_3_ä_7.png"
     assert [p.name for p in tmp_path.iterdir()] == [file.name] and "/" not in file.name
     pixels = np.asarray(Image.open(file)).astype(int)
     red = (pixels[..., 0] == 255) & (pixels[..., 1] == 96)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import phantoms
 import pytest
-from archives import write_cohort, write_scan_table
+from archives import TRAINING, write_cohort, write_scan_table
 from typer.testing import CliRunner
 
 from tumorsim import EmbeddingSpace, TumorIndex
@@ -16,8 +16,6 @@ from tumorsim.calibration import VoteCalibration
 from tumorsim.cli import app
 from tumorsim.cli._parse import parse_aspects, parse_where
 from tumorsim.io import load_embeddings, load_image, save_embeddings
-
-TRAINING = "--max-epochs 1 --batches-per-epoch 4 --batch-size 2 --patch-size 32 --n-channels 8 --n-blocks 1"
 
 
 def run(*parts, code=0, answers=None):
@@ -31,17 +29,10 @@ def run(*parts, code=0, answers=None):
     return result
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return a folder with a scan table, its archive, a model, embeddings and an index, made by commands."""
-    path = tmp_path_factory.mktemp("cli")
-    cohort = write_cohort(phantoms.cohort(6), path)
-    write_scan_table(cohort, path / "scans.csv")
-    run("manifest", path / "scans.csv", "-o", path / "archive.csv")
-    run("fit", path / "archive.csv", "-o", path / "model.safetensors", TRAINING, "--device cpu")
-    run("embed", path / "archive.csv", "--model", path / "model.safetensors", "-o", path / "archive.npz")
-    run("index build", path / "archive.npz", "-o", path / "index")
-    return path
+@pytest.fixture
+def folder(made_folder):
+    """Return the folder that commands made."""
+    return made_folder
 
 
 def ask(folder, *parts, scan="s0_image.nii.gz", **kwargs):
@@ -71,14 +62,16 @@ def test_held_out_patients_are_queries(folder, tmp_path):
     assert not set(parts[0]["patient_id"]) & set(parts[1]["patient_id"])
     for name in ("trained", "held-out"):
         run("embed", tmp_path / f"model-{name}.csv", "--model", model, "-o", tmp_path / f"{name}.npz")
-    asked = ("--queries", tmp_path / "held-out.npz", "-o", tmp_path / "knn.csv")
+    asked = ("--queries", tmp_path / "held-out.npz", "-o", tmp_path / "knn.csv", "--overwrite")
     run("evaluate", tmp_path / "trained.npz", *asked)
     assert pd.read_csv(tmp_path / "knn.csv")["n_queries"].eq(2).all()
     refused = run("evaluate", folder / "archive.npz", *asked, code=2).output
     assert "must come from one model" in refused
     assert (
         "must leave patients"
-        in run("fit", folder / "archive.csv", "-o", model, TRAINING, "--hold-out 0.01", code=2).output
+        in run(
+            "fit", folder / "archive.csv", "-o", model, TRAINING, "--hold-out 0.01 --overwrite", code=2
+        ).output
     )
 
 

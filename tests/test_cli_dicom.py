@@ -38,14 +38,8 @@ def folder(tmp_path_factory):
 
 def test_query_from_dicom_finds_the_same_tumor(folder, tmp_path):
     """With its RTSTRUCT a series is nearest to itself; with the archive's key its own patient is left out."""
-    ask = (
-        "query",
-        folder / "index",
-        "--dicom",
-        folder / "dicom" / "2",
-        "--device cpu -o",
-        tmp_path / "near.csv",
-    )
+    ask = ("query", folder / "index", "--dicom", folder / "dicom" / "2")
+    ask += ("--device cpu --overwrite -o", tmp_path / "near.csv")
     result = run(*ask, "--report", tmp_path / "answer.html")
     near, archive = pd.read_csv(tmp_path / "near.csv"), pd.read_csv(folder / "archive.csv")
     assert "proposed by the model" not in result.output and near["query_tumor_id"][0] == "query/1"
@@ -72,7 +66,7 @@ def test_segment_writes_a_seg_that_comes_back(folder, tmp_path):
 
 def test_a_dry_run_shows_and_writes_nothing(folder, tmp_path):
     """Series and regions by name, no file."""
-    output = run("manifest --dicom", folder / "dicom", "--dry-run -o", tmp_path / "a.csv").output
+    output = run("manifest --dicom", folder / "dicom", "--dry-run").output
     assert output.count("T1c, ") == 4 and output.count("mask: 'GTV'") == 4
     assert not list(tmp_path.iterdir())
 

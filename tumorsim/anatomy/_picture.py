@@ -1,24 +1,16 @@
 """Picture of a registration: the scan in MNI space, the template's outline and the tumors on it."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 
 from tumorsim.anatomy._fit import load_template
 from tumorsim.io import atomic_path
 from tumorsim.rendering import display_window
 
-__all__ = ["picture_file", "save_picture"]
+__all__ = ["save_picture"]
 
 _PLANES = ((2, -40), (2, -16), (2, 8), (2, 32), (2, 56), (1, -60), (1, -18), (1, 24), (0, -30), (0, 0))
 _BRAIN, _WHITE, _TUMOR, _LINES = (64, 224, 255), (32, 112, 127), (255, 96, 96), (255, 220, 64)
 _LIMITS = np.array([0.0, -18.0, 10.0])  # MNI mm between left and right, rear and front, lower and upper
-
-
-def picture_file(folder, case_id):
-    """Return the file of a case's picture; what file systems refuse in a name becomes ``_``."""
-    return Path(folder) / (re.sub(r"[^\w.-]", "_", case_id) + ".png")
 
 
 def save_picture(path, image, affine, tumors, to_mni, *, title, centers=()):

@@ -8,9 +8,9 @@ import numpy as np
 
 from tumorsim._validation import check_integer, check_real
 from tumorsim.anatomy._areas import place_labels, region_at
-from tumorsim.anatomy._picture import picture_file, save_picture
+from tumorsim.anatomy._picture import save_picture
 from tumorsim.anatomy._register import register_to_mni
-from tumorsim.io import atomic_path, content_key, partial_file, remove_partial
+from tumorsim.io import atomic_path, content_key, file_stems, partial_file, remove_partial
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 from tumorsim.records.columns import PLACE_TASKS
@@ -90,9 +90,11 @@ def add_places(
         for rows in group_by_case(cohort)
         if any(tumors[row].labels.get(task) is None for row in rows for task in PLACE_TASKS)
     ]
+    names = file_stems(tumors[rows[0]].case.case_id for rows in groups)
+    pictures = [None if qc_dir is None else Path(qc_dir) / f"{name}.png" for name in names]
     jobs = (
-        delayed(_locate)([tumors[r] for r in rows], areas, method, qc_dir, partial_dir, min_quality)
-        for rows in groups
+        delayed(_locate)([tumors[r] for r in rows], areas, method, picture, partial_dir, min_quality)
+        for rows, picture in zip(groups, pictures, strict=True)
     )
     found = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     failed, doubtful = [], []
@@ -161,11 +163,10 @@ def _filled(tumor, place, trusted):
     )
 
 
-def _locate(tumors, areas, method, qc_dir, partial_dir, min_quality):
+def _locate(tumors, areas, method, picture, partial_dir, min_quality):
     """Return one dict per tumor of one scan (labels and columns), or the reason why there is none."""
     case = tumors[0].case
     kept = _kept_file(partial_dir, tumors, areas, method)
-    picture = None if qc_dir is None else picture_file(qc_dir, case.case_id)
     if kept is not None and kept.is_file() and (picture is None or picture.is_file()):
         return json.loads(kept.read_text(encoding="utf-8"))
     try:

@@ -1,5 +1,8 @@
-"""The root command: version, one line for a user's error, warnings without file names."""
+"""The root command: version, how errors and interruptions end, the one way to print."""
 
+import dis
+import re
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 import tumorsim
+from tumorsim._validation import printable
 
-__all__ = ["app", "check_folder", "check_output"]
+__all__ = ["app", "check_folder", "check_output", "say"]
+
+_ROOT = Path(tumorsim.__file__).parent
+_TEMPORARY = re.compile(r"\.([^/\\'\"\s]+?)-[a-z0-9_]{8}((?:\.\w+){0,2})(?=['\"\s:]|$)")  # of io.atomic_path
+_GOES_ON = "The same command goes on where it stopped."
+_HOW_TO_GO_ON = dict.fromkeys(("embed", "index", "places", "segment"), _GOES_ON)
+_STARTS_AGAIN = "Nothing is left half-written; the same command starts again."
 
 
 class _OneLineErrors(TyperGroup):
-    """A group whose commands end with one line and exit code 2 where the user can mend the cause."""
+    """A group whose commands end with one line: exit code 2 where the user can mend the cause, else 70."""
 
     def invoke(self, ctx):
         """Run a command; ``--debug`` lets the traceback through."""
@@ -23,22 +33,62 @@ class _OneLineErrors(TyperGroup):
                 return super().invoke(ctx)
             except BrokenPipeError:  # 'tumorsim … | head'
                 raise
-            except (ImportError, OSError, TypeError, ValueError) as err:
-                if ctx.params.get("debug"):
+            except KeyboardInterrupt as err:
+                words = str(err) or _HOW_TO_GO_ON.get(ctx.invoked_subcommand, _STARTS_AGAIN)
+                say(f"Stopped. {words}", err=True)
+                raise typer.Exit(130) from err
+            except Exception as err:
+                if ctx.params.get("debug") or isinstance(err, typer.Abort) or hasattr(err, "exit_code"):
                     raise
-                typer.echo(f"Error: {str(err) or type(err).__name__}", err=True)
-                raise typer.Exit(2) from err
+                code, text = _last_words(err)
+                say(text, err=True)
+                raise typer.Exit(code) from err
+
+
+def _last_words(err):
+    """Return exit code and line of an error: what tumorsim or the system says is for people."""
+    text = re.sub(r"^\[\w+ \d+\] ", "", _TEMPORARY.sub(r"\1", str(err)))
+    if isinstance(err, MemoryError):
+        return 2, f"Error: Not enough memory. {text}".rstrip()
+    if _is_worded(err):
+        return 2, f"Error: {text or type(err).__name__}"
+    said = f"{type(err).__name__}: {text}".replace("\n", " ")
+    return 70, (
+        f"Internal error, please report it: {said} Give the command, and what it prints as "
+        "'tumorsim --debug …'; look through that for names of patients first."
+    )
+
+
+def _is_worded(err):
+    """Tell whether tumorsim raised an error itself, here or in another process, or the system did."""
+    if isinstance(err, OSError | ImportError) or type(err).__module__.startswith("tumorsim"):
+        return True
+    if not isinstance(err, TypeError | ValueError):
+        return False
+    last = err.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    if Path(code.co_filename).is_relative_to(_ROOT):  # not what an operation on arrays says of its own
+        return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    files = re.findall(r'File "(.+?)", line', "".join(traceback.format_exception_only(err.__cause__)))
+    return bool(files) and Path(files[-1]).is_relative_to(_ROOT)  # joblib's text of the other process
+
+
+def say(text="", *, err=False):
+    """Print text without the control characters that a manifest or a file's name may hold."""
+    typer.echo("\n".join(printable(line, len(line)) for line in str(text).split("\n")), err=err)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     """Print a warning for people, without the line of code that gave it."""
-    typer.echo(f"Warning: {message}", err=True)
+    say(f"Warning: {message}", err=True)
 
 
 def _print_version(wanted):
     """Print the version and leave."""
     if wanted:
-        typer.echo(f"tumorsim {tumorsim.__version__}")
+        say(f"tumorsim {tumorsim.__version__}")
         raise typer.Exit
 
 
@@ -70,14 +120,17 @@ def root(
     """Find similar brain tumors in contrast-enhanced T1 MRI."""
 
 
-def check_output(*paths):
-    """Raise early, not after an hour, where a file cannot be written because a folder has its name."""
-    for path in paths:
-        if path is not None and Path(path).is_dir():
+def check_output(*paths, overwrite=False):
+    """Raise early, not after an hour, where a file cannot be written, or would replace another."""
+    for path in (Path(path) for path in paths if path is not None):
+        if path.is_dir():
             raise ValueError(f"'{path}' is a folder. Give the name of a file to write.")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"'{path}' exists already. Give another name, or --overwrite.")
 
 
-def check_folder(path):
-    """Raise early where a folder cannot be made because a file has its name."""
+def check_folder(path, *names, overwrite=False):
+    """Raise early where a folder cannot be made because a file has its name, or holds one of the files."""
     if path is not None and path.exists() and not path.is_dir():
         raise ValueError(f"'{path}' is a file. Give a folder.")
+    check_output(*(path / name for name in names if path is not None), overwrite=overwrite)

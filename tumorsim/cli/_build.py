@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from tumorsim.cli import _options as opt
-from tumorsim.cli._app import app, check_folder, check_output
+from tumorsim.cli._app import app, check_folder, check_output, say
 from tumorsim.cli._parse import split_names
 
 
@@ -17,6 +16,7 @@ def demo(
     n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 60,
     random_state: opt.Seed = 0,
     n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
+    overwrite: opt.Overwrite = False,
 ):
     """Walk the whole way once on simulated patients.
 
@@ -25,8 +25,8 @@ def demo(
     """
     from tumorsim.demo import run_demo
 
-    check_folder(out)
-    run_demo(out, n_patients=n_patients, random_state=random_state, n_jobs=n_jobs, echo=typer.echo)
+    check_folder(out, "answer.html", overwrite=overwrite)
+    run_demo(out, n_patients=n_patients, random_state=random_state, n_jobs=n_jobs, echo=say)
 
 
 @app.command(
@@ -41,10 +41,12 @@ def demo(
     "  tumorsim manifest downloads --layout auto -o three_types.csv"
 )
 def manifest(
-    output: Annotated[Path, Option("--output", "-o", help="Manifest to write: one row per tumor.")],
     scans: Annotated[
         Path | None,
         Argument(help="Table with one row per scan (CSV); with --layout a folder.", metavar="SCANS.csv|ROOT"),
+    ] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="Manifest to write: one row per tumor.")
     ] = None,
     layout: Annotated[
         str | None, Option(help="Public data set below ROOT by name, or 'auto' for all.")
@@ -67,14 +69,19 @@ def manifest(
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Show what --dicom holds; write nothing.")] = False,
+    overwrite: opt.Overwrite = False,
 ):
     """Find the tumors in scans, DICOM or a public set, one per row.
 
     Cases of a public data set that cannot be used are left out and listed in <output>.errors.txt.
     """
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     if (scans is None) == (dicom is None):
         raise ValueError("Give either a table of scans or --dicom with a folder.")
+    if dry_run and dicom is None:
+        raise ValueError("--dry-run shows what a folder of --dicom holds. Give --dicom too.")
+    if output is None and not dry_run:
+        raise ValueError("Give the manifest to write: -o archive.csv.")
     if layout is not None and dicom is not None:
         raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
     if layout is not None and by_value:
@@ -85,8 +92,8 @@ def manifest(
     options = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance, "progress": True}
     lesions = {"mask_value": mask_value or ">0", "by_value": by_value}
     patterns = {"series": series, "include": roi, "exclude": exclude_roi}
-    if dicom is not None and dry_run:
-        typer.echo("\n".join(survey_dicom(dicom, **patterns)))
+    if dry_run:
+        say("\n".join(survey_dicom(dicom, **patterns)))
         return
     if dicom is not None:
         options |= patterns | lesions | {"key_file": key_file, "keep_patient_ids": keep_patient_ids}
@@ -94,16 +101,16 @@ def manifest(
         for line in report:
             ids = line.get("case_id") or line.get("patient_id", "")
             what = " ".join(text for text in (line.get("modality"), ids) if text)
-            typer.echo(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
+            say(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
     elif layout is not None:
         cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, **options)
     else:
         cohort = build_manifest(scans, output, skip_bad=skip_bad, **lesions, **options)
-    typer.echo(cohort.summary().to_string())
-    typer.echo(f"Wrote {output}: {_counts(cohort)}.")
+    say(cohort.summary().to_string())
+    say(f"Wrote {output}: {_counts(cohort)}.")
     if dicom is not None:
         key = key_file or output.with_suffix(".key")
-        typer.echo(f"The pseudonyms' key is in {key}. Keep it, and never hand it out with the archive.")
+        say(f"The pseudonyms' key is in {key}. Keep it, and never hand it out with the archive.")
 
 
 @app.command(
@@ -114,6 +121,7 @@ def manifest(
 def check(
     archive: opt.Archive,
     output: opt.Table = None,
+    overwrite: opt.Overwrite = False,
     as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
     min_volume: opt.MinVolume = 14.0,
     max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
@@ -127,21 +135,20 @@ def check(
     from tumorsim.checks import check_archive, exit_code
     from tumorsim.manifest import write_table
 
-    if output is not None:
-        check_output(output)
+    check_output(output, overwrite=overwrite)
     limits = {"min_volume_mm3": min_volume, "max_volume_mm3": max_volume}
     findings = check_archive(archive, **limits, progress=True)
     if output is not None:
-        write_table(output, findings)
+        write_table(output, findings, for_people=True)
     if as_json:
-        typer.echo(findings.to_json(orient="records", force_ascii=False, indent=2))
+        say(findings.to_json(orient="records", force_ascii=False, indent=2))
     elif len(findings):
-        typer.echo(findings.to_string(index=False, justify="left", max_colwidth=None))
+        say(findings.to_string(index=False, justify="left", max_colwidth=None))
         counts = findings["severity"].value_counts()
-        typer.echo("Found " + ", ".join(counted(n, name) for name, n in counts.items()) + ".")
+        say("Found " + ", ".join(counted(n, name) for name, n in counts.items()) + ".")
     else:
-        typer.echo(f"Found nothing wrong in {archive}.")
-    raise typer.Exit(exit_code(findings))
+        say(f"Found nothing wrong in {archive}.")
+    raise Exit(exit_code(findings))
 
 
 @app.command(
@@ -180,13 +187,14 @@ def fit(
     random_state: opt.Seed = 0,
     hold_out: Annotated[float | None, Option(help="Share of patients to hold out, such as 0.2.")] = None,
     skip_bad: opt.SkipBad = False,
+    overwrite: opt.Overwrite = False,
 ):
     """Train an embedder on an archive's masks and labels.
 
     Options that are not given keep the recipe's values. With --hold-out the patients that were trained on and
     those that were not are written as manifests beside the model.
     """
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     given = {"tasks": split_names(tasks), "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch}
     given |= {"batch_size": batch_size, "spacing": spacing, "patch_size": patch_size, "lr": lr}
     given |= {"n_channels": n_channels, "n_blocks": n_blocks, "recipe__precision": precision}
@@ -201,7 +209,7 @@ def fit(
     cohort = load_cohort(archive, skip_bad=skip_bad)
     if hold_out is not None:
         cohort, kept = hold_out_patients(cohort, output, test_share=hold_out, random_state=random_state)
-        typer.echo(f"Wrote {output.stem}-trained.csv and {output.stem}-held-out.csv, which has {kept!r}.")
+        say(f"Wrote {output.stem}-trained.csv and {output.stem}-held-out.csv, which has {kept!r}.")
     if initial_weights is not None:
         embedder = TumorEmbedder.from_pretrained(None if initial_weights == "default" else initial_weights)
     else:
@@ -212,8 +220,8 @@ def fit(
     first, last = embedder.history_[0], embedder.history_[-1]
     for name in (n for n in last if n.startswith("loss")):
         head = name.removeprefix("loss_") if name != "loss" else "all"
-        typer.echo(f"  loss of {head:<16} {first.get(name, float('nan')):8.3f} → {last[name]:.3f}")
-    typer.echo(f"Wrote {output}: fingerprint {embedder.space_.fingerprint[:16]}, trained on {cohort!r}.")
+        say(f"  loss of {head:<16} {first.get(name, float('nan')):8.3f} → {last[name]:.3f}")
+    say(f"Wrote {output}: fingerprint {embedder.space_.fingerprint[:16]}, trained on {cohort!r}.")
 
 
 @app.command(
@@ -228,16 +236,21 @@ def embed(
     device: opt.Device = "auto",
     n_jobs: opt.Jobs = 2,
     skip_bad: opt.SkipBad = False,
+    overwrite: opt.Overwrite = False,
 ):
-    """Turn each tumor of an archive into a vector."""
+    """Turn each tumor of an archive into a vector.
+
+    A file of the same model is replaced where no tumor of it gets lost; others with --overwrite only.
+    """
     from tumorsim._validation import counted
     from tumorsim.manifest import load_cohort
     from tumorsim.retrieval import embed_to_file, load_embedder
 
-    check_output(output)
+    check_output(output, overwrite=True)
     cohort = load_cohort(archive, skip_bad=skip_bad)
-    X = embed_to_file(load_embedder(model, device=device, n_jobs=n_jobs), cohort, output, progress=True)
-    typer.echo(f"Wrote {output}: {counted(len(X), 'tumor')}, {X.shape[1]} numbers each.")
+    embedder = load_embedder(model, device=device, n_jobs=n_jobs)
+    X = embed_to_file(embedder, cohort, output, overwrite=overwrite, progress=True)
+    say(f"Wrote {output}: {counted(len(X), 'tumor')}, {X.shape[1]} numbers each.")
 
 
 @app.command(
@@ -254,6 +267,7 @@ def places(
     min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
     n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
     skip_bad: opt.SkipBad = False,
+    overwrite: opt.Overwrite = False,
 ):
     """Fill in where in the brain tumors lie: side, halves and area.
 
@@ -265,14 +279,14 @@ def places(
     from tumorsim.anatomy import AreaMap, places_to_file
     from tumorsim.records.columns import PLACE_TASKS
 
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     check_folder(qc)
     own = None if areas is None else AreaMap.load(areas, area_names)
     options = {"min_quality": min_quality, "n_jobs": n_jobs, "skip_bad": skip_bad, "progress": True}
     cohort = places_to_file(archive, output, areas=own, qc_dir=qc, **options)
     counts = cohort.labels[list(PLACE_TASKS)].notna().sum()
     filled = ", ".join(f"{task} {n}" for task, n in counts.items())
-    typer.echo(f"Wrote {output}: {_counts(cohort)}; with a label: {filled}.")
+    say(f"Wrote {output}: {_counts(cohort)}; with a label: {filled}.")
 
 
 def _counts(cohort):

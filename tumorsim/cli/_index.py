@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from tumorsim.cli._app import app, check_output
-from tumorsim.cli._options import Device, Jobs, Model
+from tumorsim.cli._app import app, check_output, say
+from tumorsim.cli._options import Device, Jobs, Model, Overwrite
 from tumorsim.cli._parse import parse_where
 
 IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
@@ -36,16 +36,15 @@ def index_build(
     ] = "exact",
     uri: Annotated[str | None, Option(help="Of the Milvus: a file, or http://host:19530.")] = None,
     collection: Annotated[str | None, Option(help="Name in the Milvus.")] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace a Milvus collection of that name.")
-    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     n_jobs: Jobs = 2,
 ):
     """Make an index of an archive's embeddings.
 
-    An index of that name is replaced.
+    With --overwrite an index or a Milvus collection of that name is replaced.
     """
+    _check_index(output, overwrite)
     from tumorsim.index import TumorIndex
     from tumorsim.io import remove_partial
     from tumorsim.retrieval import read_embeddings
@@ -55,7 +54,7 @@ def index_build(
     index = TumorIndex(metric=metric, engine=engine, uri=uri, collection=collection)
     index.fit(X, metadata=table, space=space, overwrite=overwrite).save(output)
     remove_partial(f"{output}.partial", ".npy")
-    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+    say(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
 
 
 @index_app.command(
@@ -105,7 +104,7 @@ def index_remove(
         before = index.n_samples_fit_
         index.remove(ids)
     left = index.n_samples_fit_
-    typer.echo(f"{index_dir} now holds {left} tumors; {before - left} are gone.")
+    say(f"{index_dir} now holds {left} tumors; {before - left} are gone.")
 
 
 @index_app.command("info", epilog="\b\nExample:\n  tumorsim index info index")
@@ -129,7 +128,7 @@ def index_info(index_dir: IndexDir):
         facts[task] = ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
     facts["columns"] = ", ".join(table.columns)
     for name, value in facts.items():
-        typer.echo(f"{name + ':':<14} {value}")
+        say(f"{name + ':':<14} {value}")
 
 
 @index_app.command("verify", epilog="\b\nExample:\n  tumorsim index verify index")
@@ -139,7 +138,7 @@ def index_verify(index_dir: IndexDir):
 
     manifest = TumorIndex.verify(index_dir)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    typer.echo(
+    say(
         f"{index_dir} is whole: {manifest['size']} tumors in {size} bytes, generation "
         f"{manifest['generation']}, schema version {manifest['schema_version']}."
     )
@@ -149,30 +148,39 @@ def index_verify(index_dir: IndexDir):
 def index_export(
     index_dir: IndexDir,
     output: Annotated[Path, Option("--output", "-o", help="Parquet file to write.")],
+    overwrite: Overwrite = False,
 ):
     """Write an index as a Parquet table for other tools."""
     from tumorsim.index import TumorIndex
 
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     index = TumorIndex.load(index_dir)
     index.to_parquet(output)
-    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+    say(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
 
 
 @index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")
 def index_import(
     source: Annotated[Path, Argument(help="Parquet file with one row per tumor.", metavar="ARCHIVE.parquet")],
     output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+    overwrite: Overwrite = False,
 ):
-    """Make an index of a Parquet table with a column 'embedding'.
-
-    An index of that name is replaced.
-    """
+    """Make an index of a Parquet table with a column 'embedding'."""
+    _check_index(output, overwrite)
     from tumorsim.index import TumorIndex
 
     index = TumorIndex.from_parquet(source)
     index.save(output)
-    typer.echo(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+    say(f"Wrote {output}: {index.n_samples_fit_} tumors, {index.n_features_in_} numbers each.")
+
+
+def _check_index(folder, overwrite):
+    """Raise early where an index would be lost."""
+    if (folder / "manifest.json").exists() and not overwrite:
+        raise FileExistsError(
+            f"Index '{folder}' exists already. Add to it with 'tumorsim index add', or replace it with "
+            "--overwrite."
+        )
 
 
 def _change(index_dir, source, model, device, n_jobs, how):
@@ -188,4 +196,4 @@ def _change(index_dir, source, model, device, n_jobs, how):
         getattr(index, how)(X, metadata=table, space=space)
     remove_partial(f"{index_dir}.partial", ".npy")
     what = "new" if how == "add" else "replaced"
-    typer.echo(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")
+    say(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")

@@ -6,7 +6,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 Archive = Annotated[Path, Argument(help="Manifest with one row per tumor.", metavar="ARCHIVE.csv")]
-Scan = Annotated[Path | None, Argument(help="T1c image (NIfTI or NRRD).", metavar="SCAN")]
 Table = Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")]
 Model = Annotated[
     str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
@@ -14,6 +13,7 @@ Model = Annotated[
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
 Seed = Annotated[int, Option(help="Seed.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
 MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
 MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]

@@ -1,13 +1,13 @@
 """Commands on new scans, and on how good answers are: query, segment, evaluate."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, confirm
 
 from tumorsim.cli import _options as opt
-from tumorsim.cli._app import app, check_output
+from tumorsim.cli._app import app, check_folder, check_output, say
 from tumorsim.cli._parse import parse_aspects, parse_exclude, parse_numbers, parse_where, split_names
 
 Box = tuple[int, int, int, int, int, int]
@@ -20,6 +20,8 @@ Box = tuple[int, int, int, int, int, int]
     "      --where type=meningioma --where 'volume_mm3>=500' --report answer.html\n\n"
     "\b\nStraight from DICOM, with its RTSTRUCT or SEG where there is one:\n"
     "  tumorsim query index --dicom new_patient --key-file archive.key --exclude same_patient\n\n"
+    "\b\nA table of scans, or a manifest; one sheet per scan, index.html leads to them:\n"
+    "  tumorsim query index week.csv --report week\n\n"
     "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
     "up to 30 mm around; nothing is sent anywhere."
 )
@@ -27,7 +29,7 @@ def query(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
     scan: Annotated[
         Path | None,
-        Argument(help="T1c image (NIfTI or NRRD), or a manifest of query tumors.", metavar="SCAN"),
+        Argument(help="T1c image (NIfTI or NRRD), or a table of scans or tumors.", metavar="SCAN"),
     ] = None,
     model: opt.Model = None,
     mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
@@ -47,7 +49,9 @@ def query(
     calibrate: Annotated[list[str] | None, Option(help="Condition on what calibrates p-values.")] = None,
     vote_calibration: Annotated[Path | None, Option(help="File of 'evaluate --calibrate-votes'.")] = None,
     show: Annotated[str | None, Option(help="Further columns, such as dose_gy,control_12m.")] = None,
-    report: Annotated[Path | None, Option(help="Write an HTML answer sheet.")] = None,
+    report: Annotated[Path | None, Option(help="HTML answer sheet; of a table, a folder of them.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print the answer as JSON.")] = False,
+    overwrite: opt.Overwrite = False,
     full: Annotated[
         bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
     ] = False,
@@ -67,15 +71,24 @@ def query(
 ):
     """Find the tumors of an archive that are most like a new one."""
     from tumorsim.index import TumorIndex
-    from tumorsim.retrieval import find_similar, load_embedder
+    from tumorsim.manifest import write_table
+    from tumorsim.retrieval import answer_table, find_similar, is_table, load_embedder
     from tumorsim.weights import find_weights
 
-    check_output(report, output)
+    if index_dir.is_file():
+        raise ValueError(
+            f"INDEX must be the folder of an index. Got the file '{index_dir}'. Write: tumorsim query INDEX "
+            "SCAN."
+        )
     source = _one_source(scan, dicom)
+    many = is_table(source) and (report is None or report.suffix.lower() not in (".html", ".htm"))
+    if many:
+        check_folder(report, "index.html", "answers.json", overwrite=overwrite)
+    check_output(output, None if many else report, overwrite=overwrite)
     if full:
         if report is None:
             raise ValueError("--full is for the report. Give --report too.")
-        typer.confirm(f"Whole heads show faces. Write them into '{report}'?", abort=True)
+        confirm(f"Whole heads show faces. Write them into '{report}'?", abort=True)
     index = TumorIndex.load(index_dir)
     conditions, calibration = (parse_where(texts, index.metadata_) for texts in (where, calibrate))
     options = {"aspects": parse_aspects(aspect), "exclude": parse_exclude(exclude)}
@@ -87,13 +100,26 @@ def query(
     options |= {"series": series, "roi": roi, "exclude_roi": exclude_roi, "key_file": key_file}
     options |= {"show": split_names(show) or ()}
     model = find_weights(model, progress=True)
-    answer = find_similar(load_embedder(model, device=device), index, source, **options)
-    typer.echo(answer)
+    embedder, names = load_embedder(model, device=device), {"archive_name": index_dir, "model_name": model}
+    if many:
+        answers, neighbors = answer_table(
+            embedder, index, source, report, full=full, progress=True, **names, **options
+        )
+        texts = [answer["text"] for answer in answers if "text" in answer]
+    else:
+        answers = find_similar(embedder, index, source, **options)
+        texts, neighbors = [answers], answers.to_frame()
+    if as_json:
+        say(json.dumps(answers if many else answers.to_dict(), indent=1, default=str))
+    else:
+        say("\n".join(map(str, texts)))
     if output is not None:
-        typer.echo(f"Wrote {answer.save_csv(output)}.")
-    if report is not None:
-        names = {"archive_name": index_dir, "model_name": model}
-        typer.echo(f"Wrote {answer.save_html(report, full=full, **names)}.")
+        write_table(output, neighbors, for_people=True)
+        say(f"Wrote {output}.", err=as_json)
+    if report is not None and many:
+        say(f"Wrote {report}: one answer sheet per scan; open index.html.", err=as_json)
+    elif report is not None:
+        say(f"Wrote {answers.save_html(report, full=full, **names)}.", err=as_json)
 
 
 @app.command(
@@ -109,6 +135,7 @@ def evaluate(
         Path | None, Option(help="Write how often votes of --queries are right.")
     ] = None,
     output: opt.Table = None,
+    overwrite: opt.Overwrite = False,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
 ):
     """Say how well neighbors tell labels and shape.
@@ -120,7 +147,7 @@ def evaluate(
     from tumorsim.manifest import write_table
     from tumorsim.retrieval import evaluate_files
 
-    check_output(output, calibrate_votes)
+    check_output(output, calibrate_votes, overwrite=overwrite)
     result, calibration = evaluate_files(
         source,
         queries=queries,
@@ -128,42 +155,60 @@ def evaluate(
         calibrate=calibrate_votes is not None,
         random_state=random_state,
     )
-    typer.echo(format_knn_table(result))
+    say(format_knn_table(result))
     if output is not None:
-        write_table(output, result)
-        typer.echo(f"Wrote {output}.")
+        write_table(output, result, for_people=True)
+        say(f"Wrote {output}.")
     if calibration is not None:
         calibration.save(calibrate_votes)
         report = calibration.report_.round(3).to_string(index=False)
-        typer.echo(f"\nVotes of {n_neighbors} neighbors\n{report}\nWrote {calibrate_votes}.")
+        say(f"\nVotes of {n_neighbors} neighbors\n{report}\nWrote {calibrate_votes}.")
 
 
 @app.command(
     epilog="\b\nExamples:\n  tumorsim segment new.nii.gz -o mask.nii.gz\n"
-    "  tumorsim segment --dicom new_patient --seg mask.dcm"
+    "  tumorsim segment --dicom new_patient --seg mask.dcm\n\n"
+    "\b\nAn archive without masks (a run that was stopped goes on by the same command):\n"
+    "  tumorsim segment scans.csv -o masks\n"
+    "  # look at masks/review.html, correct masks, then\n"
+    "  tumorsim manifest masks/scans.csv -o archive.csv"
 )
 def segment(
-    scan: opt.Scan = None,
-    output: Annotated[Path | None, Option("--output", "-o", help="Mask to write (.nii.gz).")] = None,
+    scan: Annotated[
+        Path | None,
+        Argument(help="T1c image (NIfTI or NRRD), or a table of scans.", metavar="SCAN|SCANS.csv"),
+    ] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="Mask to write (.nii.gz); of a table, a folder.")
+    ] = None,
     model: opt.Model = None,
     threshold: opt.Threshold = 0.5,
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
     series: opt.SeriesPattern = None,
     seg: Annotated[Path | None, Option(help="DICOM SEG to write, of the series of --dicom.")] = None,
+    overwrite: opt.Overwrite = False,
 ):
-    """Propose a tumor mask for a scan, on the scan's own grid.
+    """Propose a tumor mask for a scan, or for each scan of a table.
 
     Look at it before you use it. A SEG holds the PatientID, and is meant to go back to where the series is.
     """
-    from tumorsim.retrieval import load_embedder, segment_to_file
+    from tumorsim.retrieval import is_table, load_embedder, segment_table, segment_to_file
 
-    check_output(output, seg)
     source = _one_source(scan, dicom)
+    if is_table(source):
+        if output is None or seg is not None or series is not None:
+            raise ValueError("Of a table of scans give the folder to write (-o); no --seg and no --series.")
+        check_folder(output)
+        embedder, options = load_embedder(model, device=device), {"threshold": threshold, "progress": True}
+        table = segment_table(embedder, source, output, overwrite=overwrite, **options)
+        say(f"Wrote {output}: scans.csv has {len(table)} scans with a mask. Look at review.html first.")
+        return
+    check_output(output, seg, overwrite=overwrite)
     embedder = load_embedder(model, device=device)
     volume = segment_to_file(embedder, source, output, seg=seg, series=series, threshold=threshold)
     for path in (p for p in (output, seg) if p is not None):
-        typer.echo(f"Wrote {path}: {volume:.2f} ml of tumor proposed.")
+        say(f"Wrote {path}: {volume:.2f} ml of tumor proposed.")
 
 
 def _one_source(scan, dicom):

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from tumorsim.cli._app import app
+from tumorsim.cli._app import app, say
 
 Name = Annotated[
     str | None,
@@ -33,7 +33,7 @@ def weights_list():
 
     rows = list_weights()
     if not rows:
-        typer.echo("This build of tumorsim ships no weights. Train a model with 'tumorsim fit'.")
+        say("This build of tumorsim ships no weights. Train a model with 'tumorsim fit'.")
         return
     table = [("name", "version", "size", "license", "where", "")]
     for row in rows:
@@ -42,10 +42,10 @@ def weights_list():
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
-    typer.echo("")
+        say("  ".join(cells).rstrip())
+    say("")
     for row in rows:
-        typer.echo(f"{row['name']}: {row['description']}")
+        say(f"{row['name']}: {row['description']}")
 
 
 @weights_app.command(
@@ -62,7 +62,7 @@ def weights_fetch(
     """Print the path of a file of weights; download it if needed."""
     from tumorsim.weights import fetch_weights
 
-    typer.echo(fetch_weights(name, force=force, progress=True))
+    say(fetch_weights(name, force=force, progress=True))
 
 
 @weights_app.command(
@@ -82,10 +82,10 @@ def weights_verify(
     from tumorsim.weights import verify_weights
 
     facts = verify_weights(name)
-    typer.echo(f"{facts['path']} is whole.")
-    typer.echo(f"weights:     {facts['name'] or 'none of the shipped ones'}")
-    typer.echo(f"sha256:      {facts['sha256']}")
-    typer.echo(f"fingerprint: {facts['fingerprint']}")
+    say(f"{facts['path']} is whole.")
+    say(f"weights:     {facts['name'] or 'none of the shipped ones'}")
+    say(f"sha256:      {facts['sha256']}")
+    say(f"fingerprint: {facts['fingerprint']}")
 
 
 @weights_app.command(
@@ -101,8 +101,6 @@ def weights_path(name: Name = None):
     from tumorsim.weights import weights_path
 
     path = weights_path(name)
-    typer.echo(path)
+    say(path)
     if not path.is_file():
-        typer.echo(
-            "There is no file at this path yet. Put it there, or run 'tumorsim weights fetch'.", err=True
-        )
+        say("There is no file at this path yet. Put it there, or run 'tumorsim weights fetch'.", err=True)

@@ -12,12 +12,14 @@ from tumorsim.io._images import (
     states_orientation,
 )
 from tumorsim.io._locks import locked
+from tumorsim.io._names import file_stems
 
 __all__ = [
     "ORIENTATION_REMEDY",
     "arrays_of_nibabel",
     "atomic_path",
     "content_key",
+    "file_stems",
     "load_embeddings",
     "load_image",
     "locked",

@@ -1,15 +1,16 @@
 """Tables and DICOM ↔ records; masks → lesions."""
 
-from tumorsim.manifest._build import build_manifest, cohort_from_scans, save_manifest
+from tumorsim.manifest._build import build_manifest, case_of_row, cohort_from_scans, save_manifest
 from tumorsim.manifest._dicom import import_dicom, load_dicom_case, survey_dicom
 from tumorsim.manifest._lesions import find_lesions, tumors_from_case
 from tumorsim.manifest._load import load_cohort, read_manifest
 from tumorsim.manifest._pseudonyms import Pseudonyms
-from tumorsim.manifest._tables import read_table, write_table
+from tumorsim.manifest._tables import read_table, relative_path, write_table
 
 __all__ = [
     "Pseudonyms",
     "build_manifest",
+    "case_of_row",
     "cohort_from_scans",
     "find_lesions",
     "import_dicom",
@@ -17,6 +18,7 @@ __all__ = [
     "load_dicom_case",
     "read_manifest",
     "read_table",
+    "relative_path",
     "save_manifest",
     "survey_dicom",
     "tumors_from_case",

@@ -12,7 +12,7 @@ from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typ
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import label_columns
 
-__all__ = ["build_manifest", "cohort_from_scans", "save_manifest"]
+__all__ = ["build_manifest", "case_of_row", "cohort_from_scans", "save_manifest"]
 
 
 def build_manifest(
@@ -135,7 +135,7 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
         if row.line in table.problems.reasons:
             continue
         try:
-            case = _case_of_scan(table, row, lines)
+            case = case_of_row(table, row, lines)
             value = row.get("mask_value") or mask_value
             one_each = by_value or case.case_id in lesions
             labels = table.labels(row)
@@ -208,7 +208,7 @@ def save_manifest(cohort, path):
     write_table(path, frame)
 
 
-def _case_of_scan(table, row, lines):
+def case_of_row(table, row, lines, *, needs_mask=True):
     """Return the checked case of a scan's row; `lines` (case_id → line) holds those before it."""
     patient_id = check_text(row.get("patient_id"), "patient_id")
     case_id = check_text(row.get("case_id"), "case_id")
@@ -216,13 +216,14 @@ def _case_of_scan(table, row, lines):
         raise ManifestError(f"case_id '{case_id}' must be unique. It is in line {lines[case_id]} too.")
     lines[case_id] = row.line
     check_text(row.get("image"), "image")
-    if not row.get("mask"):
+    if needs_mask and not row.get("mask"):
         raise ManifestError(
             f"case '{case_id}' needs a mask or a box. A tumor known by its box only is a row of a manifest "
             "(tumor_id, x0, y0, z0, x1, y1, z1), not of a scan table."
         )
     files = table.existing_files(row)
-    case = Case(files["image"], files["mask"], case_id=case_id, patient_id=patient_id)
+    case = Case(files["image"], files.get("mask"), case_id=case_id, patient_id=patient_id)
     case.check_grid()
-    case.load_image()
+    if needs_mask:
+        case.load_image()
     return case

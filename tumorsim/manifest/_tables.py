@@ -74,6 +74,10 @@ class Table:
                 f"Got {', '.join(self.columns)}."
             )
 
+    def row(self, line):
+        """Return the row of a line."""
+        return next(row for row in self.rows if row.line == line)
+
     def locate(self, cell):
         """Return the file that a cell names as an absolute path."""
         path = real_path(self.folder / Path(cell).expanduser())
@@ -212,8 +216,11 @@ def read_table(path):
     return table
 
 
-def write_table(path, frame):
-    """Write a DataFrame as CSV (UTF-8) or Parquet, atomically; missing is empty."""
+def write_table(path, frame, *, for_people=False):
+    """Write a DataFrame as CSV (UTF-8) or Parquet, atomically; missing is empty.
+
+    With `for_people`, text of a CSV file that a spreadsheet would take for a formula gets a ``'`` before it.
+    """
     path = Path(path)
     if _is_parquet(path):
         _require_pyarrow(path)
@@ -224,7 +231,8 @@ def write_table(path, frame):
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(frame.columns)
-                writer.writerows([_text(v) for v in row] for row in frame.itertuples(index=False, name=None))
+                text = _unrun if for_people else _text
+                writer.writerows([text(v) for v in row] for row in frame.itertuples(index=False, name=None))
 
 
 def real_path(path):
@@ -287,6 +295,12 @@ def _text(value):
     """Return a cell as text: missing is empty, numbers keep every digit, line breaks are newlines."""
     # csv does not quote a lone carriage return before Python 3.13, and would read two rows
     return "" if is_missing(value) else str(value).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unrun(value):
+    """Return a cell as text that no spreadsheet runs; numbers stay."""
+    text = _text(value)
+    return f"'{text}" if isinstance(value, str) and text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _typed(cells):

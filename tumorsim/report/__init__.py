@@ -1,5 +1,6 @@
-"""Answer sheets: a query tumor and its neighbors as one self-contained HTML file."""
+"""Pages that load nothing from anywhere: answer sheets, the overview of many, the review of masks."""
 
+from tumorsim.report._pages import draw_proposal, draw_tumor, save_overview, save_review
 from tumorsim.report._sheet import describe_model, save_report
 
-__all__ = ["describe_model", "save_report"]
+__all__ = ["describe_model", "draw_proposal", "draw_tumor", "save_overview", "save_report", "save_review"]

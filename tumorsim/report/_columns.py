@@ -9,7 +9,7 @@ from tumorsim.answers import aspect_shares, describe_agreement
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
 from tumorsim.records.columns import is_missing, label_columns
-from tumorsim.rendering import scale_bar_mm
+from tumorsim.report._pages import still
 from tumorsim.report._voxels import encode_voxels
 
 __all__ = ["UNKNOWN", "column_of", "labels_of", "picture_extent", "shown_text"]
@@ -115,12 +115,5 @@ def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):
     except (OSError, ValueError) as err:
         warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
         return {}
-    pictures = still_pictures(near, extent_mm, n_pixels)
+    pictures = [still(picture) for picture in near.slices(extent_mm, n_pixels).values()]
     return {"pictures": pictures, "voxels": encode_voxels(near, extent_mm, n_bytes)}
-
-
-def still_pictures(near, extent_mm, n_pixels):
-    """Return what the template needs for three planes of a tumor's surroundings."""
-    bar = scale_bar_mm(extent_mm)
-    slices = near.slices(extent_mm, n_pixels).values()
-    return [{"picture": picture, "bar_mm": bar, "bar": bar / picture.pixel_mm} for picture in slices]

@@ -1,23 +1,19 @@
 """The answer sheet as a page."""
 
-import base64
-import hashlib
 import warnings
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-import tumorsim
 from tumorsim._validation import counted
 from tumorsim.answers import describe_closeness, describe_summary, describe_vote
-from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import label_columns
-from tumorsim.rendering import COLORS, MISSING_COLOR, OUTLINE_COLOR, PLANES, encode_png, outline_path
+from tumorsim.rendering import PLANES
 from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
+from tumorsim.report._pages import write_page
 
 __all__ = ["describe_model", "save_report"]
 
@@ -25,11 +21,6 @@ TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still picture
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
 N_PIXELS = 180  # on an edge of a still picture
 N_BESIDE = 5  # neighbors that stand beside the query; further ones go into a table of their own
-DISCLAIMERS = (
-    "Research use only; not for diagnosis or treatment.",
-    "Pretrained mostly on simulated tumors.",
-    "Similar appearance does not imply similar outcome; an archive holds only patients who were treated.",
-)
 
 
 def save_report(
@@ -112,19 +103,11 @@ def save_report(
         | {"votes": _lines(votes, i, describe_vote), "summary": _lines(summary, i, describe_summary)}
         for i in range(len(query))
     ]
-    model_info = dict(model_info or {})
-    simulated = model_info.pop("pretrained_on_simulated", False)
-    facts = model_info | ({"Archive": archive_name} if archive_name else {}) | dict(settings or {})
-    facts["Written"] = f"{datetime.now():%Y-%m-%d %H:%M} by tumorsim {tumorsim.__version__}"
-    page = _render(
-        sections=sections,
-        footer={name: str(value) for name, value in facts.items()},
-        disclaimer=" ".join(text for i, text in enumerate(DISCLAIMERS) if simulated or i != 1),
-        shown=None if full else f"{margin_mm:g}",
+    facts = (
+        dict(model_info or {}) | ({"Archive": archive_name} if archive_name else {}) | dict(settings or {})
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    shown = None if full else f"{margin_mm:g}"
+    return write_page(path, "answer", facts=facts, sections=sections, shown=shown)
 
 
 def describe_model(embedder, path=None):
@@ -138,34 +121,6 @@ def describe_model(embedder, path=None):
         facts |= {"pretrained_on_simulated": True} if "simulated" in training.get("data", []) else {}
         facts["Trained on"] = f"{counted(tumors, 'tumor')} of {counted(patients, 'patient')} (data: {data})"
     return facts
-
-
-def _render(**content):
-    """Return the page; its policy allows its own script and style, by their hashes, and nothing else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tumorsim"),
-        autoescape=True,  # manifests may hold any text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"png": encode_png, "outline": outline_path}
-    sources = {}
-    for name in ("script", "style"):
-        text = environment.loader.get_source(environment, f"answer.{'js' if name == 'script' else 'css'}")[0]
-        text = _colors() + text if name == "style" else text
-        digest = hashlib.sha256(text.encode("utf-8")).digest()
-        sources |= {name: text, f"{name}_hash": f"sha256-{base64.b64encode(digest).decode('ascii')}"}
-    return environment.get_template("answer.html.j2").render(**sources, **content)
-
-
-def _colors():
-    """Return the colors of all figures as CSS variables."""
-    colors = {"outline": OUTLINE_COLOR, "missing": MISSING_COLOR}
-    colors |= {f"color{number}": color for number, color in enumerate(COLORS)}
-    return f":root {{ {' '.join(f'--{name}: {color};' for name, color in colors.items())} }}\n"
 
 
 def _section(query, i, neighbors, archive, show, drawing, around):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import counted
+from tumorsim._validation import counted, printable
 from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
-from tumorsim.io import atomic_path
+from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
@@ -101,7 +101,8 @@ class Answer:
             parts.append(f"<ul>{lines}</ul>" if lines else "")
         left = len(self.queries) - 10
         parts += [f"<p>… and {left} more.</p>"] if left > 0 else []
-        return f'<div class="tumorsim">{"".join(parts)}</div>'
+        page = f'<div class="tumorsim">{"".join(parts)}</div>'
+        return "\n".join(printable(line, len(line)) for line in page.split("\n"))
 
     def to_frame(self) -> pd.DataFrame:
         """Return the neighbors with the query's id in column ``query_tumor_id``, for other tools."""
@@ -119,8 +120,7 @@ class Answer:
 
     def save_csv(self, path: str | PathLike) -> Path:
         """Write `to_frame` as CSV, atomically."""
-        with atomic_path(path) as temporary:
-            self.to_frame().to_csv(temporary, index=False)
+        write_table(path, self.to_frame(), for_people=True)
         return Path(path)
 
     def save_html(

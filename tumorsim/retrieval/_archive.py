@@ -28,7 +28,7 @@ from tumorsim.spaces import EmbeddingSpace
 __all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", "read_embeddings"]
 
 
-def embed_to_file(embedder, tumors, path, *, progress=False):
+def embed_to_file(embedder, tumors, path, *, overwrite=False, progress=False):
     """Embed a cohort into an ``.npz`` file; a run that was killed goes on where it stopped.
 
     Parameters
@@ -39,6 +39,8 @@ def embed_to_file(embedder, tumors, path, *, progress=False):
         The archive. Scans are kept in ``<path>.partial/`` one by one until all are done.
     path : str or Path
         The file to write, see `io.load_embeddings`.
+    overwrite : bool, default=False
+        Replace a file of another model, or of tumors that `tumors` lacks.
     progress : bool, default=False
         Show a progress bar.
 
@@ -50,7 +52,22 @@ def embed_to_file(embedder, tumors, path, *, progress=False):
     ------
     CohortError
         If scans cannot be used; all of them are listed, before the first is embedded.
+    FileExistsError
+        If there is a file that only `overwrite` replaces.
     """
+    if not overwrite and Path(path).exists():
+        try:
+            _, columns, space = load_embeddings(path)
+            same = space.get("fingerprint") == embedder.space_.fingerprint
+            lost = set(columns.get("tumor_id", ())) - set(tumors.tumor_ids)
+            what = f"embeddings of tumors that this archive lacks, such as '{min(lost)}'" if lost else ""
+            what = what if same else "embeddings of another model"
+        except ValueError:
+            what = "something else than embeddings"
+        if what:
+            raise FileExistsError(
+                f"'{path}' exists already and holds {what}. Give another name, or overwrite it (--overwrite)."
+            )
     X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress)
     save_embeddings(path, X, columns, embedder.space_.to_dict())
     remove_partial(f"{path}.partial", ".npy")

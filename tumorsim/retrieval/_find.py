@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tumorsim.embedder import TumorEmbedder
 
-__all__ = ["find_similar"]
+__all__ = ["check_request", "find_similar"]
 
 
 def find_similar(
@@ -122,9 +122,9 @@ def find_similar(
     >>> answer.neighbors["rank"].tolist(), list(answer.neighbors)[:4]
     ([1, 2], ['query', 'rank', 'distance', 'label_type'])
     """
-    check_integer(n_neighbors, "n_neighbors", minimum=1)
-    base = _check_search(index, where, exclude, aspects, show)
-    vote_calibration = _check_votes(vote_calibration, index, n_neighbors, where, aspects, max_per_patient)
+    options = {"where": where, "exclude": exclude, "aspects": aspects, "max_per_patient": max_per_patient}
+    known = {"n_neighbors": n_neighbors, "show": show, "vote_calibration": vote_calibration}
+    base, vote_calibration = check_request(embedder, index, options | known)
     check_known(query, exclude, patient_id=patient_id, case_id=case_id, key_file=key_file)
     dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
     scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
@@ -133,7 +133,6 @@ def find_similar(
     lesions |= {"merge_distance_mm": merge_distance_mm, "threshold": threshold, "max_lesions": max_lesions}
     tumors = tumors_of(scan, box=box, embedder=embedder, **lesions)
     X = np.asarray(embedder.transform(tumors))
-    options = {"where": where, "exclude": exclude, "aspects": aspects, "max_per_patient": max_per_patient}
     options |= {"alpha": alpha, "calibration": calibration, "space": embedder.space_}
     compared = _compared(tumors.table, index, exclude)
     neighbors = index.search(X, n_neighbors, query_metadata=compared, **options)
@@ -156,9 +155,18 @@ def find_similar(
     )
 
 
+def check_request(embedder, index, options):
+    """Return rows of the archive that count and the vote calibration; raise before voxels are read."""
+    known = {"n_neighbors": 5, "where": None, "exclude": None, "aspects": None, "show": ()} | options
+    check_integer(known["n_neighbors"], "n_neighbors", minimum=1)
+    check_fitted(index, "metadata_")
+    index.check_space(embedder.space_)
+    base = _check_search(index, *(known[name] for name in ("where", "exclude", "aspects", "show")))
+    return base, _check_votes(index, **{"max_per_patient": 1, "vote_calibration": None} | known)
+
+
 def _check_search(index, where, exclude, aspects, show):
     """Return the rows of the archive that meet `where`; raise where a column, aspect or id is unknown."""
-    check_fitted(index, "metadata_")
     table = index.metadata_
     if isinstance(exclude, str):
         check_choice(exclude, "exclude", ("same_patient", "same_case"))
@@ -180,19 +188,19 @@ def _check_search(index, where, exclude, aspects, show):
     return table[where_mask(table, where or {})]
 
 
-def _check_votes(calibration, index, n_neighbors, where, aspects, max_per_patient):
+def _check_votes(index, *, vote_calibration, n_neighbors, where, aspects, max_per_patient, **others):
     """Return the vote calibration, read from its file where it is one, once it suits index and search."""
-    if calibration is None:
+    if vote_calibration is None:
         return None
     if where or aspects or max_per_patient != 1:
         raise ValueError(
             "Votes are calibrated for plain answers. Give a vote calibration, or conditions, aspects and "
             "more than one tumor per patient, but not both."
         )
-    if not isinstance(calibration, VoteCalibration):
-        calibration = VoteCalibration.load(calibration)
-    calibration.check(index, n_neighbors)
-    return calibration
+    if not isinstance(vote_calibration, VoteCalibration):
+        vote_calibration = VoteCalibration.load(vote_calibration)
+    vote_calibration.check(index, n_neighbors)
+    return vote_calibration
 
 
 def _compared(table, index, exclude):

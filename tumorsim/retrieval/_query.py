@@ -14,10 +14,10 @@ from tumorsim.io import save_nifti
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
-__all__ = ["UNKNOWN_PATIENT", "check_known", "read_query", "segment_to_file", "tumors_of"]
+__all__ = ["UNKNOWN_PATIENT", "check_known", "is_table", "read_query", "segment_to_file", "tumors_of"]
 
 UNKNOWN_PATIENT = "unknown"
-_TABLES = (".csv", ".parquet")
+_TABLES = (".csv", ".parquet", ".pq", ".tsv", ".xlsx")
 
 
 def read_query(query, *, mask=None, box=None, patient_id=None, case_id=None, **dicom):
@@ -40,10 +40,15 @@ def read_query(query, *, mask=None, box=None, patient_id=None, case_id=None, **d
     return Cohort([query] if isinstance(query, Tumor) else query)
 
 
+def is_table(query):
+    """Tell whether a query is the file of a table."""
+    return isinstance(query, str | PathLike) and Path(query).suffix.lower() in _TABLES
+
+
 def is_scan(query):
     """Tell whether a query is a scan without ids: a file, a folder of DICOM, or a nibabel image."""
     if isinstance(query, str | PathLike):
-        return Path(query).suffix.lower() not in _TABLES
+        return not is_table(query)
     return hasattr(query, "dataobj")
 
 

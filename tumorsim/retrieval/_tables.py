@@ -1,0 +1,246 @@
+"""Tables of scans: propose a mask for each, or answer for each; what cannot be used is set aside."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from tumorsim._validation import counted
+from tumorsim.exceptions import ManifestError
+from tumorsim.io import atomic_path, content_key, file_stems, partial_file, remove_partial, save_nifti
+from tumorsim.manifest import (
+    case_of_row,
+    read_manifest,
+    read_table,
+    relative_path,
+    tumors_from_case,
+    write_table,
+)
+from tumorsim.records import Case, group_by_case
+from tumorsim.report import describe_model, draw_proposal, draw_tumor, save_overview, save_review
+from tumorsim.retrieval._find import check_request, find_similar
+
+__all__ = ["answer_table", "segment_table"]
+
+_OF_ONE_SCAN = ("mask", "box", "patient_id", "case_id", "series", "roi", "exclude_roi", "key_file")
+
+
+def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, progress=False) -> pd.DataFrame:
+    """Propose a mask for each scan of a table that names none; a run that was killed goes on.
+
+    Parameters
+    ----------
+    embedder : TumorEmbedder
+        Fitted.
+    scans : path
+        Table with one row per scan, see `manifest.build_manifest`. Masks that it names stay.
+    folder : path
+        Receives a mask per scan, ``scans.csv``, the table with these masks, ``review.html``, pictures of
+        all of them, and ``errors.txt``, scans that could not be used; also ``scans.csv.partial/``, until all
+        is done.
+    threshold : float, default=0.5
+        Probability from which a voxel is proposed as tumor.
+    overwrite : bool, default=False
+        Replace masks and table of an earlier run.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        What ``scans.csv`` holds: scans with a lesion, and ``mask_source``, empty for masks of the table.
+
+    Raises
+    ------
+    FileExistsError
+        If the table or a mask is there already; not with `overwrite`.
+    FileNotFoundError, ManifestError
+        If the table cannot be read, or no scan of it can be used.
+    """
+    folder, table = Path(folder), read_table(scans)
+    partial, cases = folder / "scans.csv.partial", _cases_of(table)
+    stems = file_stems(case.case_id for case in cases.values())
+    files = {
+        line: folder / f"{stem}.nii.gz"
+        for (line, case), stem in zip(cases.items(), stems, strict=True)
+        if not case.has_mask
+    }
+    how = [embedder.space_.fingerprint, threshold]
+    kept = {
+        line: partial_file(partial, [*how, content_key(cases[line].image), file.name], ".json")
+        for line, file in files.items()
+    }
+    taken = [file for line, file in files.items() if file.exists() and not kept[line].is_file()]
+    taken += [file for file in (folder / "scans.csv",) if file.exists()]
+    if taken and not overwrite:
+        raise FileExistsError(
+            f"'{taken[-1]}' exists already; somebody may have corrected it. Give another folder, or "
+            "overwrite it (--overwrite)."
+        )
+    cards = {}
+    for line in tqdm(files, "proposing", unit="scan", disable=None if progress else True):
+        if not (kept[line].is_file() and files[line].is_file()):
+            try:
+                mask, card = _propose(embedder, cases[line], threshold)
+            except (OSError, ValueError) as err:
+                table.problems.add(table.row(line), err, table)
+                continue
+            with atomic_path(kept[line]) as temporary:  # first: a mask without it is somebody's own
+                temporary.write_text(json.dumps(card | {"mask": files[line].name}), encoding="utf-8")
+            save_nifti(files[line], mask, cases[line].affine)
+        cards[line] = json.loads(kept[line].read_text(encoding="utf-8"))
+    table.problems.finish(folder / "errors.txt", n_rows=len(table.rows), skip_bad=True, always_list=True)
+    facts = describe_model(embedder) | {"Scans": str(scans), "Threshold": f"{threshold:g}"}
+    save_review(folder / "review.html", list(cards.values()), _set_aside(table), facts=facts)
+    frame = _with_masks(table, cases, cards, folder)
+    write_table(folder / "scans.csv", frame)
+    remove_partial(partial, ".json")
+    return frame
+
+
+def answer_table(
+    embedder,
+    index,
+    scans: str | PathLike,
+    folder: str | PathLike | None = None,
+    *,
+    full: bool = False,
+    archive_name: str | None = None,
+    model_name: str | PathLike | None = None,
+    progress: bool = False,
+    **options,
+) -> tuple[list[dict], pd.DataFrame]:
+    """Find the tumors of an archive that are most like those of each scan of a table.
+
+    Parameters
+    ----------
+    embedder, index, **options
+        As in `find_similar`.
+    scans : path
+        A table with one row per scan (where it names no mask, lesions are proposed) or a manifest.
+    folder : path, optional
+        Receives ``index.html``, which leads to an answer sheet per scan in ``sheets/``, and ``answers.json``.
+    full, archive_name, model_name
+        As in `Answer.save_html`.
+    progress : bool, default=False
+        Show a progress bar.
+
+    Returns
+    -------
+    answers : list of dict
+        One per scan: ids, ``image``, ``sheet`` (name of its file), ``text`` and what `Answer.to_dict` has; or
+        ``problem``, where a scan cannot be used.
+    neighbors : DataFrame
+        `Answer.to_frame` of all answers; ``query`` counts over all of them.
+
+    Raises
+    ------
+    ManifestError
+        If no scan can be used.
+    """
+    given = [name for name in _OF_ONE_SCAN if options.get(name) is not None]
+    if given:
+        raise ValueError(f"Parameter '{given[0]}' belongs to one scan. Got it beside a table; leave it out.")
+    check_request(embedder, index, options)
+    table, queries = _queries_of(scans, options)
+    names = {"archive_name": archive_name, "model_name": model_name}
+    stems = file_stems(case_id for case_id, _, _ in queries)
+    answers, frames, rows, n_queries = [], [], [], 0
+    bar = tqdm(queries, "querying", unit="scan", disable=None if progress else True)
+    for (case_id, query, line), stem in zip(bar, stems, strict=True):
+        try:
+            answer = find_similar(embedder, index, query() if callable(query) else query, **options)
+        except (OSError, ValueError) as err:
+            table.problems.add(table.row(line), err, table)
+            continue
+        case, content = answer.queries[0].case, answer.to_dict()
+        answers.append({"case_id": case_id, "patient_id": case.patient_id, "image": case.image} | content)
+        answers[-1]["text"] = str(answer)
+        frame = answer.to_frame()
+        frames.append(frame.assign(query=frame["query"] + n_queries))
+        n_queries += len(answer.queries)
+        if folder is not None:
+            answers[-1]["sheet"] = f"sheets/{stem}.html"
+            answer.save_html(Path(folder) / "sheets" / f"{stem}.html", full=full, **names)
+            for number, (tumor, found) in enumerate(zip(answer.queries, content["queries"], strict=True), 1):
+                row = {"sheet": f"sheets/{stem}.html", "number": number, "query": found}
+                rows.append(row | {"proposed": answer.proposed, "picture": draw_tumor(tumor)})
+    errors = None if folder is None else Path(folder) / "errors.txt"
+    table.problems.finish(errors, n_rows=len(table.rows), skip_bad=True, always_list=folder is not None)
+    answers += [{"row": name, "problem": problem} for name, problem in _set_aside(table)]
+    if folder is not None:
+        with atomic_path(Path(folder) / "answers.json") as temporary:
+            text = json.dumps(answers, ensure_ascii=False, indent=1, default=str)
+            temporary.write_text(text, encoding="utf-8")
+        size = counted(index.n_samples_fit_, "tumor")
+        facts = describe_model(embedder, model_name) | {"Scans": str(scans)}
+        facts |= {"Archive": f"{archive_name} ({size})" if archive_name else size} | answers[0]["settings"]
+        save_overview(Path(folder) / "index.html", rows, _set_aside(table), facts=facts)
+    return answers, pd.concat(frames, ignore_index=True)
+
+
+def _cases_of(table):
+    """Return line → Case of a table of scans; rows that name none are among its problems."""
+    if "tumor_id" in table.columns:
+        raise ManifestError(f"'{table.path}' has a column 'tumor_id': it is no scan table but a manifest.")
+    table.require(("patient_id", "case_id", "image"))
+    cases, lines = {}, {}
+    for row in table.rows:
+        try:
+            if row.line not in table.problems.reasons:
+                cases[row.line] = case_of_row(table, row, lines, needs_mask=False)
+        except (OSError, TypeError, ValueError) as err:
+            table.problems.add(row, err, table)
+    return cases
+
+
+def _propose(embedder, case, threshold):
+    """Return a proposed mask (nx, ny, nz), and ids, volumes of lesions and pictures for the page."""
+    mask = embedder.segment(case, threshold=threshold)
+    proposed = Case(case.image, (mask, case.affine), case_id=case.case_id, patient_id=case.patient_id)
+    tumors = tumors_from_case(proposed) if mask.any() else []
+    volumes = tumors.table["volume_mm3"].tolist() if len(tumors) else []
+    largest = tumors[int(np.argmax(volumes))] if volumes else None
+    card = {"case_id": case.case_id, "patient_id": case.patient_id, "image": Path(case.image).name}
+    return mask, card | {"volumes_mm3": volumes, "pictures": draw_proposal(proposed, mask, largest)}
+
+
+def _with_masks(table, cases, cards, folder):
+    """Return the table's scans that have a lesion, with their masks, paths relative to the folder."""
+    rows = []
+    for line, case in cases.items():
+        card = cards.get(line)
+        if case.has_mask or (card is not None and card["volumes_mm3"]):
+            mask = relative_path(case.mask, folder) if card is None else card["mask"]
+            cells = table.row(line).cells | {"image": relative_path(case.image, folder), "mask": mask}
+            rows.append(cells | {"mask_source": "" if card is None else "proposed by the model"})
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*table.columns, "mask", "mask_source"])))
+
+
+def _queries_of(scans, options):
+    """Return the table and, of each scan, case_id, query (or a function that makes it of a mask) and line."""
+    table = read_table(scans)
+    if "tumor_id" in table.columns:
+        cohort, table.problems, lines = read_manifest(scans)
+        groups = group_by_case(cohort)
+        return table, [(cohort[rows[0]].case.case_id, cohort[rows], lines[rows[0]]) for rows in groups]
+    names = ("min_volume_mm3", "merge_distance_mm", "by_value")
+    lesions = {name: options[name] for name in names if name in options}
+
+    def query(case, row):
+        value = row.get("mask_value") or options.get("mask_value", ">0")
+        known = lesions | {"mask_value": value, "labels": table.labels(row)}
+        return (lambda: tumors_from_case(case, **known)) if case.has_mask else case
+
+    return table, [(c.case_id, query(c, table.row(line)), line) for line, c in _cases_of(table).items()]
+
+
+def _set_aside(table):
+    """Return case_id or line, and reason, of rows that could not be used."""
+    rows = [(table.row(line), reason) for line, reason in sorted(table.problems.reasons.items())]
+    return [(row.get("case_id") or f"line {row.line}", reason) for row, reason in rows]
