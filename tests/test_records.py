@@ -1,5 +1,6 @@
 """Case, Tumor, Cohort: what they check, what they measure, how they are sliced."""
 
+import os
 import pickle
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from tumorsim import Case, Cohort, Tumor
 from tumorsim.exceptions import CohortError, GeometryError, GridMismatchError, ManifestError
 from tumorsim.geometry import bbox_from_mask, ras_box
 from tumorsim.io import save_nifti
+from tumorsim.records import columns
 from tumorsim.records.columns import MEASURES
 
 
@@ -193,8 +195,71 @@ def test_tumor_refuses_a_box_outside(make_case):
         Tumor("scan.nii", [(0, 0, 0), (1, 1, 1)], tumor_id="a")
 
 
+MISSING_WORDS = "NA na nan NaN None NULL null N/A n/a <NA> NaT #N/A #NV".split()
+
+
+@pytest.mark.parametrize("word", ["", " ", "\u200b", "none", *MISSING_WORDS])
+@pytest.mark.parametrize("name", ["patient_id", "case_id"])
+def test_missing_ids_are_refused(make_case, name, word):
+    """No case has an id that only says that there is none, in code and in tables in memory."""
+    ids = {"patient_id": "p", "case_id": "a", name: word}
+    with pytest.raises(ValueError, match=f"'{name}' must be non-empty"):
+        make_case(**ids)
+    row = {"patient_id": "p", "case_id": "a", "tumor_id": "t", "image": make_case().image, name: word}
+    with pytest.raises(ManifestError, match=f"row 0: '{name}' must be non-empty"):
+        Cohort.from_table(pd.DataFrame([row]), check=False)
+
+
+def test_one_id_written_in_several_ways_is_one_patient(make_case):
+    """Composed or decomposed, with invisible characters, odd blanks or a decimal, an id is the same."""
+    ways = [
+        "M\u00fcller A",
+        "Mu\u0308ller A",
+        " M\u00fcl\u200bler\u00a0A\u200e",
+        "\ufeffM\u00fcller\u202fA\u2060",
+    ]
+    assert {make_case(patient_id=way).patient_id for way in ways} == {"M\u00fcller A"}
+    assert make_case(patient_id="7.0").patient_id == "7"
+    assert make_case(patient_id="7.10").patient_id == "7.10"
+    labels = tumor_of(make_case(), labels={"type": "Gli\u200bom\u00a0IV "}).labels
+    assert labels == {"type": "Gliom IV"}
+
+
+def test_ids_that_may_be_one_patient_are_found():
+    """Letter case, leading zeros and wide letters make variants; other ids do not."""
+    ids = ["p01", "P01", "p1", "x-1", "x-10", "7", "007", "p01", "\uff30\uff10\uff11", "p10"]
+    assert columns.id_variants(ids) == [["p01", "P01", "p1", "\uff30\uff10\uff11"], ["7", "007"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a\x1b[2Jb", r"without control characters. Got 'a\\x1b"),
+        ("1,23457E+11", "a spreadsheet has shortened"),
+        ("1.2e+05", "a spreadsheet has shortened"),
+    ],
+)
+def test_ids_that_act_or_lost_digits_are_refused(make_case, value, message):
+    """Control characters and numbers without all their digits are no ids; labels have no controls either."""
+    with pytest.raises(ValueError, match=message):
+        make_case(patient_id=value)
+    if "control" in message:
+        with pytest.raises(ValueError, match=r"label of task 'type'.*control"):
+            tumor_of(make_case(), labels={"type": value})
+
+
+def test_an_image_is_not_its_own_mask(tmp_path, make_case, write_case):
+    """One file given twice is refused, however its path is written, and a missing mask is called a mask."""
+    case = write_case(make_case(), tmp_path)
+    same = Case(case.image, tmp_path / "." / os.path.basename(case.image), case_id="a", patient_id="p")
+    with pytest.raises(ValueError, match="mask of case 'a' is its image"):
+        same.check_grid()
+    with pytest.raises(FileNotFoundError, match=r"Mask '.*gone\.nii' of case 'a'"):
+        Case(case.image, tmp_path / "gone.nii", case_id="a", patient_id="p").load_mask()
+
+
 def test_missing_labels_are_none(make_case):
-    """None, NaN, pandas' NA and blanks are one thing: unknown; the rest is text."""
+    """None, NaN, pandas' NA, blanks and words for missing are one thing: unknown; the rest is text."""
     labels = {
         "a": None,
         "b": float("nan"),
@@ -205,8 +270,9 @@ def test_missing_labels_are_none(make_case):
         "g": np.nan,
         "h": pd.NaT,
     }
+    labels |= {f"w{i}": word for i, word in enumerate(MISSING_WORDS)} | {"n": "none"}
     tumor = tumor_of(make_case(), labels=labels)
-    assert {k: v for k, v in tumor.labels.items() if v is not None} == {"e": "2", "f": "glioma"}
+    assert {k: v for k, v in tumor.labels.items() if v is not None} == {"e": "2", "f": "glioma", "n": "none"}
     assert "glioma" in repr(tumor)
 
 
@@ -402,7 +468,7 @@ def test_summary_counts_by_type(cohort):
 
 def test_check_reports_all_bad_scans(make_case, write_case, tmp_path):
     """One error lists every scan that cannot be used, with file and reason."""
-    good, far, nan = make_case("good"), write_case(make_case("far"), tmp_path), make_case("nan")
+    good, far, nan = make_case("good"), write_case(make_case("far"), tmp_path), make_case("hole")
     nan.image[0][0, 0, 0] = np.nan
     gone = Case(tmp_path / "gone.nii", case_id="gone", patient_id="p")
     box = [(0, 0, 0), (3, 3, 3)]
@@ -413,7 +479,7 @@ def test_check_reports_all_bad_scans(make_case, write_case, tmp_path):
         CohortError, match=r"2 of 4 scans.*\n.*far_image\.nii\.gz.*99.*\n.*gone\.nii.*not exist"
     ):
         cohort.check()
-    with pytest.raises(CohortError, match=r"3 of 4 scans[\s\S]*case 'nan' \(in memory\)"):
+    with pytest.raises(CohortError, match=r"3 of 4 scans[\s\S]*case 'hole' \(in memory\)"):
         cohort.check(voxels=True)
     cohort[:1].check(voxels=True)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tumorsim._validation import check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
 from tumorsim.io import arrays_of_nibabel, load_image, read_geometry, states_orientation
+from tumorsim.records.columns import clean_id
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -36,12 +36,12 @@ class Case:
     mask : str, Path, nibabel image or tuple (array, affine), optional
         Integers on the image's own grid, 0 background.
     case_id, patient_id : str
-        Identifiers; a patient's scans share `patient_id`.
+        Identifiers, kept as `columns.clean_id` writes them; a patient's scans share `patient_id`.
 
     Raises
     ------
-    TypeError, GeometryError
-        If an array is not 3-D numeric, or its affine is no use.
+    TypeError, ValueError, GeometryError
+        If an id is missing, an array is not 3-D numeric, or its affine is no use.
 
     Examples
     --------
@@ -51,8 +51,8 @@ class Case:
     """
 
     def __init__(self, image: Source, mask: Source | None = None, *, case_id: str, patient_id: str) -> None:
-        self.case_id = check_text(case_id, "case_id")
-        self.patient_id = check_text(patient_id, "patient_id")
+        self.case_id = clean_id(case_id, "case_id")
+        self.patient_id = clean_id(patient_id, "patient_id")
         self.image = _check_source(image, f"image of case '{case_id}'")
         self.mask = None if mask is None else _check_source(mask, f"mask of case '{case_id}'")
 
@@ -142,6 +142,8 @@ class Case:
     def check_grid(self) -> None:
         """Raise ``GridMismatchError`` unless image and mask are two files on one grid; reads headers."""
         if self.mask is not None:
+            if isinstance(self.mask, str) and not os.path.exists(self.mask):
+                raise FileNotFoundError(f"Mask '{self.mask}' of case '{self.case_id}' does not exist.")
             check_same_grid(self.shape, self.affine, *_geometry_of(self.mask), case_id=self.case_id)
             if isinstance(self.image, str) and isinstance(self.mask, str):
                 if os.path.samefile(self.image, self.mask):

@@ -28,9 +28,9 @@ def tumors_of_table(table, *, check, on_error):
     problems = []
     note = on_error or (lambda name, err: problems.append(f"{_unit(table)} {name}: {err}"))
     by_case, seen, tumors = {}, {}, {}
-    further = set(columns.further_columns(table))
+    untouched = {*columns.further_columns(table), *columns.ID_COLUMNS}
     rows = [
-        (name, {column: value if column in further else _cell(value) for column, value in row.items()})
+        (name, {column: value if column in untouched else _cell(value) for column, value in row.items()})
         for name, row in zip(table.index, table.to_dict("records"), strict=True)
     ]
     for name, row in rows:
@@ -68,16 +68,16 @@ def _unit(table):
 
 
 def _cell(value):
-    """Return a cell without surrounding blanks; None where it is missing or blank."""
-    if isinstance(value, str):
-        return value.strip() or None
-    return None if columns.is_missing(value) else value
+    """Return a cell without surrounding blanks; None where it is missing."""
+    if columns.is_blank(value):
+        return None
+    return value.strip() if isinstance(value, str) else value
 
 
 def _check_ids(name, row, by_case, seen, unit, *, check):
     """Return the key of a row's case, or raise unless ids are there, unique, and agree with its first row."""
     for column in columns.ID_COLUMNS:
-        check_text("" if row[column] is None else row[column], column)
+        row[column] = columns.clean_id("" if columns.is_missing(row[column]) else row[column], column)
     if row["image"] is None:
         check_text("", "image")
     tumor_id, case_id = row["tumor_id"], row["case_id"]

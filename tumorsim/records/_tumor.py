@@ -10,7 +10,7 @@ from tumorsim._validation import check_box, check_mask_value, check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
-from tumorsim.records.columns import MEASURES, clean_label
+from tumorsim.records.columns import MEASURES, clean_id, clean_label
 
 __all__ = ["Tumor", "check_tumors"]
 
@@ -58,7 +58,7 @@ class Tumor:
         if not isinstance(case, Case):
             raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
         self.case = case
-        self.tumor_id = check_text(tumor_id, "tumor_id")
+        self.tumor_id = clean_id(tumor_id, "tumor_id")
         self.bbox = check_box(bbox, what=f"The box of tumor '{tumor_id}'")
         self.mask_value = ">0" if mask_value is None else str(mask_value)
         check_mask_value(self.mask_value)

@@ -1,12 +1,14 @@
 """The columns of a table of tumors: ids, files, box, labels, measures; and what counts as missing."""
 
+import re
+import unicodedata
+
 from tumorsim._validation import check_text, is_missing
 
 __all__ = [
     "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
-    "PLACE_TASKS", "box_of", "clean_label", "further_columns", "is_missing", "known_measures",
-    "label_column",
-    "label_columns",
+    "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "further_columns", "id_variants",
+    "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
 ]  # fmt: skip
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
@@ -17,6 +19,10 @@ LABEL_PREFIX = "label_"
 MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
 MEASURED_FROM = "measured_from"  # "mask", or "box" where size is only that of the box
 PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
+
+_MISSING = frozenset("na n/a <na> nan -nan nat null #n/a #na #nv 1.#qnan -1.#ind".split())
+_SHORTENED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # a long number as spreadsheets show it
+_CONTROLS = {"Cc", "Zl", "Zp"}  # categories of Unicode: control characters, separators of lines
 
 
 def label_column(task):
@@ -61,6 +67,107 @@ def further_columns(columns):
     return [name for name in columns if name not in known]
 
 
+def is_blank(value):
+    """Tell whether a cell holds nothing: missing, blank, or a word that programs write for missing.
+
+    The words are ``NA``, ``N/A``, ``<NA>``, ``nan``, ``NaT``, ``NULL``, ``#N/A``, ``#NV`` and their like in
+    any case, and ``None`` as Python writes it; ``none`` is a value.
+
+    Examples
+    --------
+    >>> [is_blank(value) for value in (None, " ", "NA", "NaN", "None", "none", 0)]
+    [True, True, True, True, True, False, False]
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return not text or text == "None" or text.casefold() in _MISSING
+    return is_missing(value)
+
+
+def clean_text(text):
+    r"""Return text in Unicode's composed form (NFC), without invisible characters and surrounding blanks.
+
+    Zero-width characters, byte-order marks and marks of writing direction go; other blanks become spaces.
+
+    Examples
+    --------
+    >>> clean_text("\u200bMu\u0308ller\u00a0A ")
+    'Müller A'
+    """
+    text = unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text.strip()
+    kinds = [(c, unicodedata.category(c)) for c in text]
+    return "".join(" " if kind == "Zs" else c for c, kind in kinds if kind != "Cf").strip()
+
+
+def clean_id(value, name):
+    """Return an id as it is compared: as `clean_text` does, and ``7.0`` as ``7``.
+
+    A column of whole numbers with gaps becomes ``7.0`` in many programs, so that this is one patient.
+    Letter case and leading zeros stay: ``p01`` and ``P01``, ``7`` and ``007`` are different ids, which
+    `id_variants` finds, ``manifest`` warns of and ``check`` lists.
+
+    Parameters
+    ----------
+    value : str
+        The id.
+    name : str
+        Its column, for messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no text, missing (see `is_blank`; ``none`` too), has control characters or several lines, or
+        is a number that a spreadsheet has shortened, such as ``1.23E+11``.
+
+    Examples
+    --------
+    >>> clean_id("7.0", "patient_id"), clean_id(" 007", "patient_id")
+    ('7', '007')
+    """
+    text = clean_text(value) if isinstance(value, str) else check_text(value, name)
+    if is_blank(text) or text.casefold() == "none":
+        raise ValueError(f"'{name}' must be non-empty text. Got {value!r}: the id is missing.")
+    _check_line(text, value, name)
+    if _SHORTENED.fullmatch(text):
+        raise ValueError(
+            f"'{name}' must have all its digits. Got {text!r}, which a spreadsheet has shortened. Format the "
+            "column as text and export it again."
+        )
+    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+
+
+def _check_line(text, value, name):
+    """Raise ``ValueError`` unless `text`, made of `value`, is one line without control characters."""
+    if any(unicodedata.category(c) in _CONTROLS for c in text):
+        raise ValueError(f"'{name}' must be text on one line without control characters. Got {value!r}.")
+
+
+def id_variants(ids):
+    """Return groups of different ids that look like one: by letter case, leading zeros or width of letters.
+
+    Parameters
+    ----------
+    ids : iterable of str
+
+    Returns
+    -------
+    list of list of str
+        In the order of first appearance.
+
+    Examples
+    --------
+    >>> id_variants(["p01", "7", "P01", "8", "007"])
+    [['p01', 'P01'], ['7', '007']]
+    """
+    groups = {}
+    for one in dict.fromkeys(ids):
+        key = re.sub(r"(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFKC", one).casefold())
+        groups.setdefault(key, []).append(one)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def known_measures(cells):
     """Return further cells without missing measures, and then without where measures came from.
 
@@ -81,9 +188,9 @@ def known_measures(cells):
     >>> known_measures({"dose": 20, "volume_mm3": 5.0, "x_mm": None, "measured_from": "mask"})
     {'dose': 20, 'volume_mm3': 5.0}
     """
-    missing = {name for name in MEASURES if name in cells and is_missing(cells[name])}
+    missing = {name for name in MEASURES if name in cells and is_blank(cells[name])}
     for name in MEASURES:
-        if isinstance(cells.get(name), str):
+        if name not in missing and isinstance(cells.get(name), str):
             raise ValueError(
                 f"The column '{name}' must hold numbers. Got '{cells[name]}'. Leave the column out, and it "
                 "is measured anew."
@@ -93,21 +200,23 @@ def known_measures(cells):
 
 
 def clean_label(value, task):
-    """Return a label of a task as text; None where it is missing or blank.
+    """Return a label of a task as text, as `clean_text` does; None where it is missing (see `is_blank`).
 
     Raises
     ------
     ValueError
-        If it has several lines.
+        If it has several lines or control characters.
 
     Examples
     --------
-    >>> clean_label("glioma", "type"), clean_label(2, "grade"), clean_label(" ", "type")
+    >>> clean_label("glioma", "type"), clean_label(2, "grade"), clean_label("NA", "type")
     ('glioma', '2', None)
     """
-    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+    text = "" if is_blank(value) else clean_text(str(value))
+    if is_blank(text):
         return None
-    return check_text(str(value), f"label of task '{task}'")
+    _check_line(text, value, f"label of task '{task}'")
+    return text
 
 
 def box_of(row):
@@ -129,7 +238,7 @@ def box_of(row):
     [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     """
     cells = [row.get(name) for name in BOX_COLUMNS]
-    cells = ["" if is_missing(cell) else cell for cell in cells]
+    cells = ["" if is_blank(cell) else cell for cell in cells]
     if all(cell == "" for cell in cells):
         return None
     try:
