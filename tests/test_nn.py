@@ -63,6 +63,16 @@ def test_pooling_cells_equals_pooling_the_whole_map(drawn):
     assert_allclose(roi_pool_upsampled(coarse, boxes, index, factor=4), expected, atol=1e-6)  # float32
 
 
+def test_large_boxes_are_pooled_in_slabs(monkeypatch):
+    """However few voxels are interpolated at once, the result is the same to the last bit."""
+    coarse = torch.randn(1, 3, 5, 6, 7, generator=torch.Generator().manual_seed(5))
+    boxes = [[(0, 0, 0), (20, 24, 28)], [(3, 5, 2), (18, 6, 27)], [(7, 1, 1), (8, 23, 9)]]
+    whole = roi_pool_upsampled(coarse, boxes, factor=4)
+    for most in (1, 100, 700, 3000):
+        monkeypatch.setattr("tumorsim.nn._roi_pool.MOST_VOXELS", most)
+        assert torch.equal(roi_pool_upsampled(coarse, boxes, factor=4), whole)
+
+
 def test_roi_pool_refuses_bad_boxes():
     """Boxes outside, empty, broken or of no known element are named."""
     features = torch.zeros(2, 3, 4, 5, 6)

@@ -8,6 +8,8 @@ from tumorsim.geometry import crop_slices
 
 __all__ = ["roi_pool", "roi_pool_upsampled"]
 
+MOST_VOXELS = 128**3  # interpolated at once: 400 MB of 48 channels
+
 
 def roi_pool(features, boxes, index=None):
     """Max-pool feature maps over boxes of any size.
@@ -68,12 +70,22 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
         return coarse.new_zeros((0, coarse.shape[1]))
     pooled = []
     for i, box in zip(index, boxes, strict=True):
-        first = np.maximum(box[0] // factor - 1, 0)
-        last = np.minimum(-(-box[1] // factor) + 1, size.numpy())
-        cells = coarse[(slice(i, i + 1), slice(None), *crop_slices(np.stack([first, last])))]
-        fine = functional.interpolate(cells, scale_factor=factor, mode="trilinear", align_corners=False)
-        pooled.append(fine[(0, slice(None), *crop_slices(box - first * factor))].amax(dim=(1, 2, 3)))
+        parts = []
+        for slab in _slabs(box):
+            first = np.maximum(slab[0] // factor - 1, 0)
+            last = np.minimum(-(-slab[1] // factor) + 1, size.numpy())
+            cells = coarse[(slice(i, i + 1), slice(None), *crop_slices(np.stack([first, last])))]
+            fine = functional.interpolate(cells, scale_factor=factor, mode="trilinear", align_corners=False)
+            parts.append(fine[(0, slice(None), *crop_slices(slab - first * factor))].amax(dim=(1, 2, 3)))
+        pooled.append(torch.stack(parts).amax(dim=0) if len(parts) > 1 else parts[0])
     return torch.stack(pooled)
+
+
+def _slabs(box):
+    """Yield parts of a box (2, 3) along its first axis that are small enough to hold interpolated."""
+    rows = max(1, int(MOST_VOXELS // np.prod(box[1, 1:] - box[0, 1:])))
+    for start in range(int(box[0, 0]), int(box[1, 0]), rows):
+        yield np.array([[start, *box[0, 1:]], [min(start + rows, box[1, 0]), *box[1, 1:]]])
 
 
 def _check(boxes, index, n, shape):
