@@ -268,6 +268,24 @@ def test_slices_become_stacks(tmp_path):
     ]  # the image's left is the patient's right
 
 
+def test_a_slice_that_claims_too_much_is_refused_unread(tmp_path):
+    """A file of a few kB whose image claims 4 GB is listed and takes no memory; so is one of other content."""
+    import h5py
+
+    trees.cheng(tmp_path)
+    folder = tmp_path / "brainTumorDataPublic_1-766"
+    with h5py.File(folder / "2.mat", "r+") as file:
+        del file["cjdata"]["image"]
+        file["cjdata"].create_dataset("image", (2**16, 2**16), "u1", chunks=(2**10, 2**10))
+    with h5py.File(folder / "4.mat", "r+") as file:
+        del file["cjdata"]["PID"]
+        file["cjdata"].create_group("PID")
+    _, table, told = read("cheng", tmp_path, output=tmp_path / "cheng.csv")
+    assert {"cheng-0001-0001", "cheng-0003-0003"} < set(table["case_id"]) and "2 of 6" in told
+    listed = (tmp_path / "cheng.csv.errors.txt").read_text()
+    assert "2.mat': it is no slice of this set (it claims more than 16777216 values)" in listed
+
+
 def test_shrinking_keeps_the_mean():
     """An image that does not divide into 64 blocks keeps blockwise means."""
     assert _shrink(np.ones((100, 70))).tolist() == np.ones((64, 64)).tolist()
@@ -373,7 +391,9 @@ def test_damaged_files_of_converted_sets_are_listed(tmp_path):
     )
     trees.decathlon(tmp_path)
     broken = tmp_path / "Task01_BrainTumour" / "imagesTr" / "BRATS_001.nii.gz"
-    broken.write_bytes(broken.read_bytes()[:2000] + b"\xff" * 500)
+    packed = bytearray(broken.read_bytes())
+    packed[-9] ^= 0xFF  # voxels of the last channel, which nobody needs: only the checksum tells
+    broken.write_bytes(packed)
     _, table, _ = read("auto", tmp_path, output=tmp_path / "a.csv")
     assert set(table["case_id"]) == {"VS-SEG-001", "VS-SEG-063", "MSD-BRATS_002"}
     listed = (tmp_path / "a.csv.errors.txt").read_text()

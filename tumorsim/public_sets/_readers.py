@@ -1,6 +1,7 @@
 """Readers of the public data sets whose files must be converted."""
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -20,6 +21,7 @@ __all__ = ["READERS"]
 
 _NOT_TUMOR = re.compile(r"brain ?stem|modiolus|cochlea.*|test|vol 2y", re.I)  # 'vol 2y': badly interpolated
 _TUMOR_NAMES = ("tv", "an")
+_LARGEST = 2**30  # bytes of a 4-D image
 
 
 def _each(prepare):
@@ -248,7 +250,11 @@ def _channel(found):
 
     def fill(match, row):
         def cut():
-            image = nib.load(path)
+            with (gzip.open if path.lower().endswith(".gz") else open)(path, "rb") as file:
+                content = file.read(_LARGEST + 1)  # to the end, where the checksum is
+            if len(content) > _LARGEST:
+                raise GeometryError(f"'{path}' must unpack to at most {_LARGEST} bytes. It has more.")
+            image = nib.Nifti1Image.from_bytes(content)
             if len(image.shape) != 4 or image.shape[3] <= channel:
                 raise GeometryError(
                     f"'{path}' must have 4 dimensions and a channel {channel}. Got shape {image.shape}."

@@ -15,6 +15,7 @@ _FIELD_MM = 0.49 * 512  # some slices are stored at half the resolution
 _STEP_MM = 7.0  # 6 mm slices, 1 mm gap
 _LIKENESS = 0.68  # correlation of neighbors; see read_slices
 _SMALL = 64  # voxels, for comparing
+_LARGEST = 2**24  # values of one array of a file
 
 
 def read_slices(found, usable):
@@ -62,10 +63,12 @@ def _read_slice(path):
     try:
         with h5py.File(path) as file:
             data = file["cjdata"]
+            if max(data[name].size for name in ("PID", "label", "image", "tumorMask")) > _LARGEST:
+                raise ValueError(f"it claims more than {_LARGEST} values")
             codes, kind = np.ravel(data["PID"]), int(np.ravel(data["label"])[0])
             image, mask = np.asarray(data["image"]).T, np.asarray(data["tumorMask"]).T  # MATLAB: column-major
-    except (KeyError, OSError) as err:
-        raise ManifestError(f"it is no slice of this set ({err})") from err
+    except Exception as err:  # h5py raises many kinds
+        raise ManifestError(f"it is no slice of this set ({printable(err)})") from err
     patient = re.sub(r"[^\w.-]", "_", "".join(chr(int(code)) for code in codes).strip())
     if kind not in _TYPES or image.ndim != 2 or image.shape != mask.shape or not patient:
         raise ManifestError(
