@@ -269,7 +269,7 @@ def test_slices_become_stacks(tmp_path):
 
 
 def test_a_slice_that_claims_too_much_is_refused_unread(tmp_path):
-    """A file of a few kB whose image claims 4 GB is listed and takes no memory; so is one of other content."""
+    """A file of a few kB whose image claims 4 GB is listed and takes no memory, and so is a broken one."""
     import h5py
 
     trees.cheng(tmp_path)
