@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from tumorsim.exceptions import DicomError
 from tumorsim.geometry import ras_affine, to_ras
 from tumorsim.io.dicom import Series, find_scan, find_scans, t1c_objection
-from tumorsim.io.dicom._volume import stack
+from tumorsim.io.dicom._volume import assemble
 
 SHAPE = (36, 33, 6)
 ORDERS = ("LPS", "RIA", "ASL", "PLI", "SRA", "IPR")  # each order of the axes once, signs mixed
@@ -340,4 +340,4 @@ def test_find_scan_wants_one(tmp_path, truth):
 def test_stack_wants_slices():
     """No slices are no volume."""
     with pytest.raises(DicomError, match=r"at least two slices\. Got 0"):
-        stack([])
+        assemble([])

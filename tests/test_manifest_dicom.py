@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import multiprocessing
 import os
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -13,6 +15,7 @@ import pydicom
 import pytest
 from grids import ellipsoid_mask, reorder
 from numpy.testing import assert_array_equal
+from test_cli import run
 
 from tumorsim import load_cohort
 from tumorsim.exceptions import DicomError, ManifestError
@@ -288,7 +291,162 @@ def test_regions_that_are_no_tumor_are_told(export):
     assert not case.has_mask
 
 
+# As planning systems export
+
+
+def write_gamma_knife(folder):
+    """Write a Gamma Knife export, contours drawn on the T2; return mask and affine of the target."""
+    same = {"patient_id": FIRST, "study": pydicom.uid.generate_uid(), "space": pydicom.uid.generate_uid()}
+    image, mask = head(4)
+    (array, affine), (drawn, _) = reorder(image, AFFINE, "LPS"), reorder(mask, AFFINE, "LPS")
+    t1 = {
+        "description": "t1_mpr_tra_iso_stereo",
+        "ScanningSequence": "GR",
+        "EchoTime": "3",
+        "RepetitionTime": "9",
+    }
+    dicoms.write_series(folder / "T1", array, affine, **t1, **same, **NAMED)
+    t2 = dicoms.write_series(folder / "T2", array, affine, description="t2_ci3d_tra", **same, **NAMED)
+    regions = {
+        "target": dicoms.contours_of(drawn > 0, affine),
+        "Cochlea L": dicoms.contours_of(ellipsoid_mask(drawn.shape, [((9, 9, 3), (2, 2, 2))]) > 0, affine),
+        "*Skull": dicoms.contours_of(ellipsoid_mask(drawn.shape, [((9, 9, 6), (8, 8, 5))]) > 0, affine),
+        "Vol2016": [],
+    }
+    dicoms.write_rtstruct(folder / "RS", regions, t2, **NAMED)
+    others = {"RTDoseStorage": "RTDOSE", "RTPlanStorage": "RTPLAN", "SecondaryCaptureImageStorage": "OT"}
+    for name, modality in others.items():
+        rows = {"Rows": 8, "Columns": 8, "NumberOfFrames": 3} if modality != "RTPLAN" else {}
+        options = {"patient_id": FIRST, "study": same["study"], "series": pydicom.uid.generate_uid()}
+        (folder / modality).mkdir()
+        other = dicoms.base(getattr(pydicom.uid, name), description="x", modality=modality, **options, **rows)
+        dicoms.save(other, folder / modality / "file")
+    return drawn, affine
+
+
+def test_a_gamma_knife_export_comes_out_right(tmp_path):
+    """The plain command finds the target on the T1, says what it took on trust, skips all else by name."""
+    drawn, affine = write_gamma_knife(tmp_path / "in")
+    output = run("manifest --dicom", tmp_path / "in", "-o", tmp_path / "a.csv").output
+    cohort = load_cohort(tmp_path / "a.csv")
+    assert len(cohort) == 1
+    case = cohort.cases[0]
+    assert_array_equal(to_ras(case.load_mask(), case.affine) > 0, to_ras(drawn, affine) > 0)
+    with open(tmp_path / "a_files" / "series.csv", newline="") as file:
+        rows = {(row["status"], row["modality"], row["reason"]) for row in csv.DictReader(file)}
+    trust = "contrast was not stated; taken for its SEG or RTSTRUCT"
+    drawn_on = "its RTSTRUCT was drawn on another series of the same coordinates"
+    assert rows == {
+        ("tumors", "MR", f"1 tumor; {trust}; {drawn_on}"),
+        ("mask", "RTSTRUCT", ""),
+        ("skipped", "MR", "not T1, by its name"),
+        *(("skipped", kind, f"modality {kind}, not MR") for kind in ("RTDOSE", "RTPLAN", "OT")),
+    }
+    assert "contrast was not stated" in output and "damaged" not in output
+    assert not [secret for secret in (*dicoms.SECRETS, FIRST) if secret in output]
+    with pytest.warns(UserWarning, match="contrast was not stated"):
+        assert load_dicom_case(tmp_path / "in")[0].load_mask().sum() == (drawn > 0).sum()
+
+
+def test_nothing_imported_prints_the_reasons(tmp_path):
+    """Each series' reason is on the screen, alike ones on one line."""
+    write_gamma_knife(tmp_path / "in")
+    (tmp_path / "in" / "RS").unlink()
+    error = run("manifest --dicom", tmp_path / "in", "-o", tmp_path / "a.csv", code=2).stderr
+    for reason in (
+        "T1 MR: T1 without contrast: neither",
+        "T2 MR: not T1",
+        "RTDOSE RTDOSE: modality RTDOSE, not MR",
+    ):
+        assert reason in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_tracking_of_segments_becomes_columns(tmp_path, kept):
+    """TrackingUID and TrackingID of each lesion's own segment, hidden as the ids are."""
+    two = (((6, 8, 6), (3, 3, 2)), ((14, 9, 8), (2, 3, 2)))
+    image, mask = head(1, lesions=two)
+    x = np.indices(SHAPE)[0]
+    halves = [(mask > 0) & (x > 10), (mask > 0) & (x <= 10)]
+    for visit in ("a", "b"):
+        paths = dicoms.write_series(tmp_path / visit / "mr", image, AFFINE)
+        dicoms.write_seg(tmp_path / visit / "seg", halves, paths, names=("Tumor 1", "Tumor 2"))
+        seg = pydicom.dcmread(tmp_path / visit / "seg")
+        for i, segment in enumerate(seg.SegmentSequence):
+            segment.TrackingUID, segment.TrackingID = f"1.2.3.{i}", f"Featherstonehaugh {i}"
+        seg.save_as(tmp_path / visit / "seg")
+    import_dicom(tmp_path, tmp_path / "out" / "a.csv", keep_patient_ids=kept)
+    table = load_cohort(tmp_path / "out" / "a.csv").table
+    right = table["x_mm"] > AFFINE[0, 0] * 10 + AFFINE[0, 3]
+    for column, texts in (("tracking_uid", "1.2.3."), ("tracking_id", "Featherstonehaugh ")):
+        values = [table[column][right == side].unique().tolist() for side in (True, False)]
+        assert [len(v) for v in values] == [1, 1] and values[0] != values[1]
+        assert (values == [[f"{texts}0"], [f"{texts}1"]]) is kept
+
+
+def test_an_import_is_for_its_owner_alone(tmp_path):
+    """New files and folders are readable by nobody else; one that is replaced keeps its mode."""
+    if os.name != "posix":
+        pytest.skip("no modes")
+    image, mask = head(1)
+    paths = dicoms.write_series(tmp_path / "in" / "mr", image, AFFINE)
+    dicoms.write_seg(tmp_path / "in" / "seg", [mask > 0], paths)
+    for _ in range(2):
+        import_dicom(tmp_path / "in", tmp_path / "a.csv")
+        made = [tmp_path / "a.csv", tmp_path / "a.key", *tmp_path.glob("a_files/*"), tmp_path / "a_files"]
+        modes = {path.name: path.stat().st_mode & 0o777 for path in made}
+        assert modes.pop("a_files") == 0o700
+        assert len(modes) == 6 and set(modes.values()) == {0o600}
+    (tmp_path / "a.csv").chmod(0o640)
+    import_dicom(tmp_path / "in", tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o640
+
+
 # Pseudonyms
+
+
+def _name(path, gate, names):
+    """Wait, then put the pseudonym that the key file gives into a queue."""
+    gate.wait()
+    names.put(Pseudonyms.of_file(path).patient("1"))
+
+
+def test_processes_that_make_a_key_at_once_agree(tmp_path):
+    """Whoever comes first, all of them use the key that lasts; no other file is left."""
+    context = multiprocessing.get_context(
+        "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    )
+    for turn in range(2):
+        path, gate, names = tmp_path / f"{turn}" / "a.key", context.Barrier(6), context.Queue()
+        processes = [context.Process(target=_name, args=(path, gate, names)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        found = {names.get(timeout=60) for _ in processes}
+        for process in processes:
+            process.join()
+        assert found == {Pseudonyms.of_file(path, create=False).patient("1")}
+        assert [file.name for file in path.parent.iterdir()] == ["a.key"]
+
+
+def test_a_key_that_is_not_written_whole_is_not_there(tmp_path, monkeypatch):
+    """A full disk leaves no key file, so that the next run makes one."""
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Pseudonyms.of_file(tmp_path / "a.key")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pseudonyms_have_80_bits():
+    """Twenty hexadecimal digits: a million patients collide with a probability of one in 10**12."""
+    names = Pseudonyms(b"sixteen bytes ok")
+    assert re.fullmatch("P[0-9a-f]{20}", names.patient("1"))
+    assert re.fullmatch("P[0-9a-f]{20}-[0-9a-f]{8}", names.case("1", "1.2"))
+    assert re.fullmatch("L[0-9a-f]{20}", names.tracking("tracking_id", "1"))
 
 
 def test_pseudonyms_depend_on_key_and_patient(tmp_path):

@@ -26,7 +26,19 @@ class GridMismatchError(GeometryError):
 
 
 class DicomError(ValueError):
-    """A DICOM file or series cannot be used; the message quotes no text of it, which may name a patient."""
+    """A DICOM file or series cannot be used; the message quotes no text of it, which may name a patient.
+
+    Attributes
+    ----------
+    reason : str
+        The message without the file's name.
+    file : str or None
+        The file at fault, where it is one.
+    """
+
+    def __init__(self, reason, file=None):
+        super().__init__(reason if file is None else f"'{file}': {reason}")
+        self.reason, self.file = reason, file
 
 
 class ManifestError(ValueError):

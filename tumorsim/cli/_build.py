@@ -68,6 +68,9 @@ def manifest(
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
+    by_slice_location: Annotated[
+        bool, Option("--by-slice-location", help="Place slices that all have one position by it.")
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Show what --dicom holds; write nothing.")] = False,
     overwrite: opt.Overwrite = False,
 ):
@@ -92,6 +95,7 @@ def manifest(
     options = {"min_volume_mm3": min_volume, "merge_distance_mm": merge_distance, "progress": True}
     lesions = {"mask_value": mask_value or ">0", "by_value": by_value}
     patterns = {"series": series, "include": roi, "exclude": exclude_roi}
+    patterns["by_slice_location"] = by_slice_location
     if dry_run:
         say("\n".join(survey_dicom(dicom, **patterns)))
         return
@@ -101,7 +105,8 @@ def manifest(
         for line in report:
             ids = line.get("case_id") or line.get("patient_id", "")
             what = " ".join(text for text in (line.get("modality"), ids) if text)
-            say(f"{line['status']:<9} {line['where']} {what}: {line['reason'] or 'used'}")
+            where = line.get("file", line["where"])
+            say(f"{line['status']:<9} {where} {what}: {line['reason'] or 'used'}")
     elif layout is not None:
         cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, **options)
     else:

@@ -2,12 +2,16 @@
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError, ManifestError
+from tumorsim.geometry import crop_slices, select_mask
 from tumorsim.io import save_nifti
-from tumorsim.io.dicom import find_scan, find_scans, is_tumor, load_mask, modality_of, read_regions
+from tumorsim.io.dicom import draw_tumors, find_scan, find_scans, is_tumor, modality_of, read_regions
 from tumorsim.manifest._build import save_manifest
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._pseudonyms import Pseudonyms
@@ -28,6 +32,7 @@ def import_dicom(
     series=None,
     include=None,
     exclude=None,
+    by_slice_location=False,
     progress=False,
     **lesions,
 ):
@@ -49,6 +54,8 @@ def import_dicom(
         Pattern that says which MR series are T1c, instead of the rule of `io.dicom.t1c_objection`.
     include, exclude : str, optional
         Patterns of the names of regions that are tumors, and that are not; see `io.dicom.is_tumor`.
+    by_slice_location : bool, default=False
+        Place slices by SliceLocation where an anonymizer gave all of a series one position.
     progress : bool, default=False
         Show progress bars.
     **lesions
@@ -58,18 +65,20 @@ def import_dicom(
     Returns
     -------
     cohort : Cohort
-        What `load_cohort` returns for the manifest.
+        What `load_cohort` returns for the manifest. Segments of a SEG that are tracked have the further
+        columns ``tracking_uid`` and ``tracking_id``: keyed hashes, or with `keep_patient_ids` as they are.
     report : list of dict
         One per series or damaged file: ``status`` ('tumors', 'no tumors', 'mask', 'skipped', 'damaged'), ids,
         ``visit`` (study date, moved by a secret number of days of the patient's), ``modality``, ``n_files``,
-        ``reason``; and ``where``, a path, which may name patients and is therefore not in ``series.csv``.
+        ``reason``; and ``where`` (for damaged pixels also ``file``), paths, which may name patients and are
+        therefore not in ``series.csv``.
 
     Raises
     ------
     FileNotFoundError, DicomError
         If there is no folder, or no DICOM in it.
     ManifestError
-        If no scan has a tumor; what was converted stays.
+        If no scan has a tumor, with the reasons; what was converted stays.
     """
     from tqdm import tqdm
 
@@ -77,17 +86,20 @@ def import_dicom(
         if pattern is not None:
             check_pattern(pattern, name)
     output = Path(output)
-    scans, skipped, damaged = find_scans(folder, series, progress=progress)
+    scans, skipped, damaged = find_scans(
+        folder, series, by_slice_location=by_slice_location, progress=progress
+    )
     names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
+    hidden = (lambda kind, value: value) if keep_patient_ids else names.tracking
     files = output.with_name(f"{output.stem}_files")
+    files.mkdir(0o700, parents=True, exist_ok=True)  # faces and dates: for the owner alone
 
     def about(one):
         ids = {"patient_id": one.patient, "visit": one.about["StudyDate"]}
         if not keep_patient_ids:
             ids = {"patient_id": names.patient(one.patient), "visit": names.visit(one.patient, ids["visit"])}
-        modality = modality_of(one)
         where = os.path.relpath(os.path.dirname(one.files[0]), folder)
-        return ids | {"modality": modality, "n_files": len(one.files), "where": where}
+        return ids | {"modality": modality_of(one), "n_files": len(one.files), "where": where}
 
     report, tumors, table = [], [], []
     masks = {one.uid: (one, "no tumors of it could be used") for scan in scans for one in scan.masks}
@@ -102,24 +114,34 @@ def import_dicom(
             row["image"] = _save(files / f"{line['case_id']}_t1c.nii.gz", scan.load_image(), scan.affine)
             table.append(row)
             line["status"] = "no tumors"
-            found = _tumors_of(scan, row, files, include, exclude, lesions)
-            line |= {"status": "tumors", "reason": counted(len(found), "tumor")}
+            found, notes = _tumors_of(scan, row, files, include, exclude, lesions, hidden)
+            line |= {"status": "tumors", "reason": "; ".join([counted(len(found), "tumor"), *notes])}
             tumors += found
             masks |= {one.uid: (one, "") for one in scan.masks}
         except ValueError as err:
-            line["reason"] = str(err)
+            line["reason"] = getattr(err, "reason", str(err))
+            if getattr(err, "file", None):
+                line["file"] = os.path.relpath(err.file, folder)
     for one, reason in [*masks.values(), *skipped]:
         report.append(about(one) | {"status": "skipped" if reason else "mask", "reason": reason})
     report += [{"status": "damaged", "n_files": 1, "reason": r, "where": where} for where, r in damaged]
     _write_tables(files, table, report)
     if not tumors:
+        reasons = {}
+        for line in report:
+            where = line.get("file", line["where"])
+            reasons.setdefault((line.get("modality", "file"), line["reason"]), []).append(where)
+        listed = "".join(
+            f"\n  {where[0]}{f' and {len(where) - 1} more' if where[1:] else ''} {modality}: {reason}"
+            for (modality, reason), where in reasons.items()
+        )
         raise ManifestError(
             f"No tumor was found in '{folder}': {counted(len(table), 'T1c scan')} could be read, none with a "
-            f"usable SEG or RTSTRUCT. '{files / 'series.csv'}' says why; '{files / 'scans.csv'}' lists the "
-            "scans: fill in masks of your own, and give it to 'tumorsim manifest'."
+            f"usable SEG or RTSTRUCT. '{files / 'scans.csv'}' lists the scans: fill in masks of your own, "
+            f"and give it to 'tumorsim manifest'. Reasons, as in '{files / 'series.csv'}':{listed}"
         )
     cohort = Cohort(tumors)
-    save_manifest(cohort, output)
+    _write_private(output, lambda: save_manifest(cohort, output))
     return cohort, report
 
 
@@ -162,25 +184,31 @@ def load_dicom_case(
             raise DicomError("PatientID is empty, so the key makes no pseudonym of it. Give a patient id.")
         ids["patient_id"] = patient_id or names.patient(scan.series.patient)
         ids["case_id"] = names.case(scan.series.patient, scan.series.uid)
-    mask = load_mask(scan, include, exclude) if with_mask else None
+    mask, _, notes = draw_tumors(scan, include, exclude) if with_mask else (None, [], scan.notes)
     if with_mask and mask is None and scan.masks:
-        warnings.warn(_no_tumors(scan), stacklevel=2)
+        notes.append(_no_tumors(scan))
+    if notes:
+        warnings.warn("; ".join(notes), stacklevel=2)
     image = (scan.load_image(), scan.affine)
     return Case(image, None if mask is None else (mask, scan.affine), **ids), scan
 
 
-def survey_dicom(folder, *, series=None, include=None, exclude=None):
+def survey_dicom(folder, *, series=None, include=None, exclude=None, by_slice_location=False):
     """Yield a line on what `import_dicom` would do with each series or damaged file; write nothing.
 
     Descriptions, paths and names of regions are the files' own, and may name patients: for the screen.
     """
-    scans, skipped, damaged = find_scans(folder, series)
-    verdicts = [(s.series, f"T1c, {' x '.join(map(str, s.shape))}, masks: {len(s.masks)}") for s in scans]
+    scans, skipped, damaged = find_scans(folder, series, by_slice_location=by_slice_location)
+    verdicts = []
+    for scan in scans:
+        notes = f" ({'; '.join(scan.notes)})" if scan.notes else ""
+        shape = " x ".join(map(str, scan.shape))
+        verdicts.append((scan.series, f"T1c, {shape}, masks: {len(scan.masks)}{notes}"))
     for one in {one.uid: one for scan in scans for one in scan.masks}.values():
         try:
             regions = [r for path in one.files for r in read_regions(path, one.kind)]
         except DicomError as err:
-            skipped.append((one, str(err)))
+            skipped.append((one, err.reason))
             continue
         names = [f"{r.name!r}{'' if is_tumor(r, include, exclude) else ' (no tumor)'}" for r in regions]
         verdicts.append((one, f"mask: {', '.join(names) or 'no region'}"))
@@ -192,16 +220,25 @@ def survey_dicom(folder, *, series=None, include=None, exclude=None):
         yield f"{where} damaged: {reason}"
 
 
-def _tumors_of(scan, row, files, include, exclude, lesions):
-    """Return the tumors (Cohort) of a converted scan's masks, and note the written mask in its `row`."""
-    mask = load_mask(scan, include, exclude)
+def _tumors_of(scan, row, files, include, exclude, lesions, hidden):
+    """Return the tumors (Cohort) of a converted scan and notes; name the written mask in the scan's `row`."""
+    mask, regions, notes = draw_tumors(scan, include, exclude)
     if mask is None:
-        raise DicomError(_no_tumors(scan))
+        raise DicomError("; ".join([_no_tumors(scan), *notes]))
     path = _save(files / f"{row['case_id']}_mask.nii.gz", mask, scan.affine)
     case = Case(row["image"], path, case_id=row["case_id"], patient_id=row["patient_id"])
     found = tumors_from_case(case, metadata={"visit": row["visit"]}, **lesions)
     row["mask"] = path
-    return found
+    if any(any(region.tracking) for region in regions):
+        for tumor in found:
+            inside = mask[crop_slices(tumor.bbox)]
+            counts = np.bincount(inside[select_mask(inside, tumor.mask_value)], minlength=len(regions) + 1)
+            # Regions merged into one lesion lie in its box whole; neighbors only reach into it
+            own = [i for i, n in enumerate(counts) if n and (n == counts.max() or n == (mask == i).sum())]
+            for at, name in enumerate(("tracking_uid", "tracking_id")):
+                texts = [regions[i - 1].tracking[at] for i in own]
+                tumor.metadata[name] = "; ".join(hidden(name, one) for one in texts if one) or None
+    return found, notes
 
 
 def _no_tumors(scan):
@@ -215,9 +252,17 @@ def _no_tumors(scan):
 
 
 def _save(path, array, affine):
-    """Write NIfTI and return its path as text."""
-    save_nifti(path, array, affine)
+    """Write NIfTI that only its owner can read and return its path as text."""
+    _write_private(path, lambda: save_nifti(path, array, affine))
     return str(path)
+
+
+def _write_private(path, write):
+    """Write a file; where it is new, only its owner can read it."""
+    known = path.exists()
+    write()
+    if not known:
+        path.chmod(0o600)
 
 
 def _write_tables(files, table, report):
@@ -227,5 +272,5 @@ def _write_tables(files, table, report):
     scans = pd.DataFrame(table, columns=["patient_id", "case_id", "visit", "image", "mask"])
     for column in ("image", "mask"):
         scans[column] = [Path(p).name if isinstance(p, str) else None for p in scans[column]]
-    write_table(files / "scans.csv", scans)
-    write_table(files / "series.csv", pd.DataFrame(report, columns=_REPORT))
+    for name, frame in (("scans.csv", scans), ("series.csv", pd.DataFrame(report, columns=_REPORT))):
+        _write_private(files / name, partial(write_table, files / name, frame))

@@ -49,9 +49,7 @@ class Pseudonyms:
         path = Path(path)
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(32) + "\n")
+            _write_once(path, secrets.token_hex(32) + "\n")
         if not path.is_file():
             raise FileNotFoundError(
                 f"Key file '{path}' does not exist. Give the one that the archive was made with."
@@ -64,12 +62,16 @@ class Pseudonyms:
         return cls(bytes.fromhex(content.decode("ascii")))
 
     def patient(self, patient_id):
-        """Return the pseudonym of a PatientID: 'P' and 12 hexadecimal digits."""
-        return f"P{self._digest('patient', patient_id)[:12]}"
+        """Return the pseudonym of a PatientID: 'P' and 20 hexadecimal digits (80 bits)."""
+        return f"P{self._digest('patient', patient_id)[:20]}"
 
     def case(self, patient_id, series_uid):
         """Return the pseudonym of a patient's series: the patient's, and 8 digits."""
         return f"{self.patient(patient_id)}-{self._digest('series', series_uid)[:8]}"
+
+    def tracking(self, kind, value):
+        """Return the pseudonym of a lesion's identifier of a kind: 'L' and 20 hexadecimal digits."""
+        return f"L{self._digest(kind, value)[:20]}"
 
     def visit(self, patient_id, date):
         """Return a date (YYYYMMDD) moved by the patient's own secret number of days, as YYYY-MM-DD.
@@ -86,3 +88,23 @@ class Pseudonyms:
     def _digest(self, kind, value):
         """Return the HMAC-SHA256 of a value of a kind, as hexadecimal text."""
         return hmac.new(self._key, f"{kind}:{value.strip()}".encode(), hashlib.sha256).hexdigest()
+
+
+def _write_once(path, content):
+    """Write a file that only its owner can read, whole, unless another process has just written it."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(handle, "w", encoding="ascii") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:  # of two processes the first one wins
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

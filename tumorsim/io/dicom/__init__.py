@@ -5,6 +5,7 @@ from tumorsim.io.dicom._folder import Series
 from tumorsim.io.dicom._masks import Region, is_tumor, read_regions
 from tumorsim.io.dicom._scans import (
     Scan,
+    draw_tumors,
     find_scan,
     find_scans,
     load_mask,
@@ -18,6 +19,7 @@ __all__ = [
     "Region",
     "Scan",
     "Series",
+    "draw_tumors",
     "find_scan",
     "find_scans",
     "is_tumor",

@@ -4,7 +4,7 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError
 
-__all__ = ["mask_of_contours"]
+__all__ = ["area_vector", "mask_of_contours"]
 
 _ON_EDGE_MM = 0.01  # contours are written with two decimals; a voxel center on one is inside
 _FLAT_MM = 0.1  # distance of a contour's points from its plane
@@ -41,6 +41,8 @@ def mask_of_contours(contours, shape, affine):
     contours = [np.asarray(c, dtype=np.float64).reshape(-1, 3) for c in contours]
     if any(len(c) < 3 for c in contours):
         raise DicomError("A closed contour needs at least three points.")
+    if not all(np.isfinite(c).all() for c in contours):
+        raise DicomError("The points of contours must be finite numbers.")
     contours = list({c.tobytes(): c for c in contours}.values())  # drawn twice it would cancel itself out
     if not contours:
         return mask
@@ -50,18 +52,19 @@ def mask_of_contours(contours, shape, affine):
         raise DicomError("The contours must be planar, and their planes parallel.")
     planes, thickness = _planes(depths, normal, affine)
 
-    center, depth, index = _voxels_around(contours, normal, thickness, shape, affine)
-    nearest = np.abs(depth[:, None] - planes).argmin(axis=1) if len(depth) else np.zeros(0, int)
-    near = np.abs(depth - planes[nearest]) <= thickness / 2 * (1 + 1e-6)
     u = np.linalg.svd(normal[None])[2][1]  # two directions in the plane
     axes = np.stack([u, np.cross(normal, u)], axis=1)
-    flat = center @ axes
     owner = np.abs(depths[:, None] - planes).argmin(axis=1)
-    for i in range(len(planes)):
-        chosen = np.flatnonzero(near & (nearest == i))
-        polygons = [contours[j] @ axes for j in np.flatnonzero(owner == i)]
-        inside = _even_odd(flat[chosen], polygons)
-        mask[tuple(index[chosen[inside]].T)] = True
+    polygons = [[contours[j] @ axes for j in np.flatnonzero(owner == i)] for i in range(len(planes))]
+    for index in _voxels_around(contours, normal, thickness, shape, affine):
+        center = index @ affine[:3, :3].T + affine[:3, 3]
+        depth = center @ normal
+        nearest = np.searchsorted((planes[1:] + planes[:-1]) / 2, depth)
+        near = np.abs(depth - planes[nearest]) <= thickness / 2 * (1 + 1e-6)
+        for i in np.unique(nearest[near]):
+            chosen = np.flatnonzero(near & (nearest == i))
+            inside = _even_odd(center[chosen] @ axes, polygons[i])
+            mask[tuple(index[chosen[inside]].T)] = True
     return mask
 
 
@@ -73,11 +76,16 @@ def _common_normal(contours, affine):
         normal /= np.linalg.norm(normal)
         if max(np.ptp(c @ normal) for c in contours) <= _FLAT_MM:
             return normal
-    areas = [np.cross(c - c[0], np.roll(c - c[0], -1, axis=0)).sum(axis=0) / 2 for c in contours]  # Newell's
-    area = max(areas, key=np.linalg.norm)
+    area = max(map(area_vector, contours), key=np.linalg.norm)
     if np.linalg.norm(area) < 1e-6:
         raise DicomError("The contours enclose no area.")
     return area / np.linalg.norm(area)
+
+
+def area_vector(points):
+    """Return the area vector (3,) of a polygon (n, 3), by Newell's formula."""
+    points = points - points[0]
+    return np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0) / 2
 
 
 def _planes(depths, normal, affine):
@@ -94,7 +102,7 @@ def _planes(depths, normal, affine):
 
 
 def _voxels_around(contours, normal, thickness, shape, affine):
-    """Return centers (n, 3) in mm, their depths (n,) and indices (n, 3) of the voxels near the contours."""
+    """Yield the indices (n, 3) of the voxels near the contours, about a million at a time."""
     to_voxels = np.linalg.inv(affine[:3, :3]).T
     voxels = (np.concatenate(contours) - affine[:3, 3]) @ to_voxels
     if voxels.min() < -1.5 or (voxels > np.array(shape) + 0.5).any():
@@ -104,9 +112,10 @@ def _voxels_around(contours, normal, thickness, shape, affine):
     half = np.abs(normal @ to_voxels) * thickness / 2
     start = np.clip(np.floor(voxels.min(axis=0) - half - 1e-6), 0, shape).astype(int)
     stop = np.clip(np.ceil(voxels.max(axis=0) + half + 1e-6) + 1, start, shape).astype(int)
-    index = np.stack(np.meshgrid(*map(np.arange, start, stop), indexing="ij"), axis=-1).reshape(-1, 3)
-    center = index @ affine[:3, :3].T + affine[:3, 3]
-    return center, center @ normal, index
+    step = max(1, 2**20 // max(1, np.prod(stop[:2] - start[:2])))
+    for z in range(start[2], stop[2], step):
+        ranges = [*map(np.arange, start[:2], stop[:2]), np.arange(z, min(z + step, stop[2]))]
+        yield np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _even_odd(points, polygons):

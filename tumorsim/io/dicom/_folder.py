@@ -1,18 +1,19 @@
 """A folder of mixed DICOM → series, from headers alone: what there is, where it lies, what is damaged."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tumorsim.exceptions import DicomError
-from tumorsim.io.dicom._open import numbers, open_dicom, text
+from tumorsim.io.dicom._open import items, numbers, open_dicom, reading, text
 
 __all__ = ["GROUPS", "LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_ABOUT = (  # of the whole series, taken from its first file
+_ABOUT = (  # of the whole series, as most of its files have them
     "AcquisitionContrast BurnedInAnnotation ContrastBolusAgent EchoTime ImageType InversionTime Modality "
     "PatientID PhotometricInterpretation ProtocolName RepetitionTime SamplesPerPixel SequenceName "
     "SeriesDescription SeriesInstanceUID StudyDate StudyInstanceUID"
@@ -21,13 +22,15 @@ GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSeq
 GROUPS += ("PixelValueTransformationSequence",)
 _READ = (
     "Columns ContrastBolusAgentSequence FrameOfReferenceUID ImageOrientationPatient ImagePositionPatient "
-    "NumberOfFrames PerFrameFunctionalGroupsSequence PixelSpacing ReferencedFrameOfReferenceSequence "
-    "ReferencedSeriesSequence RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence"
+    "InstanceNumber NumberOfFrames PerFrameFunctionalGroupsSequence PixelPaddingRangeLimit PixelPaddingValue "
+    "PixelRepresentation PixelSpacing ReferencedFrameOfReferenceSequence ReferencedSeriesSequence "
+    "RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence SliceLocation"
 ).split() + _ABOUT
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.66.4": "seg",
-    "1.2.840.10008.5.1.4.1.1.66.7": "seg",
-    "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
+    f"{_STORAGE}66.4": "seg",
+    f"{_STORAGE}66.7": "seg",
+    f"{_STORAGE}481.3": "rtstruct",
 }
 
 
@@ -35,24 +38,29 @@ _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map S
 class Frame:
     """One slice in a file; `index` counts the frames of a multi-frame file and is None elsewhere.
 
-    `affine` (4, 4) maps (column, row, 0) to LPS mm, `shape` is (columns, rows), `scale` slope and intercept.
+    `affine` (4, 4) maps (column, row, 0) to LPS mm, `shape` is (columns, rows), `scale` slope and intercept,
+    `padding` the stored values (low, high) that are no image, `order` InstanceNumber and SliceLocation.
     """
 
     path: str
     index: int | None
     uid: str
+    patient: str
+    space: str
     affine: np.ndarray
     shape: tuple
     scale: tuple
+    padding: tuple | None = None
+    order: tuple | None = None
 
 
 @dataclass(slots=True)
 class Series:
-    """The files of one SeriesInstanceUID; ``about`` maps DICOM keywords to text, as the first file has them.
+    """The files of one SeriesInstanceUID and kind ('image', 'seg', 'rtstruct' or what else they are).
 
-    ``kind`` is 'image', 'seg', 'rtstruct' or 'other'; ``references`` are the SeriesInstanceUIDs that a SEG or
-    RTSTRUCT was drawn on, ``spaces`` the FrameOfReferenceUIDs; ``problems`` are (path relative to the folder,
-    reason) of files that cannot be used.
+    ``about`` maps DICOM keywords to text, as most files have them; ``references`` are the SeriesInstanceUIDs
+    that a SEG or RTSTRUCT was drawn on, ``spaces`` the FrameOfReferenceUIDs; ``problems`` are (path relative
+    to the folder, reason) of files that cannot be used.
     """
 
     kind: str
@@ -85,72 +93,87 @@ def read_folder(folder, *, progress=False):
     if not folder.is_dir():
         raise FileNotFoundError(f"DICOM folder '{folder}' does not exist.")
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
-    found, damaged = {}, []
+    found, abouts, damaged = {}, {}, []
     for path in tqdm(sorted(paths), "reading headers", disable=None if progress else True, leave=False):
         problems = damaged
         try:
-            header = open_dicom(path, "The header", _READ)
-            if header is None:
-                continue
-            uid = text(header, "SeriesInstanceUID")
-            if not uid:
-                raise DicomError("SeriesInstanceUID is missing.")
-            series = found.setdefault(uid, _series(header))
-            series.files.append(path)
-            problems = series.problems
-            _add(series, path, header)
+            with reading("The header", path):
+                header = open_dicom(path, "The header", _READ)
+                if header is None:
+                    continue
+                about = {keyword: text(header, keyword) for keyword in _ABOUT}
+                if not about["SeriesInstanceUID"]:
+                    raise DicomError("SeriesInstanceUID is missing.")
+                if not about["ContrastBolusAgent"] and items(header, "ContrastBolusAgentSequence"):
+                    about["ContrastBolusAgent"] = "given"  # enhanced MR names the agent by code
+                key = about["SeriesInstanceUID"], _kind(header)
+                series = found.setdefault(key, Series(key[1], about))
+                abouts.setdefault(key, Counter())[tuple(about.values())] += 1
+                series.files.append(path)
+                problems = series.problems
+                _add(series, path, header)
         except DicomError as err:
-            problems.append((os.path.relpath(path, folder), str(err)))
+            problems.append((os.path.relpath(path, folder), err.reason))
     if not found and not damaged:
         raise DicomError(f"'{folder}' holds no DICOM file. Give the folder of a DICOM export.")
+    for key, series in found.items():
+        series.about = dict(zip(_ABOUT, abouts[key].most_common(1)[0][0], strict=True))
+        for path in sorted({f.path for f in series.frames if f.patient != series.patient}):
+            reason = "its PatientID differs from that of other files of the series."
+            series.problems.append((os.path.relpath(path, folder), reason))
     keys = ("PatientID", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID")
     return sorted(found.values(), key=lambda s: [s.about[k] for k in keys]), damaged
 
 
-def _series(header):
-    """Return an empty Series that knows what its first header says."""
+def _kind(header):
+    """Return what a file is: 'image', 'seg', 'rtstruct', or the standard's name of anything else."""
     from pydicom.uid import UID
 
-    about = {keyword: text(header, keyword) for keyword in _ABOUT}
-    if not about["ContrastBolusAgent"] and header.get("ContrastBolusAgentSequence"):
-        about["ContrastBolusAgent"] = "given"  # enhanced MR names the agent by code
-    sop_class = text(header, "SOPClassUID")
-    image = "Rows" in header or "Image Storage" in UID(sop_class).name
-    return Series(_KINDS.get(sop_class, "image" if image else "other"), about)
+    uid = UID(text(header, "SOPClassUID"))
+    if uid in _KINDS:
+        return _KINDS[uid]
+    if "Rows" in header and not uid.startswith(f"{_STORAGE}7"):  # 7 and below it are secondary captures
+        return "image"
+    return uid.name.removesuffix(" Storage") if uid.name != uid else "no image"
 
 
 def _add(series, path, header):
     """Add what a file's header says to its series."""
     series.spaces.add(text(header, "FrameOfReferenceUID"))
-    if series.kind == "image":
-        if text(header, "PatientID") != series.patient:
-            raise DicomError("its PatientID differs from that of other files of the series.")
+    if series.kind == "image" and series.about["Modality"] == "MR":  # what doses and others lack is no damage
         series.frames += frames_of(path, header)
-    drawn_on = list(header.get("ReferencedSeriesSequence", []))
-    for space in header.get("ReferencedFrameOfReferenceSequence", []):
+    drawn_on = items(header, "ReferencedSeriesSequence")
+    for space in items(header, "ReferencedFrameOfReferenceSequence"):
         series.spaces.add(text(space, "FrameOfReferenceUID"))
-        for study in space.get("RTReferencedStudySequence", []):
-            drawn_on += study.get("RTReferencedSeriesSequence", [])
+        for study in items(space, "RTReferencedStudySequence"):
+            drawn_on += items(study, "RTReferencedSeriesSequence")
     series.references |= {text(one, "SeriesInstanceUID") for one in drawn_on}
 
 
 def frames_of(path, header):
     """Return the Frames of an image or a SEG."""
-    uid, shape = text(header, "SOPInstanceUID"), (_whole(header, "Columns"), _whole(header, "Rows"))
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    uid, patient, space = (text(header, k) for k in ("SOPInstanceUID", "PatientID", "FrameOfReferenceUID"))
+    shape = _whole(header, "Columns"), _whole(header, "Rows")
+    per_frame = items(header, "PerFrameFunctionalGroupsSequence")
     n_frames = _whole(header, "NumberOfFrames", 1)
     if not per_frame:
         if n_frames != 1:
             raise DicomError("it has several frames and no positions of them.")
-        return [Frame(path, None, uid, _affine(header, header, header), shape, _scale(header))]
-    shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    frames = []
-    for index, own in enumerate(per_frame):
-        *plane, scale = ((own.get(name) or shared.get(name) or [{}])[0] for name in GROUPS)
-        frames.append(Frame(path, index, uid, _affine(*plane), shape, _scale(scale)))
-    if len(frames) != n_frames:
+        order = [_number(header, keyword) for keyword in ("InstanceNumber", "SliceLocation")]
+        places = [(None, header, header, header, header)]
+    else:
+        order, places = (None, None), []
+        shared = (items(header, "SharedFunctionalGroupsSequence") or [{}])[0]
+        for index, own in enumerate(per_frame):
+            groups = [(items(own, name) or items(shared, name) or [{}])[0] for name in GROUPS]
+            places.append((index, *groups))
+    if len(places) != n_frames:
         raise DicomError("NumberOfFrames differs from the number of positions.")
-    return frames
+    padding = _padding(header)
+    return [
+        Frame(path, index, uid, patient, space, _affine(*plane), shape, _scale(scale), padding, tuple(order))
+        for index, *plane, scale in places
+    ]
 
 
 def _affine(position, orientation, measures):
@@ -175,6 +198,25 @@ def _scale(dataset):
     """Return rescale slope and intercept."""
     slope = numbers(dataset, "RescaleSlope", 1, (1.0,))[0]
     return (slope or 1.0), numbers(dataset, "RescaleIntercept", 1, (0.0,))[0]
+
+
+def _number(header, keyword):
+    """Return an element of which little depends as a float, or None."""
+    try:
+        return numbers(header, keyword, 1, (None,))[0]
+    except DicomError:
+        return None
+
+
+def _padding(header):
+    """Return the lowest and highest stored value that stands for no image, or None."""
+    value = numbers(header, "PixelPaddingValue", 1, (None,))[0]
+    if value is None:
+        return None
+    other = numbers(header, "PixelPaddingRangeLimit", 1, (value,))[0]
+    if numbers(header, "PixelRepresentation", 1, (0,))[0] == 1:  # some write signed values as unsigned ones
+        value, other = (v - 2**16 if v >= 2**15 else v for v in (value, other))
+    return min(value, other), max(value, other)
 
 
 def _whole(dataset, keyword, default=None):

@@ -1,16 +1,17 @@
 """SEG and RTSTRUCT → regions by name, each with its mask on the grid of the series it was drawn on."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from tumorsim._validation import check_pattern
+from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError
-from tumorsim.io.dicom._contours import mask_of_contours
+from tumorsim.io.dicom._contours import area_vector, mask_of_contours
 from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
-from tumorsim.io.dicom._open import numbers, open_dicom, reading, text
+from tumorsim.io.dicom._open import MAX_VOXELS, items, numbers, open_dicom, reading, text
 
 __all__ = ["Region", "is_tumor", "read_regions"]
 
@@ -29,21 +30,31 @@ _NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One ROI or segment: free text, the planner's type ('GTV', …) or '', and (shape, affine) → bool mask."""
+    """One ROI or segment, which may be drawn on a grid.
+
+    ``name`` is free text, ``kind`` the planner's type ('GTV', …) or '', ``number`` that of the file,
+    ``tracking`` TrackingUID and TrackingID of a segment. ``draw(shape, affine, notes)`` returns a bool mask,
+    and adds to the list ``notes`` what of it could not be drawn; with ``resample=True`` on any grid.
+    """
 
     name: str
     kind: str
     draw: object
+    number: int = 0
+    tracking: tuple = ("", "")
 
 
 def read_regions(path, kind):
     """Return what a SEG or RTSTRUCT file outlines, as Regions by number; ``DicomError`` if it is damaged.
 
-    Their pixels and contours are in memory, no mask is drawn yet.
+    Contours and pixels of a region are read when it is drawn.
     """
-    dataset = open_dicom(path, "The file", pixels=True)
-    with reading("The list of regions"):
-        return _segments(path, dataset) if kind == "seg" else _rois(dataset)
+    with reading("The list of regions", path):
+        dataset = open_dicom(path, "The file", pixels=True)
+        if dataset is None:
+            raise DicomError("It is no DICOM file.")
+        regions = _segments(path, dataset) if kind == "seg" else _rois(path, dataset)
+    return sorted(regions, key=lambda region: region.number)
 
 
 def is_tumor(region, include=None, exclude=None):
@@ -78,71 +89,105 @@ def is_tumor(region, include=None, exclude=None):
     return region.kind == "GTV" or bool(_TUMOR.search(words))
 
 
-def _rois(dataset):
-    """Return the ROIs of an RTSTRUCT that have closed contours."""
-    names = {int(r.ROINumber): text(r, "ROIName") for r in dataset.get("StructureSetROISequence", [])}
+def _rois(path, dataset):
+    """Return the ROIs of an RTSTRUCT."""
+    names = {_whole(r, "ROINumber"): text(r, "ROIName") for r in items(dataset, "StructureSetROISequence")}
     kinds = {
-        int(o.ReferencedROINumber): text(o, "RTROIInterpretedType").upper()
-        for o in dataset.get("RTROIObservationsSequence", [])
+        _whole(o, "ReferencedROINumber"): text(o, "RTROIInterpretedType").upper()
+        for o in items(dataset, "RTROIObservationsSequence")
     }
-    regions = []
-    for roi in dataset.get("ROIContourSequence", []):
-        contours = [
-            np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3) @ LPS_TO_RAS[:3, :3]
-            for contour in roi.get("ContourSequence", [])
-            if text(contour, "ContourGeometricType").upper().startswith("CLOSED")
-        ]
-        number = int(roi.ReferencedROINumber)
-        if contours:
-            draw = partial(mask_of_contours, contours)
-            regions.append((number, Region(names.get(number, ""), kinds.get(number, ""), draw)))
-    return [region for _, region in sorted(regions, key=lambda r: r[0])]
+    numbered = [(_whole(roi, "ReferencedROINumber"), roi) for roi in items(dataset, "ROIContourSequence")]
+    return [
+        Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, roi, n), n) for n, roi in numbered
+    ]
+
+
+def _draw_roi(path, roi, number, shape, affine, notes, *, resample=False):
+    """Draw an ROI's closed contours; those without area, or of points that cannot be read, are told."""
+    with reading(f"Region {number}", path):
+        contours, given = [], items(roi, "ContourSequence")
+        for one in given:
+            data = one.get("ContourData")
+            points = np.array([] if data is None else data, dtype=np.float64).reshape(-1, 3)
+            closed = text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
+            if closed and len(points) > 2 and np.linalg.norm(area_vector(points)) > 1e-6:
+                contours.append(points @ LPS_TO_RAS[:3, :3])
+        if len(contours) < len(given):
+            lost = f"{len(given) - len(contours)} of {counted(len(given), 'contour')}"
+            notes.append(f"region {number}: {lost} left out, without area")
+        return mask_of_contours(contours, shape, affine)
 
 
 def _segments(path, dataset):
     """Return the segments of a SEG."""
-    with reading("The pixels of the segmentation"):
-        pixels = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
-    form, threshold = text(dataset, "SegmentationType"), 1
-    if form == "FRACTIONAL":
-        threshold = max(1, numbers(dataset, "MaximumFractionalValue", 1)[0] / 2)
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    owners = [
-        None if form == "LABELMAP" else _segment_of(own, shared)
-        for own in dataset.get("PerFrameFunctionalGroupsSequence", [])
-    ]
-    frames = list(zip(pixels, frames_of(path, dataset), owners, strict=True))
-    regions = []
-    for segment in dataset.get("SegmentSequence", []):
-        number = int(segment.SegmentNumber)
-        kinds = segment.get("SegmentedPropertyTypeCodeSequence") or [{}]
-        name = f"{text(segment, 'SegmentLabel')} {text(kinds[0], 'CodeMeaning')}".strip()
-        planes = [
-            (plane == number if owner is None else plane >= threshold, frame)
-            for plane, frame, owner in frames
-            if owner in (None, number)
+    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [{}])[0]
+    frames = frames_of(path, dataset)
+    if np.prod(frames[0].shape, dtype=float) > MAX_VOXELS:
+        raise DicomError(f"A frame must have at most {MAX_VOXELS} pixels. Got {frames[0].shape}.")
+    owners = None
+    if text(dataset, "SegmentationType") != "LABELMAP":
+        owners = [
+            items(own, "SegmentIdentificationSequence") or items(shared, "SegmentIdentificationSequence")
+            for own in items(dataset, "PerFrameFunctionalGroupsSequence")
         ]
-        planes = [(plane, LPS_TO_RAS @ frame.affine) for plane, frame in planes if plane.any()]
-        if planes and number:
-            regions.append((number, Region(name, "", partial(_paste, planes))))
-    return [region for _, region in sorted(regions, key=lambda r: r[0])]
+        if not all(owners):
+            raise DicomError("A frame of the segmentation names no segment.")
+        owners = [_whole(owner[0], "ReferencedSegmentNumber") for owner in owners]
+    regions = []
+    for segment in items(dataset, "SegmentSequence"):
+        number = _whole(segment, "SegmentNumber")
+        kinds = items(segment, "SegmentedPropertyTypeCodeSequence") or [{}]
+        name = f"{text(segment, 'SegmentLabel')} {text(kinds[0], 'CodeMeaning')}".strip()
+        own = [f for f, n in zip(frames, owners, strict=True) if n == number] if owners else frames
+        tracking = text(segment, "TrackingUID"), text(segment, "TrackingID")
+        if number > 0 and own:
+            draw = partial(_draw_segment, path, dataset, own, number)
+            regions.append(Region(name, "", draw, number, tracking))
+    return regions
 
 
-def _segment_of(own, shared):
-    """Return the segment number of a frame."""
-    found = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-    if not found:
-        raise DicomError("A frame of the segmentation names no segment.")
-    return int(found[0].ReferencedSegmentNumber)
+def _draw_segment(path, dataset, frames, number, shape, affine, notes, *, resample=False):
+    """Draw a segment on a grid of the same voxels, or with `resample` on any."""
+    with reading("The pixels of the segmentation", path):
+        form, threshold = text(dataset, "SegmentationType"), 1
+        if form == "FRACTIONAL":
+            threshold = max(1, numbers(dataset, "MaximumFractionalValue", 1)[0] / 2)
+        planes = []
+        for frame, pixels in zip(frames, _pixels(dataset, frames), strict=True):
+            if pixels.shape != frame.shape[::-1]:
+                raise DicomError(f"A segmentation must hold one value a pixel. Got shape {pixels.shape}.")
+            rows, columns = np.nonzero(pixels == number if form == "LABELMAP" else pixels >= threshold)
+            if rows.size:
+                planes.append((rows, columns, LPS_TO_RAS @ frame.affine))
+        try:
+            return _paste(planes, shape, affine)
+        except DicomError:
+            if not resample:
+                raise
+        return mask_of_contours([ring for plane in planes for ring in _outlines(*plane)], shape, affine)
+
+
+def _pixels(dataset, frames):
+    """Yield the stored pixels (rows, columns) of frames of a SEG."""
+    from pydicom.pixels import iter_pixels
+
+    indices = [f.index or 0 for f in frames]
+    if numbers(dataset, "BitsAllocated", 1)[0] != 1 or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        yield from iter_pixels(dataset, indices=indices)
+        return
+    packed, size = np.frombuffer(dataset.PixelData, np.uint8), int(np.prod(frames[0].shape))
+    for i in indices:  # frames follow each other bit by bit, also within a byte
+        first, last = i * size, (i + 1) * size
+        bits = np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")
+        yield bits[first % 8 :][:size].reshape(frames[0].shape[::-1])
 
 
 def _paste(planes, shape, affine):
-    """Lay planes, (rows, columns) and affine each, onto a grid of the same voxels; bool (nx, ny, nz)."""
+    """Lay pixels (rows, columns, affine of the plane) onto a grid of the same voxels; bool (nx, ny, nz)."""
     mask = np.zeros(shape, dtype=bool)
-    for plane, own in planes:
+    for rows, columns, own in planes:
         # A frame is placed by its own position: gaps, crops and other axis orders then need no care
         to_grid = np.linalg.inv(affine) @ own
-        rows, columns = np.nonzero(plane)
         voxels = np.stack([columns, rows, 0 * rows, 0 * rows + 1]).T @ to_grid.T[:, :3]
         index = np.round(voxels).astype(int)
         aligned = np.allclose(np.abs(to_grid[:3, :2]).sum(axis=0), 1, atol=0.02)
@@ -152,3 +197,27 @@ def _paste(planes, shape, affine):
             raise DicomError("The segmentation reaches out of its reference series.")
         mask[tuple(index.T)] = True
     return mask
+
+
+def _outlines(rows, columns, affine):
+    """Return the outlines (n, 3) in RAS+ mm of pixels of a plane, halfway between their centers."""
+    from contourpy import contour_generator
+
+    start = rows.min() - 1, columns.min() - 1
+    plane = np.zeros((np.ptp(rows) + 3, np.ptp(columns) + 3))
+    plane[rows - start[0], columns - start[1]] = 1
+    generator = contour_generator(z=plane, name="serial", fill_type="OuterOffset")
+    rings = []
+    for points, offsets in zip(*generator.filled(0.5, 2), strict=True):
+        for first, last in itertools.pairwise(offsets):
+            ring = points[first : last - 1] + np.array([start[1], start[0]])
+            rings.append(ring @ affine[:3, :2].T + affine[:3, 3])
+    return rings
+
+
+def _whole(dataset, keyword):
+    """Return an element as an int; 0 where it cannot be read."""
+    try:
+        return int(numbers(dataset, keyword, 1, (0,))[0])
+    except DicomError:
+        return 0

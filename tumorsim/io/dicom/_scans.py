@@ -8,11 +8,22 @@ import numpy as np
 
 from tumorsim._validation import check_pattern
 from tumorsim.exceptions import DicomError
+from tumorsim.io import content_key
 from tumorsim.io.dicom._folder import Series, read_folder
 from tumorsim.io.dicom._masks import is_tumor, read_regions
-from tumorsim.io.dicom._volume import load_volume, stack
+from tumorsim.io.dicom._open import items, open_dicom, reading, text
+from tumorsim.io.dicom._volume import assemble, load_volume
 
-__all__ = ["Scan", "find_scan", "find_scans", "load_mask", "modality_of", "read_series", "t1c_objection"]
+__all__ = [
+    "Scan",
+    "draw_tumors",
+    "find_scan",
+    "find_scans",
+    "load_mask",
+    "modality_of",
+    "read_series",
+    "t1c_objection",
+]
 
 _NOT_ANATOMY = re.compile(
     r"local|scout|survey|\bloc\b|3.?plane|\bmip\b|projection|subtract|\bsub\b|screen.?save|\bphase\b"
@@ -33,16 +44,27 @@ _MODALITIES = {"CR", "CT", "DX", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG"
 _MODALITIES |= {"RTPLAN", "RTSTRUCT", "SC", "SEG", "SR", "US", "XA"}
 _NO_IMAGE_TYPES = {"LOCALIZER", "ADC", "SUBTRACTION", "MIP", "PROJECTION IMAGE", "PHASE MAP", "P", "ANGIO"}
 _NO_AGENT = {"", "no", "none", "n", "nein", "0", "no contrast", "n a"}
+_NOT_STATED = "T1 without contrast: neither ContrastBolusAgent nor its name says any"
+_POINTERS = (  # sequences on the way to the slices that a SEG or RTSTRUCT names
+    "ReferencedFrameOfReferenceSequence RTReferencedStudySequence RTReferencedSeriesSequence "
+    "ContourImageSequence ROIContourSequence ContourSequence ReferencedSeriesSequence SourceImageSequence "
+    "ReferencedInstanceSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
+    "DerivationImageSequence"
+).split()
 
 
 @dataclass(slots=True)
 class Scan:
-    """A T1c series whose slices make a volume: sorted ``frames``, ``shape``, ``affine``; and its masks."""
+    """A T1c series whose slices make a volume: sorted ``frames``, ``shape``, ``affine``; and its masks.
+
+    ``notes`` say what was left out or taken on trust.
+    """
 
     series: Series
     frames: list
     shape: tuple
     affine: np.ndarray
+    notes: list = field(default_factory=list)
     masks: list = field(default_factory=list)
 
     def load_image(self):
@@ -50,14 +72,19 @@ class Scan:
         return load_volume(self.frames)
 
 
-def find_scans(folder, pattern=None, *, progress=False):
+def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False):
     """Find the T1c scans of a folder of mixed DICOM; voxels are not read.
+
+    A SEG or RTSTRUCT belongs to the series that it refers to, else to that whose slices it names, else to the
+    one with its frame of reference and patient. Where that is a T1 that states no contrast it is taken too.
 
     Parameters
     ----------
     folder : str or Path
     pattern : str, optional
         As in `t1c_objection`.
+    by_slice_location : bool, default=False
+        Where all slices of a series have one position, place them by SliceLocation.
     progress : bool, default=False
         Show a progress bar.
 
@@ -77,35 +104,70 @@ def find_scans(folder, pattern=None, *, progress=False):
         If pydicom is not installed, or there is no DICOM file.
     """
     found, damaged = read_folder(folder, progress=progress)
-    scans, skipped = [], []
+    scans, unstated, skipped = [], [], []
     masks = [series for series in found if series.kind in ("seg", "rtstruct")]
     for series in found:
-        damaged += series.problems
         if series.kind in ("seg", "rtstruct"):
             continue
-        reason = "no image" if series.kind == "other" else t1c_objection(series, pattern)
+        reason = t1c_objection(series, pattern)
         try:
-            if reason:
+            if reason not in (None, _NOT_STATED):
                 raise DicomError(reason)
+            damaged += series.problems
             if series.problems:
                 n_files = f"{len(series.problems)} of its {len(series.files)} files"
                 raise DicomError(f"{n_files} cannot be used: {series.problems[0][1]}")
-            if len(series.spaces) > 1:
-                raise DicomError("Mixed geometry: the slices differ in their frame of reference.")
-            scans.append(Scan(series, *stack(series.frames)))
+            scan = Scan(series, *assemble(series.frames, by_slice_location=by_slice_location))
+            (scans if reason is None else unstated).append(scan)
         except DicomError as err:
-            skipped.append((series, str(err)))
+            skipped.append((series, err.reason if reason is None else reason))
     for series in masks:
-        owners = [s for s in scans if s.series.uid in series.references]
-        if not series.references - {""}:  # some writers name the coordinates only
-            spaces = series.spaces - {""}
-            owners = [s for s in scans if s.series.spaces & spaces and s.series.patient == series.patient]
-            owners = owners if len(owners) == 1 else []
-        for scan in owners:
-            scan.masks.append(series)
-        if not owners:
-            skipped.append((series, "the series that it was drawn on is no T1c scan of this folder"))
+        damaged += series.problems
+        try:
+            for scan in _owners(series, scans) or _owners(series, unstated):
+                scan.masks.append(series)
+        except DicomError as err:
+            skipped.append((series, err.reason))
+    for scan in unstated:
+        if scan.masks:
+            scan.notes.append("contrast was not stated; taken for its SEG or RTSTRUCT")
+            scans.append(scan)
+        else:
+            skipped.append((scan.series, _NOT_STATED))
+    used = {one.uid for scan in scans for one in scan.masks}
+    told = {id(one) for one, _ in skipped}
+    none = "the series that it was drawn on is no T1c scan of this folder"
+    skipped += [(one, none) for one in masks if one.uid not in used and id(one) not in told]
     return scans, skipped, damaged
+
+
+def _owners(mask, scans):
+    """Return those scans that a SEG or RTSTRUCT was drawn on, or that share its coordinates alone."""
+    named = [s for s in scans if s.series.uid in mask.references]
+    if named or not scans:
+        return named
+    slices = set()
+    for path in mask.files:
+        with reading("The file", path):
+            slices |= _slices_of(open_dicom(path, "The file") or {})
+    named = [s for s in scans if any(f.uid in slices for f in s.frames)]
+    spaces = mask.spaces - {""}
+    near = [s for s in scans if s.series.spaces & spaces and s.series.patient == mask.patient]
+    if not named and len(near) > 1:
+        raise DicomError(
+            f"{len(near)} T1 scans share its frame of reference, and it names slices of none of them: it is "
+            "ambiguous which one it was drawn for. Name that series with a pattern (--series)."
+        )
+    return named or near
+
+
+def _slices_of(dataset):
+    """Return the SOPInstanceUIDs that a SEG or RTSTRUCT, or an item of it, refers to."""
+    found = {text(dataset, "ReferencedSOPInstanceUID")} - {""}
+    for keyword in _POINTERS:
+        for item in items(dataset, keyword):
+            found |= _slices_of(item)
+    return found
 
 
 def find_scan(folder, pattern=None):
@@ -118,7 +180,7 @@ def find_scan(folder, pattern=None):
     """
     scans, skipped, damaged = find_scans(folder, pattern)
     if not scans:
-        reasons = sorted({reason for _, reason in [*skipped, *damaged]})
+        reasons = sorted({reason for _, reason in skipped} | {f"'{where}': {why}" for where, why in damaged})
         raise DicomError(
             f"'{folder}' holds no contrast-enhanced T1 series that can be used. "
             f"Got: {'; '.join(reasons) or 'no series'}. Name the series with a pattern (--series)."
@@ -150,12 +212,17 @@ def read_series(folder):
         raise DicomError(f"'{damaged[0][0]}' in '{folder}' cannot be used: {damaged[0][1]}")
     if len(found) != 1:
         raise DicomError(f"'{folder}' must hold one image series. Got {len(found)}.")
-    frames, _, affine = stack(found[0].frames)
+    frames, _, affine, _ = assemble(found[0].frames)
     return load_volume(frames), affine
 
 
 def load_mask(scan, include=None, exclude=None):
-    """Draw the tumors of a scan's SEG and RTSTRUCT.
+    """Return the mask that `draw_tumors` draws."""
+    return draw_tumors(scan, include, exclude)[0]
+
+
+def draw_tumors(scan, include=None, exclude=None):
+    """Draw the tumors of a scan's SEG and RTSTRUCT; a region that cannot be drawn costs only itself.
 
     Parameters
     ----------
@@ -168,27 +235,45 @@ def load_mask(scan, include=None, exclude=None):
     mask : ndarray of shape (nx, ny, nz), dtype=uint8 or uint16, or None
         0 background, then a value for each tumor in the order of its number in its file; where two overlap
         the smaller one keeps its voxels. None where there is no tumor.
+    regions : list of Region
+        Those of the values 1, 2, …
+    notes : list of str
+        What was left out, or taken on trust; they quote no name.
 
     Raises
     ------
     DicomError
-        If a file is damaged, or does not fit onto the scan.
+        If a file is damaged, or no tumor of it fits onto the scan.
     """
-    tumors = []
+    drawn, notes, failed, seen = [], list(scan.notes), [], set()
     for series in scan.masks:
-        if series.problems:
-            raise DicomError(f"A file of its {series.kind.upper()} cannot be used: {series.problems[0][1]}")
+        own = scan.series.uid in series.references
+        if not own and series.references - {""}:
+            notes.append(f"its {series.kind.upper()} was drawn on another series of the same coordinates")
         for path in sorted(series.files):
+            if content_key(path) in seen:
+                notes.append(f"a {series.kind.upper()} that is there twice counts once")
+                continue
+            seen.add(content_key(path))
             for region in read_regions(path, series.kind):
-                if is_tumor(region, include, exclude):
-                    tumors.append(np.flatnonzero(region.draw(scan.shape, scan.affine)))
-    tumors = [voxels for voxels in tumors if voxels.size]
-    if not tumors:
-        return None
-    mask = np.zeros(scan.shape, np.uint8 if len(tumors) < 256 else np.uint16)
-    for i in sorted(range(len(tumors)), key=lambda i: -tumors[i].size):
-        mask.ravel()[tumors[i]] = i + 1
-    return mask
+                if not is_tumor(region, include, exclude):
+                    continue
+                try:
+                    mask = region.draw(scan.shape, scan.affine, notes, resample=not own)
+                except DicomError as err:
+                    failed.append(err)
+                    notes.append(f"region {region.number} left out: {err.reason}")
+                    continue
+                if mask.any():
+                    drawn.append((region, np.flatnonzero(mask)))
+    if failed and not drawn:
+        raise failed[0]
+    if not drawn:
+        return None, [], notes
+    mask = np.zeros(scan.shape, np.uint8 if len(drawn) < 256 else np.uint16)
+    for i in sorted(range(len(drawn)), key=lambda i: -drawn[i][1].size):
+        mask.ravel()[drawn[i][1]] = i + 1
+    return mask, [region for region, _ in drawn], notes
 
 
 def t1c_objection(series, pattern=None):
@@ -209,6 +294,8 @@ def t1c_objection(series, pattern=None):
     about = series.about
     if about["Modality"] != "MR":
         return f"modality {modality_of(series)}, not MR"
+    if series.kind != "image":
+        return f"{series.kind}, no MR image"
     if about["BurnedInAnnotation"].upper() == "YES":
         return "text is burned into its pixels, which may name the patient"
     colors = about["PhotometricInterpretation"]
@@ -233,7 +320,7 @@ def t1c_objection(series, pattern=None):
     if _WITHOUT.search(names):
         return "T1 without contrast, by its name"
     if _words(about["ContrastBolusAgent"]) in _NO_AGENT and not _CONTRAST.search(names):
-        return "T1 without contrast: neither ContrastBolusAgent nor its name says any"
+        return _NOT_STATED
     return None
 
 

@@ -1,6 +1,8 @@
 """Slices of a series → one array with its affine, or the reason why they are no volume."""
 
 import itertools
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,18 +10,96 @@ from tumorsim._validation import counted, install_hint
 from tumorsim.exceptions import DicomError, GeometryError
 from tumorsim.geometry import check_affine
 from tumorsim.io.dicom._folder import LPS_TO_RAS
-from tumorsim.io.dicom._open import open_dicom, reading
+from tumorsim.io.dicom._open import MAX_VOXELS, open_dicom, reading
 
-__all__ = ["load_volume", "stack"]
+__all__ = ["assemble", "load_volume"]
 
 _UNEVEN = 0.05  # of the distance of two slices: rounding in headers, table motion; a gap is 1 and more
 _ROUNDING_MM = 0.02  # positions are written with two decimals by some
 
 
-def stack(frames):
+def assemble(frames, *, by_slice_location=False):
+    """Return what `_stack` does and notes: what is there twice, or odd among many, costs only itself."""
+    notes, kept = [], _without_copies(frames)
+    if len(kept) < len(frames):
+        notes.append(f"{counted(len(frames) - len(kept), 'image')} of {len(frames)} was there twice")
+    places = np.array([f.affine[:3, 3] for f in kept])
+    if len(kept) > 2 and np.ptp(places, axis=0).max() < 1e-3 and _regular(kept):
+        if not by_slice_location:
+            raise DicomError(
+                f"All {len(kept)} slices have the same ImagePositionPatient, but SliceLocation and "
+                "InstanceNumber are regular: an anonymizer's fault. Export the series anew, or place its "
+                "slices by SliceLocation (--by-slice-location)."
+            )
+        kept = [_moved(f) for f in kept]
+        notes.append("slices are placed by SliceLocation, so their order may be the wrong way round")
+    try:
+        return *_stack(kept), notes
+    except DicomError:
+        usual = _usual(kept) if kept else []
+        odd = len(kept) - len(usual)
+        if not 0 < odd <= max(3, len(kept) // 10) or odd >= len(usual):
+            raise
+        try:
+            stacked = _stack(usual)
+        except DicomError:
+            stacked = None
+        if stacked is None:  # it is missed in the stack, so it is no stray image
+            raise
+    return *stacked, [*notes, f"{odd} of {counted(len(kept), 'image')} left out: orientation or size differs"]
+
+
+def _usual(frames):
+    """Return the frames that have the size and orientation of most of them."""
+    kind, _ = Counter((f.space, f.shape) for f in frames).most_common(1)[0]
+    usual = [f for f in frames if (f.space, f.shape) == kind]
+    typical = np.median([f.affine[:3, :2] for f in usual], axis=0)
+    return [f for f in usual if np.abs(f.affine[:3, :2] - typical).max() <= 0.01 * np.abs(typical).max()]
+
+
+def _without_copies(frames):
+    """Return frames without those of the same SOPInstanceUID, place and voxels as another."""
+    kept = defaultdict(list)
+    for f in frames:
+        same = kept[(f.uid, f.index) if f.uid else id(f)]
+        if not any(
+            np.array_equal(f.affine, o.affine)
+            and (f.shape, f.scale) == (o.shape, o.scale)
+            and np.array_equal(load_volume([f]), load_volume([o]))
+            for o in same
+        ):
+            same.append(f)
+    return list(itertools.chain(*kept.values()))
+
+
+def _regular(frames):
+    """Tell whether SliceLocation goes up or down evenly with InstanceNumber."""
+    order = [f.order for f in frames]
+    if any(None in o for o in order):
+        return False
+    steps = np.diff(np.array(sorted(order)), axis=0)
+    return (
+        steps[:, 0].min() > 0
+        and abs(steps[:, 1]).min() > 0
+        and np.ptp(steps[:, 1]) <= _UNEVEN * abs(steps[0, 1])
+    )
+
+
+def _moved(frame):
+    """Return a frame whose coordinate along its normal (to the left, back or head) is SliceLocation."""
+    normal = frame.affine[:3, 2] / np.linalg.norm(frame.affine[:3, 2])
+    normal = normal * np.sign(normal[np.abs(normal).argmax()])
+    affine = frame.affine.copy()
+    affine[:3, 3] += normal * (frame.order[1] - normal @ affine[:3, 3])
+    return replace(frame, affine=affine)
+
+
+def _stack(frames):
     """Return a series' frames by position along their normal, shape (x, y, z) and RAS+ affine (4, 4)."""
     if len(frames) < 2:
         raise DicomError(f"A volume needs at least two slices. Got {len(frames)}.")
+    if len({f.space for f in frames}) > 1:
+        raise DicomError("Mixed geometry: the slices differ in their frame of reference.")
     if len({f.shape for f in frames}) > 1:
         raise DicomError("Mixed geometry: the slices differ in rows and columns.")
     affines = np.array([f.affine for f in frames])
@@ -56,28 +136,45 @@ def load_volume(frames):
     """Return the voxels (nx, ny, nz) of sorted frames, in the files' type or, where rescaled, float32."""
     from pydicom.pixels import iter_pixels
 
+    shape = (*frames[0].shape, len(frames))
+    if np.prod(shape, dtype=float) > MAX_VOXELS:
+        raise DicomError(f"A scan must have at most {MAX_VOXELS} voxels. Got {shape}.", frames[0].path)
     rescaled = any(f.scale != (1, 0) for f in frames)
-    volume = None
+    volume, padded = None, {}
     place = {id(f): z for z, f in enumerate(frames)}
     by_file = itertools.groupby(sorted(frames, key=lambda f: (f.path, f.index or 0)), key=lambda f: f.path)
     for path, group in by_file:
         group = list(group)
         indices = None if group[0].index is None else [f.index for f in group]
-        with reading("A slice's pixels"):
+        with reading("A slice's pixels", path):
             syntax = open_dicom(path, "A slice's header", []).file_meta.TransferSyntaxUID
-            arrays = iter_pixels(path, indices=indices, transfer_syntax_uid=syntax)
+            if syntax.is_deflated:
+                arrays = iter_pixels(open_dicom(path, "A slice's pixels", pixels=True), indices=indices)
+            else:
+                arrays = iter_pixels(path, indices=indices, transfer_syntax_uid=syntax)
             for frame, pixels in zip(group, _decoded(arrays), strict=True):
                 if pixels.shape != frame.shape[::-1]:
                     raise DicomError(f"Slices must hold one gray value a pixel. Got shape {pixels.shape}.")
                 if volume is None:
                     kind = np.float32 if rescaled or pixels.dtype.kind == "f" else pixels.dtype
-                    volume = np.empty((*frame.shape, len(frames)), kind, order="F")
+                    volume = np.empty(shape, kind, order="F")
                 if not rescaled and pixels.dtype != volume.dtype:
                     raise DicomError("Mixed geometry: the slices differ in bits or sign of their pixels.")
-                plane = pixels.T
+                plane, z = pixels.T, place[id(frame)]
+                if frame.padding is not None:
+                    padded[z] = (plane >= frame.padding[0]) & (plane <= frame.padding[1])
                 if rescaled:
                     plane = plane * np.float32(frame.scale[0]) + np.float32(frame.scale[1])
-                volume[:, :, place[id(frame)]] = plane
+                volume[:, :, z] = plane
+    if any(one.any() for one in padded.values()):
+        step = max(1, volume.size >> 20)
+        planes = (volume[:, :, z][~padded[z]] if z in padded else volume[:, :, z] for z in range(shape[2]))
+        inside = np.concatenate([plane.ravel()[::step] for plane in planes])
+        # Air as normalize_intensity measures it, where there is any: in stripped brains it is what is padded
+        air, top = np.percentile(inside, (0.5, 99)) if inside.size else (0, 0)
+        air = air if air <= 0.1 * top else 0
+        for z, one in padded.items():
+            volume[:, :, z][one] = air
     return volume
 
 

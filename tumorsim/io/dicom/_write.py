@@ -1,11 +1,13 @@
 """A mask → DICOM SEG that refers to the slices it was made on."""
 
+import re
+
 import numpy as np
 
 from tumorsim.exceptions import DicomError
 from tumorsim.io._files import atomic_path
 from tumorsim.io.dicom._folder import GROUPS
-from tumorsim.io.dicom._open import open_dicom, reading
+from tumorsim.io.dicom._open import open_dicom, reading, text
 
 __all__ = ["save_seg"]
 
@@ -13,7 +15,7 @@ __all__ = ["save_seg"]
 _KEPT = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _KEPT += ("PatientID", "StudyDate", "StudyTime", "SpecificCharacterSet", "Rows", "Columns", "NumberOfFrames")
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_GEOMETRY += ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 # Type 2: must be there, may be empty
 _EMPTY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName")
 _EMPTY += ("StudyID", "PositionReferenceIndicator")
@@ -60,21 +62,26 @@ def save_seg(path, mask, scan, *, version):
 def _bare(source):
     """Return of a source's header only geometry and what links to it, type 2 elements empty."""
     from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
 
     def only(dataset, keywords):
         kept = Dataset()
         for keyword in keywords:
-            if keyword in dataset:
+            if isinstance(dataset.get(keyword), Sequence):
+                setattr(kept, keyword, [only(item, keywords) for item in dataset[keyword].value])
+            elif keyword in dataset:
                 kept[keyword] = dataset[keyword]
         return kept
 
-    bare = only(source, (*_KEPT, *_GEOMETRY))
+    bare = only(source, (*_KEPT, *_GEOMETRY, *GROUPS))
+    if not text(bare, "PatientID").isprintable():
+        raise DicomError("PatientID must be plain text. It holds control characters.")
+    for keyword in ("StudyDate", "StudyTime"):
+        if not re.fullmatch(r"[0-9.]*", text(bare, keyword)):
+            setattr(bare, keyword, "")
     bare.file_meta = source.file_meta
     for keyword in _EMPTY:
         setattr(bare, keyword, "")
-    for keyword in _FRAMES:
-        if keyword in source:
-            setattr(bare, keyword, [only(item, GROUPS) for item in source[keyword].value])
     return bare
 
 

@@ -1,0 +1,537 @@
+"""DICOM as scanners and planning systems write it: what is odd costs only itself, and is told."""
+
+import shutil
+import zlib
+from pathlib import Path
+
+import dicoms
+import numpy as np
+import phantoms
+import pydicom
+import pytest
+from grids import ellipsoid_mask, reorder
+from numpy.testing import assert_allclose, assert_array_equal
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from test_io_dicom import affine_of, assert_same, at
+from test_io_dicom_masks import GRID, PLATE, square
+
+from tumorsim import Tumor, TumorEmbedder
+from tumorsim.exceptions import DicomError
+from tumorsim.geometry import to_ras
+from tumorsim.io.dicom import draw_tumors, find_scan, find_scans, load_mask, read_regions, save_seg
+from tumorsim.records import Case
+
+SHAPE = (36, 33, 24)
+DATA = Path(__file__).parent / "data" / "dicom"
+
+
+@pytest.fixture
+def truth():
+    """Return a uint16 scan that no flip or swap leaves as it is."""
+    return np.random.default_rng(3).integers(0, 4000, SHAPE).astype(np.uint16)
+
+
+def rewrite(path, edit, **options):
+    """Change a written file by `edit(dataset)`."""
+    dataset = pydicom.dcmread(path)
+    edit(dataset)
+    dataset.save_as(path, **options)
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+@pytest.mark.parametrize("implicit", [False, True])
+def test_files_may_begin_with_their_meta_group(tmp_path, truth, suffix, implicit):
+    """Without preamble and prefix, group 0002 first: read, whatever their name and encoding are."""
+    paths = dicoms.write_series(tmp_path / "mr", truth, affine_of(), suffix=suffix)
+    dicoms.write_rtstruct(tmp_path / f"rt{suffix}", {"GTV": [box(affine_of())]}, paths)
+    for path in (*paths, tmp_path / f"rt{suffix}"):
+        if implicit:
+
+            def edit(dataset):
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+            rewrite(path, edit, implicit_vr=True, little_endian=True)
+        path.write_bytes(path.read_bytes()[132:])
+        assert path.read_bytes()[:2] == b"\x02\x00"
+    scans, skipped, damaged = find_scans(tmp_path)
+    assert not skipped and not damaged
+    assert_same(scans[0], truth, affine_of())
+    assert load_mask(scans[0]).any()
+
+
+def box(affine, low=(8, 8), high=(20, 22), z=6):
+    """Return the corners of a rectangle of voxels as a contour in mm."""
+    corners = [(low[0], low[1], z), (high[0], low[1], z), (high[0], high[1], z), (low[0], high[1], z)]
+    return np.array(corners) @ affine[:3, :3].T + affine[:3, 3]
+
+
+OTHERS = {  # name of a SOP class of pydicom → modality, elements
+    "RTDoseStorage": ("RTDOSE", {"NumberOfFrames": 4, "Rows": 8, "Columns": 8}),
+    "RTPlanStorage": ("RTPLAN", {}),
+    "SecondaryCaptureImageStorage": ("OT", {"Rows": 8, "Columns": 8}),
+    "MultiFrameGrayscaleByteSecondaryCaptureImageStorage": (
+        "OT",
+        {"NumberOfFrames": 2, "Rows": 8, "Columns": 8},
+    ),
+    "EncapsulatedPDFStorage": ("DOC", {}),
+    "BasicTextSRStorage": ("SR", {}),
+    "GrayscaleSoftcopyPresentationStateStorage": ("PR", {}),
+    "SpatialRegistrationStorage": ("REG", {}),
+    "CTImageStorage": ("CT", {"Rows": 8, "Columns": 8}),
+    "PositronEmissionTomographyImageStorage": ("PT", {"Rows": 8, "Columns": 8}),
+}
+
+
+def write_other(path, sop_class, modality, **tags):
+    """Write a file of another kind; returns its path."""
+    uid = getattr(pydicom.uid, sop_class)
+    options = {"patient_id": "p1", "study": "1.2.3", "series": generate_uid(), "description": "x"} | tags
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dicoms.save(dicoms.base(uid, modality=modality, **options), path)
+    return path
+
+
+def test_other_objects_are_skipped_under_their_own_name(tmp_path, truth):
+    """Doses, plans, screen saves, reports: each by its modality, none of them damaged."""
+    dicoms.write_series(tmp_path / "mr", truth, affine_of())
+    for name, (modality, tags) in OTHERS.items():
+        write_other(tmp_path / name, name, modality, **tags)
+    write_other(tmp_path / "mr" / "screen", "SecondaryCaptureImageStorage", "MR", Rows=8, Columns=8)
+    scans, skipped, damaged = find_scans(tmp_path)
+    assert_same(scans[0], truth, affine_of())
+    assert not damaged and len(skipped) == len(OTHERS) + 1
+    reasons = {Path(series.files[0]).name: reason for series, reason in skipped}
+    assert reasons.pop("screen") == "Secondary Capture Image, no MR image"
+    known = {name: "unknown" if modality == "DOC" else modality for name, (modality, _) in OTHERS.items()}
+    assert reasons == {name: f"modality {modality}, not MR" for name, modality in known.items()}
+
+
+def test_a_capture_in_the_series_itself_costs_only_itself(tmp_path, truth):
+    """A screen save under the series' own UID is skipped, and the scan is read."""
+    uid = generate_uid()
+    dicoms.write_series(tmp_path / "mr", truth, affine_of(), series=uid)
+    write_other(tmp_path / "mr" / "A", "SecondaryCaptureImageStorage", "MR", series=uid, Rows=8, Columns=8)
+    scans, skipped, damaged = find_scans(tmp_path)
+    assert_same(scans[0], truth, affine_of())
+    assert len(skipped) == 1 and not damaged
+
+
+@pytest.mark.parametrize("bits", [1, 16])
+def test_too_many_voxels_are_refused_before_they_are_read(tmp_path, bits):
+    """Rows and columns that no memory holds are an error that names the file, whatever the pixels are."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_seg(tmp_path / "seg", [np.ones(PLATE, bool)], paths)
+    for path in (tmp_path / "seg",) if bits == 1 else paths:
+        rewrite(path, lambda dataset: setattr(dataset, "Rows", 65535) or setattr(dataset, "Columns", 65535))
+    with pytest.raises(DicomError, match=r"at most 268435456 (voxels|pixels)\. Got .65535") as caught:
+        read_regions(tmp_path / "seg", "seg") if bits == 1 else find_scan(tmp_path).load_image()
+    file = str(caught.value.file)
+    assert file in str(caught.value) and file not in caught.value.reason
+
+
+def test_deflated_files_must_not_burst(tmp_path, monkeypatch):
+    """A file of a few kB that inflates beyond the limit is refused before it is inflated."""
+    from tumorsim.io.dicom import _open
+
+    path = dicoms.write_series(tmp_path, np.ones((8, 8, 2), np.uint16), np.eye(4))[0]
+    rewrite(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
+    assert find_scan(tmp_path).load_image().shape == (8, 8, 2)
+    content = path.read_bytes()
+    length = 144 + pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
+    path.write_bytes(content[:length] + zlib.compress(bytes(2**24), wbits=-15))
+    monkeypatch.setattr(_open, "MAX_VOXELS", 2**20)
+    with pytest.raises(DicomError, match=r"deflated file must hold at most 2 MiB"):
+        find_scan(tmp_path)
+
+
+def test_a_cut_rtstruct_is_never_a_smaller_mask(tmp_path):
+    """Cut anywhere, it is refused or whole: contours that are missing for good are told from lost ones."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6), square(9)]}, paths)
+    content, whole = (tmp_path / "rt").read_bytes(), load_mask(find_scan(tmp_path))
+    contours = content.find(b"\x06\x30\x39\x00")
+    scan = find_scan(tmp_path)
+    for end in range(contours + 12, len(content), 7):
+        (tmp_path / "rt").write_bytes(content[:end])
+        try:
+            mask = load_mask(scan)
+        except DicomError:
+            continue
+        assert_array_equal(mask, whole)
+
+
+# Slices
+
+
+def localizer(dataset):
+    """Turn a slice into a coronal localizer."""
+    dataset.ImageOrientationPatient, dataset.ImageType = (
+        [1, 0, 0, 0, 0, -1],
+        ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    dataset.SOPInstanceUID = generate_uid()
+
+
+def bigger(dataset):
+    """Turn a slice into one of other rows and columns."""
+    dataset.Rows, dataset.Columns, dataset.SOPInstanceUID = 8, 8, generate_uid()
+    dataset.PixelData = bytes(128)
+
+
+@pytest.mark.parametrize(
+    "edit", [localizer, bigger, lambda d: [localizer(d), setattr(d, "FrameOfReferenceUID", "1.2")]]
+)
+@pytest.mark.parametrize("name", ["A", "Z"])
+def test_one_odd_image_costs_only_itself(tmp_path, truth, name, edit):
+    """A localizer among the slices, first or last by name, is left out and told."""
+    paths = dicoms.write_series(tmp_path, truth, affine_of())
+    shutil.copy(paths[4], tmp_path / name)
+    rewrite(tmp_path / name, edit)
+    scans, skipped, damaged = find_scans(tmp_path)
+    assert not skipped and not damaged
+    assert scans[0].notes == ["1 of 25 images left out: orientation or size differs"]
+    assert_same(scans[0], truth, affine_of())
+
+
+def test_an_image_exported_twice_is_one(tmp_path, truth):
+    """The same SOPInstanceUID and voxels, one slice or all, also compressed; other voxels are refused."""
+    paths = dicoms.write_series(tmp_path / "mr", truth, affine_of())
+    shutil.copy(paths[4], tmp_path / "again")
+    scan = find_scan(tmp_path)
+    assert scan.notes == ["1 image of 25 was there twice"]
+    assert_same(scan, truth, affine_of())
+    (tmp_path / "again").unlink()
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        dataset.save_as(tmp_path / f"packed{path.name}")
+    assert_same(find_scan(tmp_path), truth, affine_of())
+    rewrite(tmp_path / f"packed{paths[4].name}", lambda d: d.decompress(generate_instance_uid=False))
+    rewrite(tmp_path / f"packed{paths[4].name}", lambda d: setattr(d, "PixelData", bytes(len(d.PixelData))))
+    with pytest.raises(DicomError, match="Duplicates: 1 slice lies where another does"):
+        find_scan(tmp_path)
+
+
+def test_a_mask_exported_twice_counts_once(tmp_path):
+    """A second copy of an RTSTRUCT adds no tumor."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, paths)
+    shutil.copy(tmp_path / "rt", tmp_path / "rt copy")
+    mask, regions, notes = draw_tumors(find_scan(tmp_path))
+    assert mask.max() == len(regions) == 1 and notes == ["a RTSTRUCT that is there twice counts once"]
+
+
+@pytest.mark.parametrize("order", ["LPS", "PIR", "RSP"])
+def test_equal_positions_are_an_anonymizers_fault(tmp_path, truth, order):
+    """Said so where SliceLocation and InstanceNumber are regular; told to, SliceLocation places slices."""
+    array, affine = reorder(truth, affine_of(), order)
+    paths = dicoms.write_series(tmp_path, array, affine)
+    first = pydicom.dcmread(paths[0]).ImagePositionPatient
+    for z, path in enumerate(paths):
+
+        def edit(dataset, z=z, first=first):
+            across = np.cross(*np.reshape(dataset.ImageOrientationPatient, (2, 3)))
+            place = np.dot(np.abs(np.round(across)), dataset.ImagePositionPatient)
+            dataset.SliceLocation, dataset.InstanceNumber = f"{place:.4f}", z + 1
+            dataset.ImagePositionPatient = first
+
+        rewrite(path, edit)
+    with pytest.raises(
+        DicomError, match=r"All \d+ slices have the same ImagePositionPatient.*anonymizer.*--by-slice"
+    ):
+        find_scan(tmp_path)
+    scans, _, _ = find_scans(tmp_path, by_slice_location=True)
+    assert_same(scans[0], array, affine)
+    assert "SliceLocation" in scans[0].notes[0]
+    rewrite(paths[3], lambda d: setattr(d, "SliceLocation", "7"))
+    with pytest.raises(DicomError, match="Duplicates"):
+        find_scan(tmp_path)
+
+
+# Padding
+
+
+def head_with_corners():
+    """Return a phantom's tumor, its scan as int16 and the corners of the slices, bool."""
+    tumor = phantoms.cohort(1)[0]
+    image = tumor.case.load_image().round().astype(np.int16)
+    x, y = np.indices(image.shape[:2])
+    outside = x + y < 0.45 * min(image.shape[:2])
+    return tumor, image, outside[:, :, None] & np.ones(image.shape, bool)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "sign", "implicit"),
+    [
+        (-2000, None, True, False),
+        (-2000, -1900, True, True),
+        (63536, None, True, False),
+        (4000, 3990, False, True),
+    ],
+)
+def test_padding_is_background(tmp_path, value, limit, sign, implicit):
+    """What is declared as padding is air, below or above all intensities: embeddings hardly move."""
+    tumor, image, corner = head_with_corners()
+    image = image if sign else image.astype(np.uint16)
+    stored = image.copy()
+    stored[corner] = value - 2**16 * (value > 2**15)
+    if limit is not None:
+        stored[corner & (np.arange(image.shape[2]) % 2 > 0)] = limit
+    tags = {"PixelRepresentation": int(sign)}
+
+    def edit(dataset, z):
+        vr = "SS" if sign and value < 0 else "US"
+        dataset.add_new("PixelPaddingValue", vr, value)
+        if limit is not None:
+            dataset.add_new("PixelPaddingRangeLimit", vr, limit)
+
+    paths = dicoms.write_series(tmp_path, stored, tumor.case.affine, edit=edit, **tags)
+    if implicit:
+        for path in paths:
+            meta = {"implicit_vr": True, "little_endian": True}
+            rewrite(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian), **meta)
+    scan = find_scan(tmp_path)
+    loaded = scan.load_image()
+    inside = to_ras(~corner, tumor.case.affine)
+    assert_array_equal(to_ras(loaded, scan.affine)[inside], to_ras(image, tumor.case.affine)[inside])
+    embedder = TumorEmbedder.from_pretrained()
+    cases = [Case((array, affine), case_id=str(i), patient_id="p") for i, (array, affine) in
+             enumerate([(image, tumor.case.affine), (loaded, scan.affine)])]  # fmt: skip
+    boxes = [to_box(tumor, case) for case in cases]
+    plain, padded = embedder.transform(
+        [Tumor(c, b, tumor_id=c.case_id) for c, b in zip(cases, boxes, strict=True)]
+    )
+    assert np.linalg.norm(plain - padded) < 0.02 * np.linalg.norm(plain)
+
+
+def to_box(tumor, case):
+    """Return a tumor's box in the voxels of another case of the same scan."""
+    corners = tumor.bbox - 0.5
+    mm = corners @ tumor.case.affine[:3, :3].T + tumor.case.affine[:3, 3]
+    voxels = (mm - case.affine[:3, 3]) @ np.linalg.inv(case.affine[:3, :3]).T + 0.5
+    return np.sort(np.round(voxels), axis=0).astype(int)
+
+
+def test_padding_of_a_stripped_brain_stays_zero(tmp_path):
+    """Where nothing but brain is left, 0 declared as padding is 0 and not the darkest of the brain."""
+    brain = ellipsoid_mask(SHAPE, [((18, 16, 12), (12, 11, 8))])
+    image = (brain * np.random.default_rng(0).integers(400, 600, SHAPE)).astype(np.uint16)
+    dicoms.write_series(tmp_path, image, affine_of(), PixelPaddingValue=0)
+    assert_same(find_scan(tmp_path), image, affine_of())
+
+
+# Which series a mask belongs to
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Return a folder with two T1c scans of one frame of reference, and the slices' paths of both."""
+    same = {"space": generate_uid(), "study": generate_uid()}
+    paths = []
+    for name in ("thin", "thick"):
+        image = np.ones(PLATE, np.uint16)
+        paths.append(dicoms.write_series(tmp_path / name, image, GRID, description=f"T1 post {name}", **same))
+    return tmp_path, *paths
+
+
+def test_slices_say_which_of_two_series_is_meant(two):
+    """Without a reference to a series, ContourImageSequence decides."""
+    folder, _, thick = two
+    dicoms.write_rtstruct(folder / "rt", {"GTV": [square(6)]}, thick, reference=False)
+
+    def edit(dataset):
+        image = pydicom.Dataset()
+        image.ReferencedSOPInstanceUID = pydicom.dcmread(thick[2]).SOPInstanceUID
+        dataset.ROIContourSequence[0].ContourSequence[0].ContourImageSequence = [image]
+
+    rewrite(folder / "rt", edit)
+    scan = find_scan(folder)
+    assert scan.series.about["SeriesDescription"] == "T1 post thick" and load_mask(scan).sum() == 49
+
+
+def test_what_is_ambiguous_is_told_with_the_option_that_decides(two):
+    """Two scans share the frame of reference and no slice is named: --series decides."""
+    folder, thin, _ = two
+    dicoms.write_rtstruct(folder / "rt", {"GTV": [square(6)]}, thin, reference=False)
+    scans, skipped, _ = find_scans(folder)
+    assert not any(scan.masks for scan in scans)
+    assert "2 T1 scans share its frame of reference" in skipped[0][1] and "--series" in skipped[0][1]
+    assert load_mask(find_scan(folder, "thin")).sum() == 49
+
+
+def test_a_t1_that_states_no_contrast_is_taken_for_its_mask(tmp_path):
+    """An RTSTRUCT on the T2 of its coordinates makes it a scan, with a note; "pre" and other T1 stay out."""
+    same = {"space": generate_uid(), "study": generate_uid()}
+    image = np.ones(PLATE, np.uint16)
+    dicoms.write_series(tmp_path / "t1", image, GRID, description="t1_mpr_tra_iso", **same)
+    dicoms.write_series(tmp_path / "pre", image, GRID, description="T1 pre", **same)
+    dicoms.write_series(tmp_path / "other", image, GRID, description="t1_mpr_sag_iso", study=same["study"])
+    t2 = dicoms.write_series(tmp_path / "t2", image, GRID, description="t2_space", **same)
+    dicoms.write_rtstruct(tmp_path / "rt", {"target": [square(6)]}, t2)
+    scans, skipped, _ = find_scans(tmp_path)
+    assert [scan.series.about["SeriesDescription"] for scan in scans] == ["t1_mpr_tra_iso"]
+    assert scans[0].notes == ["contrast was not stated; taken for its SEG or RTSTRUCT"]
+    assert draw_tumors(scans[0])[2][1:] == [
+        "its RTSTRUCT was drawn on another series of the same coordinates"
+    ]
+    assert sorted(Path(series.files[0]).parent.name for series, _ in skipped) == ["other", "pre", "t2"]
+
+
+def test_a_seg_of_another_grid_is_resampled(tmp_path):
+    """A SEG drawn on a finer, shifted T2 of the same coordinates covers the same ball on the T1."""
+    same = {"space": generate_uid(), "study": generate_uid()}
+    fine = np.diag([0.8, 0.8, 1.5, 1])
+    fine[:3, 3] = (-1.3, 0.4, 0.7)
+    places = np.moveaxis(np.indices((30, 28, 16)), 0, -1) @ fine[:3, :3].T + fine[:3, 3]
+    ball = np.linalg.norm(places - (9, 10, 12), axis=-1) < 6
+    dicoms.write_series(tmp_path / "t1", np.ones(PLATE, np.uint16), GRID, **same)
+    t2 = dicoms.write_series(tmp_path / "t2", ball.astype(np.uint16), fine, description="T2", **same)
+    dicoms.write_seg(tmp_path / "seg", [ball], t2)
+    scan = find_scan(tmp_path)
+    places = np.moveaxis(np.indices(scan.shape), 0, -1) @ scan.affine[:3, :3].T + scan.affine[:3, 3]
+    truth, mask = np.linalg.norm(places - (9, 10, 12), axis=-1) < 6, load_mask(scan) > 0
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+# Regions
+
+
+def spoil(how):
+    """Return an edit of the last contour of the first ROI."""
+
+    def edit(dataset):
+        contour = dataset.ROIContourSequence[0].ContourSequence[-1]
+        if how == "missing":
+            del contour.ContourData
+        elif how == "line":
+            contour.ContourData = [1, 1, 9, 2, 2, 9, 3, 3, 9]
+        else:
+            contour.ContourData = contour.ContourData[: 3 * how] if how else None
+            contour.NumberOfContourPoints = how
+
+    return edit
+
+
+@pytest.mark.parametrize("how", [0, 1, 2, "missing", "line"])
+@pytest.mark.parametrize("name", ["GTV 1", "Cochlea"])
+def test_contours_that_fail_cost_only_themselves(tmp_path, how, name):
+    """Points, lines, empty and missing data are left out, and told of a tumor; of an organ it is nothing."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    regions = {name: [square(6), square(6, 12, 14)], "Met": [square(9)]}
+    dicoms.write_rtstruct(tmp_path / "rt", regions, paths)
+    rewrite(tmp_path / "rt", spoil(how))
+    mask, _, notes = draw_tumors(find_scan(tmp_path))
+    assert (mask > 0).sum() == (98 if name == "GTV 1" else 49)
+    assert notes == (["region 1: 1 of 2 contours left out, without area"] if name == "GTV 1" else [])
+
+
+def test_a_region_that_fails_costs_only_itself(tmp_path):
+    """One that reaches out of the scan is told, the other one drawn; a bad number or organ is nothing."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    regions = {"GTV": [square(60)], "Met": [square(9)], "Skull": [square(6)], "Vol2016": [square(3)]}
+    dicoms.write_rtstruct(tmp_path / "rt", regions, paths)
+
+    def edit(dataset):
+        dataset.ROIContourSequence[2].ContourSequence[0]["ContourData"]._value = None
+        del dataset.StructureSetROISequence[2].ROINumber
+        del dataset.ROIContourSequence[3].ReferencedROINumber
+
+    rewrite(tmp_path / "rt", edit)
+    mask, regions, notes = draw_tumors(find_scan(tmp_path))
+    assert (mask > 0).sum() == 49 and [region.name for region in regions] == ["Met"]
+    assert len(notes) == 1 and "region 1 left out: The contours reach out of the scan" in notes[0]
+    with pytest.raises(DicomError, match="reach out of the scan"):
+        load_mask(find_scan(tmp_path), include="GTV")
+
+
+def test_a_whole_head_is_drawn_in_little_memory(tmp_path):
+    """A skull on a fine grid takes a few bytes per voxel."""
+    import tracemalloc
+
+    from tumorsim.io.dicom import mask_of_contours
+
+    shape = (200, 200, 80)
+    contours = [square(z, 3, 190) for z in range(80)]
+    tracemalloc.start()
+    mask = mask_of_contours(contours, shape, np.eye(4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mask.sum() == 188 * 188 * 80 and peak < 50 * mask.size
+
+
+# Other programs' files, and what goes into ours
+
+
+def written_elsewhere():
+    """Return masks and affine that the files in `data/dicom` were made of."""
+    affine = np.diag([0.9, 0.9, 2.5, 1.0])  # rt-utils mixes up spacings that differ within a slice
+    affine[:3, 3] = (-31, 17, 42)
+    masks = [((10.3, 9.1, 5.2), (7.2, 6.1, 3.9)), ((3, 3, 9), (2.2, 2.4, 1.6))]
+    masks = [ellipsoid_mask((22, 19, 12), [one]) for one in masks]
+    return [reorder(mask, affine, "LPS")[0] > 0 for mask in masks], reorder(masks[0], affine, "LPS")[1]
+
+
+@pytest.mark.parametrize("name", ["rt-utils", "dcmqi"])
+def test_files_of_other_programs_are_read_voxel_for_voxel(tmp_path, name):
+    """An RTSTRUCT of rt-utils and a SEG of dcmqi, with its tracking identifiers."""
+    masks, affine = written_elsewhere()
+    root = "1.2.826.0.1.3680043.8.498.7"
+    uids = {"study": f"{root}1", "series": f"{root}2", "space": f"{root}3"}
+    dicoms.write_series(tmp_path / "mr", masks[0] * np.uint16(100), affine, **uids)
+    shutil.copy(DATA / f"{name}.dcm", tmp_path)
+    scan = find_scan(tmp_path)
+    mask, regions, notes = draw_tumors(scan)
+    assert_allclose(scan.affine, affine, atol=2e-5)
+    assert_array_equal(mask, masks[0] + 2 * masks[1].astype(np.uint8))
+    assert not notes
+    if name == "dcmqi":
+        tracked = [("1.2.826.0.1.3680043.8.498.81", "Lesion 1"), ("1.2.826.0.1.3680043.8.498.82", "Lesion 2")]
+        assert [region.tracking for region in regions] == tracked
+
+
+def test_no_text_of_the_source_is_in_a_written_seg(tmp_path):
+    """Whatever the source says in any text element that geometry does not need stays there."""
+    secret = "SMITH"
+    tags = {"PositionReferenceIndicator": secret, "ProtocolName": secret, "DeviceSerialNumber": secret}
+    tags |= {
+        "FrameComments": secret,
+        "ImageComments": secret,
+        "ContrastBolusAgent": secret,
+        "BodyPartExamined": secret,
+    }
+    dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID, edit=at(0, **tags), **tags)
+    enhanced = tmp_path / "enhanced" / "file"
+    dicoms.write_enhanced(enhanced, np.ones(PLATE, np.uint16), GRID, **tags)
+
+    def comment(dataset):
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            content = pydicom.Dataset()
+            content.FrameComments, content.PositionReferenceIndicator = secret, secret
+            group.FrameContentSequence = [content]
+            group.PlanePositionSequence[0].ImageComments = secret
+
+    rewrite(enhanced, comment)
+    for source in (tmp_path / "mr", enhanced.parent):
+        scan = find_scan(source)
+        save_seg(tmp_path / "seg.dcm", np.ones(scan.shape, bool), scan, version="1.0")
+        assert secret.encode() not in (tmp_path / "seg.dcm").read_bytes()
+        assert find_scan(source).shape == scan.shape
+
+
+def test_what_a_seg_takes_over_is_checked(tmp_path):
+    """A PatientID with control characters, dates that are none: refused or left empty."""
+    paths = dicoms.write_series(tmp_path, np.ones(PLATE, np.uint16), GRID)
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"20240501", b"SMITH-JO"))
+    save_seg(tmp_path / "seg.dcm", np.ones(PLATE, bool), find_scan(tmp_path), version="1.0")
+    assert b"SMITH" not in (tmp_path / "seg.dcm").read_bytes()
+    (tmp_path / "seg.dcm").unlink()
+    for path in paths:
+        rewrite(path, lambda d: setattr(d, "PatientID", "p1\x1b[31m"))
+    with pytest.raises(DicomError, match="PatientID must be plain text"):
+        save_seg(tmp_path / "seg.dcm", np.ones(PLATE, bool), find_scan(tmp_path), version="1.0")
+    assert not (tmp_path / "seg.dcm").exists()
