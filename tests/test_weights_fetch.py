@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pooch
@@ -534,6 +535,28 @@ def test_cache_that_cannot_be_written(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("TUMORSIM_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"cannot be written: .*Set TUMORSIM_CACHE"):
         fetch_weights(registry=registry)
+
+
+def test_full_disk_leaves_nothing_of_a_download(model, registry, cached, monkeypatch, tmp_path):
+    """Where the transfer finds no room, the error says where; the next removes scraps of a killed one."""
+    resource = pytest.importorskip("resource", reason="this system has no limits of processes")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serving({"a": deliver(model.read_bytes())}) as server:
+        monkeypatch.setenv("TUMORSIM_WEIGHTS_URL", f"{server.url}/a")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            with pytest.raises(
+                WeightsError, match=rf"{tmp_path}/tumorsim-.*cannot be written: File too large"
+            ):
+                fetch_weights(registry=registry)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert leftovers(cached) == [] and not list(tmp_path.glob("tumorsim-*"))
+        scrap = cached.with_name(f".{FILE}-abcd1234.safetensors")  # as a killed process leaves it
+        scrap.write_bytes(b"half")
+        assert fetch_weights(registry=registry) == cached
+    assert not scrap.exists() and cached.read_bytes() == model.read_bytes()
 
 
 def test_cache_that_cannot_be_read(registry, tmp_path, monkeypatch):
