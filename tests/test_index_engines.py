@@ -167,7 +167,7 @@ def test_small_archives_are_searched_exactly(engine):
     """Below a thousand tumors nothing is built, and nothing needs to be installed."""
     index = TumorIndex(engine=engine).fit(np.eye(4))
     assert index.search(np.eye(4)[:1], 1)["tumor_id"].tolist() == ["0"]
-    assert index._get_engine()._built is None
+    assert index._get_engine(index._archive)._built is None
 
 
 def test_queries_without_enough_candidates_are_searched_exactly(make_index, monkeypatch):
@@ -191,7 +191,8 @@ def test_queries_without_enough_candidates_are_searched_exactly(make_index, monk
 def test_compact_codes_take_at_most_16_bytes_a_tumor(make_index):
     """What faiss keeps of an archive in memory, serialized, is its codes and a table of their meaning."""
     faiss = pytest.importorskip("faiss", reason="needs the extra faiss")
-    built = make_index("faiss-compact")._get_engine()._ready()
+    index = make_index("faiss-compact")
+    built = index._get_engine(index._archive)._ready()
     size = faiss.serialize_index(built).nbytes
     table = 4 * 16 * built.d  # float32 means of 16 codes a coordinate
     assert size - table < 16 * N + 2_000

@@ -31,6 +31,7 @@ def make_archive(rng, n, n_patients, *, missing=0.2):
             "volume_mm3": np.where(rng.random(n) < missing, np.nan, np.exp(rng.normal(7, 1, size=n))),
         }
     )
+    table.loc[0, "label_type"] = "m"  # a value that no tumor has is an error in a condition
     return X, table
 
 

@@ -1,13 +1,11 @@
 """Each write, fsync and rename of models and checkpoints fails in turn: the old or the new state is read."""
 
-import errno
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,8 @@ from phantoms import cohort, tiny
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import TrainingError, WeightsError
 from tumorsim.training._checkpoint import CHECKPOINT
+
+from ._disk import failing, no_room_after
 
 OPTIONS = {"n_channels": 4, "patch_size": 8, "max_epochs": 3, "batches_per_epoch": 1}
 
@@ -31,31 +31,6 @@ def tumors():
 def fitted(tumors):
     """Return two embedders, each trained for a moment."""
     return [tiny(**OPTIONS, random_state=seed).fit(tumors) for seed in (0, 1)]
-
-
-@contextmanager
-def no_room_after(size):
-    """Let no file grow beyond `size` bytes, as on a full disk; the kernel refuses the write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def failing(monkeypatch, name, at):
-    """Make call number `at` of ``os.<name>`` fail as on a full disk; returns the list of calls."""
-    original, calls = getattr(os, name), []
-
-    def call(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == at:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(os, name, call)
-    return calls
 
 
 def only(folder, *names):

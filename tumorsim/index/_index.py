@@ -89,9 +89,6 @@ class TumorIndex(BaseEstimator):
         model = "no model" if fingerprint is None else f"model {printable(fingerprint[:12])}"
         return f"<TumorIndex: {tumors}, {model}, metric {self._archive.metric}, engine {self.engine}>"
 
-    def __getstate__(self):
-        return super().__getstate__() | {"_engine": None}
-
     @property
     def aspects_(self) -> tuple[str, ...]:
         """Names of what `search` can weigh: aspects of the space, ``place`` and ``size``."""
@@ -518,7 +515,7 @@ class TumorIndex(BaseEstimator):
 
     def _hold(self, archive):
         """Take over an archive; its engine is made at first use."""
-        self._archive, self._engine = archive, None
+        self._archive = archive
         self.embeddings_, self.metadata_, self.space_ = archive.embeddings, archive.metadata, archive.space
         self.n_samples_fit_ = len(archive)
         return self
@@ -526,14 +523,13 @@ class TumorIndex(BaseEstimator):
     def _change(self, archive, *, written=(), removed=()):
         """Take over an archive where `written` rows differ and the ids `removed` are gone."""
         if self.engine == "milvus":
-            self._get_engine().write(archive, written, removed)
+            self._get_engine(self._archive).write(archive, written, removed)
         return self._hold(archive)
 
-    def _get_engine(self):
-        """Return the engine of plain distances, made at first use."""
-        if self._engine is None:
-            self._engine = make_engine(self.engine, self._archive, self.uri, self.collection)
-        return self._engine
+    def _get_engine(self, archive):
+        """Return the engine of plain distances of an archive, made at first use."""
+        which = (self.engine, self.uri, self.collection)
+        return archive.last("engine", which, lambda: make_engine(which[0], archive, *which[1:]))
 
     def _fitted(self, space=None):
         """Return the archive, with which embeddings of `space` must be comparable."""

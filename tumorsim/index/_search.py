@@ -17,7 +17,7 @@ MOST_PATIENTS = 10_000  # that calibrate p-values
 
 
 def kneighbors(archive, engine, X, n_neighbors):
-    """Return distances and rows of `TumorIndex.kneighbors`; `engine` is a function that returns it."""
+    """Return distances and rows of `TumorIndex.kneighbors`; `engine` is a function of the archive."""
     n_neighbors = check_integer(5 if n_neighbors is None else n_neighbors, "n_neighbors", minimum=1)
     available = len(archive) - (X is None)
     if n_neighbors > available:
@@ -25,7 +25,7 @@ def kneighbors(archive, engine, X, n_neighbors):
         raise ValueError(f"{rule} Got {n_neighbors}.")
     own = np.arange(len(archive)) if X is None else None
     X = archive.embeddings if X is None else X
-    distances, rows = engine().nearest(X, n_neighbors, Selection(None, own, own))
+    distances, rows = engine(archive).nearest(X, n_neighbors, Selection(None, own, own))
     return _to_metric(distances, archive.metric), rows
 
 
@@ -42,7 +42,7 @@ def search(
     alpha,
     calibration,
 ):
-    """Return the table of `TumorIndex.search`; `engine` is a callable that returns the plain one."""
+    """Return the table of `TumorIndex.search`; `engine` is a function of the archive."""
     n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
     limit = check_integer(max_per_patient, "max_per_patient", minimum=1, allow_none=True)
     alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
@@ -50,7 +50,7 @@ def search(
     table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
     selection = select(archive.metadata, where, exclude, table, len(X), archive.codes)
     if weights is None:
-        engine, points, queries = engine(), archive.embeddings, X
+        engine, points, queries = engine(archive), archive.embeddings, X
     else:
         engine, points, known = archive.weighted(weights)
         queries = weighted_points(archive.aspects, weights, X, table)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tumorsim._validation import printable
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._tables import map_array, read_table, write_table
+from tumorsim.index._tables import map_array, read_table, write_array, write_table
 from tumorsim.io import atomic_path, content_key, locked
 
 __all__ = ["Store"]
@@ -70,7 +70,7 @@ class Store:
         manifest |= {**description, "files": {}}
         try:
             for kind, name, write, content in (
-                ("embeddings", f"embeddings-{generation}.npy", np.save, np.ascontiguousarray(embeddings)),
+                ("embeddings", f"embeddings-{generation}.npy", write_array, embeddings),
                 ("metadata", f"metadata-{generation}.npz", write_table, metadata),
             ):
                 self._write_file(name, old["files"].get(kind), write, content)
@@ -264,10 +264,11 @@ def _manifest_damage(manifest):
 
 def _content_damage(embeddings, metadata, manifest, everything):
     """Return what an index holds that `TumorIndex` cannot have written, as a list of texts."""
+    shape, damage = (manifest["size"], manifest["n_features"]), []
+    if len(embeddings) != len(metadata):
+        damage.append(f"{len(embeddings)} embeddings, {len(metadata)} rows of metadata")
     if not everything:
-        rows = f"{len(embeddings)} embeddings, {len(metadata)} rows of metadata"
-        return [] if len(embeddings) == len(metadata) else [rows]
-    damage, shape = [], (manifest.get("size"), manifest.get("n_features"))
+        return damage
     if embeddings.shape != shape or embeddings.dtype != np.float32:
         found = f"{embeddings.dtype} {embeddings.shape}"
         damage.append(f"embeddings are {found}, and the manifest says float32 {shape}")
