@@ -86,7 +86,7 @@ class Store:
         except OSError as err:
             done = "is written, but may not survive a power failure"
             state = done if self.generation == generation else "is not written; what it held before is whole"
-            what = f"Index '{self.directory}' {state}: {err.strerror or err}"
+            what = f"Index '{self.directory}' {state}: {os.strerror(err.errno) if err.errno else err}"
             raise OSError(err.errno or errno.EIO, what, str(self.path / name)) from err
         finally:
             with contextlib.suppress(OSError, ValueError):
