@@ -21,7 +21,7 @@ __all__ = [
     "to_storage",
 ]
 
-_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of spacings: headers hold products of a few float32
+_ROUNDING = 16 * float(np.finfo(np.float32).eps)  # of spacings: products of float32, six decimals in DICOM
 
 
 def check_affine(affine, *, what="image"):

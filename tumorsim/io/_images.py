@@ -243,6 +243,8 @@ def _open_nibabel(path, stack):
         if fits:
             break
     else:
+        if path.suffix.lower() in _COMPRESSED:
+            stack.enter_context(_Stream(path)).finish()  # a damaged one says what is wrong
         raise ValueError("it has neither the name nor the first bytes of an image")
     if not issubclass(kind, nib.spatialimages.SpatialImage):
         raise ValueError(f"{kind.__name__} holds no voxels")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import math
+import os
 
 import numpy as np
 
@@ -15,7 +16,8 @@ __all__ = ["MM", "open_nrrd", "rescaled", "voxel_file"]
 _TO_RAS = {"lps": (-1, -1, 1), "las": (-1, 1, 1), "ras": (1, 1, 1)}
 _LONGEST_HEADER = 2**22  # bytes; those of many segments with their terminologies have a tenth
 _SPARE = 2**24  # bytes that a file may skip
-_READERS = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+_GZIP, _BZIP2 = (gzip.open, 1100), (bz2.open, 50_000)  # and how much larger than the file voxels can be
+_READERS = {"gzip": _GZIP, "gz": _GZIP, "bzip2": _BZIP2, "bz2": _BZIP2}
 _MICRONS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers")
 MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0}
 MM |= {"meters": 1000.0, **dict.fromkeys(_MICRONS, 1e-3)}
@@ -128,10 +130,11 @@ def _voxels(path, header, start, n_voxels):
         packed.seek(start if file == path else 0)
         for _ in range(plain.pop("line skip", plain.pop("lineskip", 0))):
             packed.readline(_LONGEST_HEADER)
-        stream = packed
+        stream, densest = packed, 1
         if encoding in _READERS:
-            stream, plain["encoding"] = _READERS[encoding](packed), "raw"
-        content = stream.read(least + _SPARE)
+            opened, densest = _READERS[encoding]
+            stream, plain["encoding"] = opened(packed), "raw"
+        content = stream.read(min(least + _SPARE, densest * os.path.getsize(file)))
         if stream.read(1):
             raise ValueError("there are more than its header says")
     array = nrrd.read_data(plain, io.BytesIO(content), str(path))
