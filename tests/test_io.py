@@ -1,6 +1,8 @@
 """Files ↔ arrays: formats, geometry, and what is said of damaged files."""
 
+import contextlib
 import gzip
+import os
 
 import nibabel as nib
 import nrrd
@@ -26,6 +28,18 @@ def write_nrrd(path, array, affine, space="left-posterior-superior"):
     directions = (affine[:3, :3] * sign[:, None]).T
     header = {"space": space, "space directions": directions, "space origin": affine[:3, 3] * sign}
     nrrd.write(str(path), array, header, index_order="F")
+
+
+@contextlib.contextmanager
+def limited_files(n_bytes):
+    """Let no file of this process grow beyond a size, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -199,6 +213,65 @@ def test_atomic_path_keeps_the_suffix_and_makes_folders(tmp_path):
         assert temporary.name.endswith(".nii.gz")
         temporary.write_bytes(b"x")
     assert target.read_bytes() == b"x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes, links and pipes of POSIX")
+def test_only_regular_files_are_replaced(tmp_path):
+    """A link, a pipe, a device and a folder stay what they are, and a link's target keeps its content."""
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    for path in (*(tmp_path / name for name in ("link", "dangling", "folder", "pipe")), "/dev/null"):
+        with pytest.raises(OSError, match="Only a regular file is replaced"), atomic_path(path) as temporary:
+            temporary.write_text("new")
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "target").read_text() == "kept"
+    assert (
+        (tmp_path / "link").is_symlink() and (tmp_path / "pipe").is_fifo() and not os.path.isfile("/dev/null")
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_files_keep_their_mode_and_the_umask_is_left_alone(tmp_path, monkeypatch):
+    """A replaced file keeps its permissions, even narrow or wide ones; a new one gets those of the umask."""
+    umask = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", None)  # whoever calls it fails
+    try:
+        for name, mode, wanted in (
+            ("new", None, 0o640),
+            ("a", 0o600, 0o600),
+            ("b", 0o664, 0o664),
+            ("c", 0o444, 0o444),
+        ):
+            if mode is not None:
+                (tmp_path / name).write_text("old")
+                (tmp_path / name).chmod(mode)
+            with atomic_path(tmp_path / name) as temporary:
+                assert not temporary.stat().st_mode & 0o077 & ~(mode or 0o640)
+                temporary.write_text("new")
+            assert (tmp_path / name).read_text() == "new"
+            assert (tmp_path / name).stat().st_mode & 0o777 == (mode or 0o640)
+        with atomic_path(tmp_path / "private", mode=0o600) as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+    finally:
+        monkeypatch.undo()
+        os.umask(umask)
+
+
+def test_full_disk_is_named_and_the_old_file_stays(tmp_path):
+    """Where no more can be written, the message names the file and what is free, and nothing is left over."""
+    target = tmp_path / "a.npy"
+    target.write_text("old")
+    with (
+        limited_files(100_000),
+        pytest.raises(OSError, match=r"a\.npy' could not be written whole.*MB are free"),
+    ):
+        with atomic_path(target) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.zeros(100_000))
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
 def test_content_key_follows_the_content(tmp_path):

@@ -3,19 +3,23 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from phantoms import affine_of, ball, head, scan, stored_as
+from test_io import limited_files
 
 from tumorsim import Case
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.preprocessing import MAX_VOXELS, Preprocessing, VoxelCache, normalize_intensity, resample
+from tumorsim.preprocessing import _volume as volume_module
 
 ORIENTATIONS = ("LAS", "PIR", "RAS", "IPL", "SLA")
 
@@ -58,6 +62,39 @@ def test_resample_from_an_offset():
     assert_allclose(moved[:, 1, 2], 2.25 + np.arange(5), rtol=1e-6)
     whole = resample(ramp, (1, 1, 1), (3, 1, 1), (8, 2, 3))
     assert_allclose(resample(ramp, (1, 1, 1), (3, 1, 1), (5, 2, 3), offset=(6, 0, 0)), whole[2:7], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.77, 1.0, 2.6, 9.1])
+def test_resample_in_blocks_equals_the_whole(ratio, monkeypatch):
+    """Long axes are resampled a block at a time: the result is the same but for rounding."""
+    line = np.random.default_rng(0).random(400, dtype=np.float32)
+    expected = regrid(line, ratio)
+    monkeypatch.setattr(volume_module, "_BLOCK", 64)
+    assert_allclose(regrid(line, ratio), expected, rtol=1e-5)
+
+
+def test_resample_of_a_long_axis_takes_little_memory():
+    """32 767 voxels in a row, as a header of 350 bytes can claim, need no matrix of 2 GB."""
+    tracemalloc.start()
+    image = np.arange(32767, dtype=np.float32).reshape(-1, 1, 1)
+    found = Preprocessing(1.01).prepare(image, np.eye(4)).image
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6 and found.shape == (32443, 1, 1)
+
+
+def test_resample_shrinks_first_where_the_way_would_be_long(monkeypatch):
+    """Few thick slices of many pixels are not blown up before they shrink; the result does not change."""
+    array = np.random.default_rng(0).random((2, 60, 60), dtype=np.float32)
+    grids = (10, 0.1, 0.1), (0.5, 2, 2), (40, 3, 3)
+    expected = resample(array, *grids)
+    monkeypatch.setattr(volume_module, "MAX_VOXELS", 10_000)
+    sizes, tensordot = [], torch.tensordot
+    monkeypatch.setattr(
+        torch, "tensordot", lambda *a, **k: sizes.append((r := tensordot(*a, **k)).numel()) or r
+    )
+    assert_allclose(resample(array, *grids), expected, rtol=1e-5)
+    assert max(sizes) < 10_000
 
 
 def test_resample_leaves_its_input_alone_and_takes_read_only_arrays():
@@ -291,6 +328,64 @@ def test_damaged_cache_file_is_made_anew(tmp_path):
     for content in (file.read_bytes()[:500], b"", b"no array"):
         file.write_bytes(content)
         assert_array_equal(preprocessing.prepare_case(case, cache=cache).image, expected)
+
+
+def test_cache_maps_only_what_it_can_have_made(tmp_path):
+    """A file of another shape, type, order or length counts as missing, and so does Python in its header."""
+    case, _ = case_and_mask()
+    preprocessing, cache = Preprocessing(2.0), VoxelCache(tmp_path)
+    expected = preprocessing.prepare_case(case, cache=cache).image.copy()
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for array in (
+        expected[:-1],
+        expected.astype(np.float32),
+        np.asfortranarray(expected),
+        expected.view(np.int16),
+    ):
+        np.save(file, array)
+        assert_array_equal(preprocessing.prepare_case(case, cache=cache).image, expected)
+    for content in (
+        whole + b"x",
+        whole[:10] + b"{" * 118 + whole[128:],
+        whole[:10] + b"(" * 118 + whole[128:],
+    ):
+        file.write_bytes(content)
+        assert_array_equal(preprocessing.prepare_case(case, cache=cache).image, expected)
+    assert file.read_bytes() == whole
+
+
+def test_cache_deletes_only_what_it_made(tmp_path):
+    """Files of others in its folder stay, however small its limit; a temporary file of a killed run goes."""
+    others = [
+        tmp_path / name
+        for name in ("results.npy", ".hidden.npy", f"{'0' * 40}-picture.npy", f"{'0' * 39}-mask.npy")
+    ]
+    left = tmp_path / f".{'0' * 40}-1a2b3c4d.npy"
+    for file in (*others, left):
+        file.write_bytes(bytes(1000))
+    os.utime(left, (0, 0))
+    for i in range(3):
+        Preprocessing(2.0).prepare_case(numbered(i), cache=VoxelCache(tmp_path, max_bytes=10))
+    assert all(file.exists() for file in others) and not left.exists()
+
+
+def test_cache_without_room_slows_a_run_and_stops_none(tmp_path):
+    """A full disk, and a folder that cannot be made, are told in a warning; the voxels are the same."""
+    case, mask = case_and_mask()
+    preprocessing = Preprocessing(2.0)
+    expected = preprocessing.prepare_case(case, mask=mask)
+    (tmp_path / "file").write_text("no folder")
+    for folder, n_bytes in ((tmp_path / "cache", 1000), (tmp_path / "file", 10**9)):
+        cache = VoxelCache(folder)
+        with (
+            limited_files(n_bytes),
+            pytest.warns(UserWarning, match="not kept in the voxel cache.*Make room"),
+        ):
+            found = preprocessing.prepare_case(case, mask=mask, cache=cache)
+        assert_array_equal(found.image, expected.image)
+        assert_array_equal(found.mask, expected.mask)
+    assert not any((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
