@@ -2,6 +2,7 @@
 
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -297,3 +298,24 @@ def test_real_scan_with_a_true_header_is_placed(real_data):
         voxels = case.load_mask() > 0
         (tumor,) = add_places(Cohort([Tumor(case, bbox_from_mask(voxels), tumor_id=name)]))
         assert tumor.metadata["place_method"] == "registration" and tumor.metadata["place_quality"] > 0.6
+
+
+def test_scan_of_unknown_orientation_gets_no_side(bare, tmp_path):
+    """Where the file does not say which way its axes point, side stays missing, and what is given stays."""
+    tumor = next(
+        t for t in bare if add_places(Cohort([t]), method="header", min_quality=0)[0].labels["hemisphere"]
+    )
+    files = {}
+    for kind in ("image", "mask"):
+        image = nib.load(getattr(tumor.case, kind))
+        image = nib.Nifti1Image(to_ras(np.asanyarray(image.dataobj), image.affine)[::-1], None, image.header)
+        image.header.set_zooms([4.0, 4.0, 4.0])  # as the convention has it: x runs to the left
+        image.set_sform(None, 0)
+        files[kind] = tmp_path / f"{kind}.nii.gz"
+        nib.save(image, files[kind])
+    case = Case(files["image"], files["mask"], case_id="a", patient_id="p")
+    box = bbox_from_mask(case.load_mask() == int(tumor.mask_value))
+    for given in (None, "left"):
+        lost = Tumor(case, box, tumor_id="a", mask_value=tumor.mask_value, labels={"hemisphere": given})
+        (found,) = add_places(Cohort([lost]), method="header", min_quality=0)
+        assert found.labels["hemisphere"] == given and found.labels["front_rear"] is not None

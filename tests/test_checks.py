@@ -12,6 +12,7 @@ from tumorsim import load_cohort, make_cohort
 from tumorsim.checks import COLUMNS, _digest, _variants, check_archive, exit_code
 from tumorsim.cli import app
 from tumorsim.exceptions import ManifestError
+from tumorsim.manifest import save_manifest, tumors_from_case
 
 N_CASES = 20
 
@@ -307,3 +308,59 @@ def test_real_scans_are_not_slandered(real_data, tmp_path):
     build_manifest(tmp_path / "scans.csv", tmp_path / "real.csv")
     findings = check_archive(tmp_path / "real.csv")
     assert not (findings["severity"] == "error").any(), findings.to_string()
+
+
+@pytest.fixture
+def two_tumors(tmp_path, make_case, write_case):
+    """Return the manifest of one case of two tumors, in files, that lie on the left and are said to."""
+    lesions = (((5, 12, 14), (3, 4, 5)), ((6, 20, 24), (2, 2, 2)))
+    case = write_case(make_case("c1", "p1", ellipsoids=lesions, shape=(60, 24, 28)), tmp_path)
+    cohort = tumors_from_case(case, labels={"hemisphere": "left"})
+    save_manifest(cohort, tmp_path / "archive.csv")
+    return tmp_path / "archive.csv"
+
+
+def strip_codes(folder):
+    """Take out of all NIfTI files of a folder which way their axes point."""
+    for path in folder.glob("*.nii.gz"):
+        image = nib.load(path)
+        image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+        image.set_sform(None, 0)
+        nib.save(image, path)
+
+
+def test_scan_of_unknown_orientation_is_told_and_gets_no_side_conflict(two_tumors):
+    """Codes of 0 mirror the scan by convention: that is a warning with a remedy, not an exchanged label."""
+    assert "side conflict" not in set(check_archive(two_tumors)["check"])
+    strip_codes(two_tumors.parent)
+    (found,) = check_archive(two_tumors).query("check == 'orientation unknown'").to_dict("records")
+    assert (found["severity"], found["case_id"], found["line"]) == ("warning", "c1", 2)
+    assert "left and right are a guess" in found["problem"] and "set_sform" in found["remedy"]
+    assert "side conflict" not in set(check_archive(two_tumors)["check"])
+
+
+def test_damaged_stream_is_unreadable_with_the_reason(two_tumors):
+    """A wrong checksum is an error that names file and reason."""
+    path = two_tumors.parent / "c1_image.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    found = check_archive(two_tumors).iloc[0]
+    assert found["check"] == "unreadable" and "c1_image.nii.gz" in found["problem"]
+    assert "CRC check failed" in found["problem"]
+
+
+def test_image_as_its_own_mask_is_found(two_tumors):
+    """A mask column that names the image, or a copy of it, is an error."""
+    table = pd.read_csv(two_tumors)
+    image = two_tumors.parent / "c1_image.nii.gz"
+    (two_tumors.parent / "copy.nii.gz").write_bytes(image.read_bytes())
+    stored = nib.load(image)
+    whole = nib.Nifti1Image(np.asanyarray(stored.dataobj).round().astype(np.int16), stored.affine)
+    nib.save(whole, image)
+    nib.save(whole, two_tumors.parent / "copy.nii.gz")
+    for name, check in ((image.name, "row unusable"), ("copy.nii.gz", "mask unusable")):
+        table.assign(mask=name).to_csv(two_tumors, index=False)
+        found = check_archive(two_tumors)
+        found = found[found["severity"] == "error"].iloc[0]
+        assert found["check"] == check and "of case 'c1'" in found["problem"] and "image" in found["problem"]

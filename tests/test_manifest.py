@@ -5,6 +5,7 @@ import importlib.util
 import os
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -489,3 +490,19 @@ def test_real_scans_have_sensible_lesions(real_data, tmp_path):
     assert len(wide) < len(near)
     assert (wide.table["case_id"].value_counts()[["btp-02-pre", "btp-02-post"]] == 1).all()
     tables_equal(near, load_cohort(tmp_path / "near.csv"))
+
+
+def test_scans_of_unknown_orientation_are_named(tmp_path, archive):
+    """Files that state no orientation are taken, with a warning that names scans and remedy."""
+    for name in ("007_image", "007_mask"):
+        path = tmp_path / "scans" / f"{name}.nii.gz"
+        image = nib.load(path)
+        image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+        image.set_sform(None, 0)
+        nib.save(image, path)
+    write_csv(tmp_path / "scans.csv", archive)
+    with pytest.warns(
+        UserWarning, match=r"(?s)unknown in 1 scan: the files state no orientation.*set_sform.*007"
+    ):
+        cohort = build_manifest(tmp_path / "scans.csv", tmp_path / "archive.csv")
+    assert len(cohort.cases) == 3
