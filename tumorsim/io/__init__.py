@@ -1,7 +1,7 @@
 """Files ↔ arrays with affines; knows no records."""
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
-from tumorsim.io._files import atomic_path, partial_file, remove_leftovers, remove_partial
+from tumorsim.io._files import atomic_path, file_stems, partial_file, remove_leftovers, remove_partial
 from tumorsim.io._images import (
     ORIENTATION_REMEDY,
     arrays_of_nibabel,
@@ -12,7 +12,6 @@ from tumorsim.io._images import (
     states_orientation,
 )
 from tumorsim.io._locks import locked
-from tumorsim.io._names import file_stems
 
 __all__ = [
     "ORIENTATION_REMEDY",

@@ -5,12 +5,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
-__all__ = ["atomic_path", "partial_file", "remove_leftovers", "remove_partial"]
+__all__ = ["atomic_path", "file_stems", "partial_file", "remove_leftovers", "remove_partial"]
 
 
 @contextlib.contextmanager
@@ -93,3 +96,23 @@ def remove_partial(folder, suffix):
             file.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def file_stems(ids):
+    """Return a name for the files of each id: no two share one, wherever case and signs do not count.
+
+    Examples
+    --------
+    >>> file_stems(["a/1", "b"]), len({name.lower() for name in file_stems(["p1", "P1", "p1"])})
+    (['a_1', 'b'], 3)
+    """
+    ids, stems = list(ids), []
+    names = [re.sub(r"^\.|[^\w.-]", "_", unicodedata.normalize("NFC", one))[:80] for one in ids]
+    counts = Counter(name.casefold() for name in names)
+    for one, name in zip(ids, names, strict=True):
+        if counts[name.casefold()] > 1:
+            name = f"{name}-{hashlib.sha256(one.encode()).hexdigest()[:8]}"
+        while name in stems:  # the same id twice
+            name += "_"
+        stems.append(name)
+    return stems

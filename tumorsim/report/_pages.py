@@ -109,17 +109,21 @@ def draw_tumor(tumor):
     return still(near.slices(_extent_mm(near), N_PIXELS)["axial"])
 
 
-def draw_proposal(case, mask, tumor):
-    """Return pictures of a proposed mask (nx, ny, nz): a whole axial plane, and its largest tumor nearby.
+def draw_proposal(case, mask, tumors):
+    """Return pictures of a proposed mask (nx, ny, nz): a whole axial plane, and the tumors from nearby.
 
-    Without a tumor it is the plane in the middle of the scan; other whole planes would show the face.
+    The first of `tumors` has three planes, and the whole one goes through it; further ones have one. Other
+    whole planes would show the face.
     """
     image, shown = to_ras(case.load_image(), case.affine), to_ras(np.asarray(mask) > 0, case.affine)
     spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
     options, nearby = {"background": find_background(image)}, []
-    if tumor is not None:
-        near, whole = (read_surroundings(tumor, margin) for margin in (MARGIN_MM, np.inf))
-        nearby = [still(picture) for picture in near.slices(_extent_mm(near), N_PIXELS).values()]
+    for number, tumor in enumerate(tumors):
+        near = read_surroundings(tumor, MARGIN_MM)
+        planes = [still(picture) for picture in near.slices(_extent_mm(near), N_PIXELS).values()]
+        nearby += planes[: 1 if number else 3]
+    if nearby:
+        whole = read_surroundings(tumors[0], np.inf)
         options |= {"through": whole.through, "window": whole.window}
     middle, extent = (np.array(image.shape) - 1) / 2, float((np.array(image.shape) * spacing)[:2].max())
     options |= {"mask": shown, "n_pixels": 2 * N_PIXELS}

@@ -21,13 +21,14 @@ from tumorsim.manifest import (
     tumors_from_case,
     write_table,
 )
-from tumorsim.records import Case, group_by_case
+from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.report import describe_model, draw_proposal, draw_tumor, save_overview, save_review
 from tumorsim.retrieval._find import check_request, find_similar
 
 __all__ = ["answer_table", "segment_table"]
 
 _OF_ONE_SCAN = ("mask", "box", "patient_id", "case_id", "series", "roi", "exclude_roi", "key_file")
+_N_DRAWN = 6  # proposed lesions of a scan
 
 
 def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, progress=False) -> pd.DataFrame:
@@ -203,11 +204,12 @@ def _propose(embedder, case, threshold):
     """Return a proposed mask (nx, ny, nz), and ids, volumes of lesions and pictures for the page."""
     mask = embedder.segment(case, threshold=threshold)
     proposed = Case(case.image, (mask, case.affine), case_id=case.case_id, patient_id=case.patient_id)
-    tumors = tumors_from_case(proposed) if mask.any() else []
-    volumes = tumors.table["volume_mm3"].tolist() if len(tumors) else []
-    largest = tumors[int(np.argmax(volumes))] if volumes else None
+    tumors = tumors_from_case(proposed) if mask.any() else Cohort([])
+    volumes = tumors.table["volume_mm3"].to_numpy() if len(tumors) else np.zeros(0)
+    order = np.argsort(-volumes, kind="stable")
     card = {"case_id": case.case_id, "patient_id": case.patient_id, "image": Path(case.image).name}
-    return mask, card | {"volumes_mm3": volumes, "pictures": draw_proposal(proposed, mask, largest)}
+    pictures = draw_proposal(proposed, mask, tumors[order[:_N_DRAWN]])
+    return mask, card | {"volumes_mm3": volumes[order].tolist(), "pictures": pictures}
 
 
 def _with_masks(table, cases, cards, folder):
