@@ -214,16 +214,15 @@ def test_mistakes_have_their_own_sentence(made_folder, tmp_path):
 
 
 def test_signs_that_act_reach_neither_terminal_nor_page(made_folder, week, tmp_path):
-    """Escape codes and marks of direction in ids are replaced in text and pages; JSON escapes them."""
-    table = pd.read_csv(week).head(1).assign(case_id="a\x1b[2J\u202eb")
-    table.to_csv(week, index=False)
+    """Escape codes and marks of direction in a column are replaced in text and pages; JSON escapes them."""
+    _archive_with(made_folder, tmp_path, visit="a\x1b[2J\u202eb")
     out = tmp_path / "out"
-    words = ("query", made_folder / "index", week, *model_of(made_folder), "-n 1")
+    words = ("query", tmp_path / "index", week, *model_of(made_folder), "-n 1 --show visit --threshold 0")
     shown = run(*words, "--report", out).output + run(*words, "--json").output
     pages = [path.read_text() for path in (out / "index.html", *(out / "sheets").iterdir())]
-    assert len(pages) == 2 and "a\ufffd[2J\ufffdb" in shown and "a\\u001b[2J\\u202eb" in shown
+    assert len(pages) == 4 and "a\ufffd[2J\ufffdb" in shown and "a\\u001b[2J\\u202eb" in shown
     assert not [text for text in (shown, *pages) if re.search("[\x1b\u202e]", text)]
-    assert all("\ufffd[2J\ufffdb" in page for page in pages)
+    assert all("\ufffd[2J\ufffdb" in page for page in pages[1:])
 
 
 def test_a_full_disk_names_the_sheet(made_folder, week, tmp_path):
@@ -284,14 +283,18 @@ def test_what_is_left_is_an_internal_error(tmp_path):
 
 def test_answers_in_csv_start_no_formula(made_folder, week, tmp_path):
     """Text that a spreadsheet would run is marked as text in the CSV of an answer."""
-    table = pd.read_csv(made_folder / "archive.csv")
-    for column in ("image", "mask"):
-        table[column] = [str(made_folder / cell) for cell in table[column]]
-    table["visit"] = "=cmd|'/c calc'!A1"
-    table.to_csv(tmp_path / "archive.csv", index=False)
-    run("index build", tmp_path / "archive.csv", "-o", tmp_path / "index", *model_of(made_folder))
+    _archive_with(made_folder, tmp_path, visit="=cmd|'/c calc'!A1")
     words = ("query", tmp_path / "index", made_folder / "s0_image.nii.gz", *model_of(made_folder))
     run(*words, "--mask", made_folder / "s0_mask.nii.gz", "-o", tmp_path / "near.csv")
     assert not [
         line for line in (tmp_path / "near.csv").read_text().splitlines() if re.search(',["]?=', line)
     ]
+
+
+def _archive_with(made_folder, folder, **columns):
+    """Write the archive with further columns into a folder, and its index."""
+    table = pd.read_csv(made_folder / "archive.csv").assign(**columns)
+    for column in ("image", "mask"):
+        table[column] = [str(made_folder / cell) for cell in table[column]]
+    table.to_csv(folder / "archive.csv", index=False)
+    run("index build", folder / "archive.csv", "-o", folder / "index", *model_of(made_folder))
