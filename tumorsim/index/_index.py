@@ -16,7 +16,7 @@ from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import is_file
 from tumorsim.index._archive import METRICS, Archive, check_features, restore
 from tumorsim.index._engines import check_engine, make_engine
-from tumorsim.index._milvus import OLD_VERSION, SCHEMA_VERSION, Collection
+from tumorsim.index._milvus import Collection
 from tumorsim.index._parquet import read_parquet, write_parquet
 from tumorsim.index._search import kneighbors, search
 from tumorsim.index._store import Store
@@ -438,8 +438,7 @@ class TumorIndex(BaseEstimator):
             If there is no such collection, or it was not made by tumorsim.
         """
         held = Collection(uri, collection)
-        described = held.about(versions=(OLD_VERSION, SCHEMA_VERSION))
-        described |= {"engine": "milvus", "uri": uri, "collection": collection}
+        described = {**held.about(), "engine": "milvus", "uri": uri, "collection": collection}
         embeddings, records = held.read()
         table = check_metadata(records, len(records))
         return cls._restored(described, embeddings, table, str(held), uri=uri)

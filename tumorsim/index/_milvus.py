@@ -17,10 +17,10 @@ from tumorsim.index._address import is_file, token_for
 from tumorsim.index._exact import CandidateEngine, Coordinates, Frame
 from tumorsim.index._tables import plain_scalar
 
-__all__ = ["OLD_VERSION", "SCHEMA_VERSION", "Collection", "MilvusEngine"]
+__all__ = ["Collection", "MilvusEngine"]
 
 FORMAT = "tumorsim-collection"
-SCHEMA_VERSION, OLD_VERSION = 2, 1  # the old one had ids as primary keys, and is only read
+SCHEMA_VERSION = 2
 DESCRIBED = ("fingerprint", "center", "unit", "basis")
 ABOUT = "tumorsim"  # the collection's property that holds its description
 ROW_LENGTH = 65_535  # characters, the most that Milvus allows
@@ -85,7 +85,7 @@ class Collection:
         self._ask("create_collection", schema=schema, index_params=index, **options)
         self.upsert(archive.embeddings, archive.metadata, frame)
 
-    def about(self, versions=(SCHEMA_VERSION,)):
+    def about(self):
         """Return the description of the archive that `create` was given."""
         if not self.exists():
             raise IndexMismatchError(f"{self} does not exist. Fit an index with engine='milvus' to make it.")
@@ -94,11 +94,9 @@ class Collection:
             version, *_ = (about[key] for key in ("schema_version", *DESCRIBED))
         except (KeyError, TypeError, ValueError) as err:
             raise IndexMismatchError(f"{self} was not made by tumorsim. Give another name.") from err
-        if version not in versions:
-            raise IndexMismatchError(
-                f"{self} has schema version {printable(version)}; this tumorsim reads {SCHEMA_VERSION}. Read "
-                "it with TumorIndex.connect, and fit it again with overwrite=True."
-            )
+        if version != SCHEMA_VERSION:
+            rule = f"has schema version {printable(version)}; this tumorsim reads {SCHEMA_VERSION}"
+            raise IndexMismatchError(f"{self} {rule}. Update tumorsim, or fit it again with overwrite=True.")
         return about
 
     def count(self):

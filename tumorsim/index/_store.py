@@ -25,11 +25,8 @@ LOCK = "write.lock"
 LOCK_SECONDS = 10.0
 CHECKED_BYTES = 2**25  # files up to this size are checked against their SHA-256 whenever they are read
 CHECKED_ROWS = 65_536  # that are checked at once: bounds the memory
-_NAMES = {
-    "embeddings": re.compile(r"embeddings-([1-9]\d*)\.npy"),
-    "metadata": re.compile(r"metadata-([1-9]\d*)\.npz"),
-}
-_TEMPORARY = re.compile(r"\.(?:embeddings-\d+\.npy|metadata-\d+\.npz|manifest\.json)-.*")
+_GENERATION = re.compile(r"(?:embeddings|metadata)-([1-9]\d*)\.np[yz]")
+_TEMPORARY = re.compile(r"\.(?:(?:embeddings|metadata)-\d+\.np[yz]|manifest\.json)-.*")
 
 
 class Store:
@@ -64,15 +61,13 @@ class Store:
                 f"Index '{self.directory}' has been changed since it was loaded: {found}. Load it again and "
                 "repeat the change."
             )
-        used = [int(match[1]) for match in map(_generation, self.path.iterdir()) if match]
-        generation, name = max([old["generation"], *used]) + 1, LOCK
+        used = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
+        generation, name = max([old["generation"], *(int(match[1]) for match in used if match)]) + 1, LOCK
         manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation}
         manifest |= {**description, "files": {}}
         try:
-            for kind, name, write, content in (
-                ("embeddings", f"embeddings-{generation}.npy", write_array, embeddings),
-                ("metadata", f"metadata-{generation}.npz", write_table, metadata),
-            ):
+            work = ((write_array, embeddings), (write_table, metadata))
+            for (kind, name), (write, content) in zip(_names(generation).items(), work, strict=True):
                 self._write_file(name, old["files"].get(kind), write, content)
                 size, key = (self.path / name).stat().st_size, content_key(self.path / name)
                 manifest["files"][kind] = {"name": name, "bytes": size, "sha256": key}
@@ -169,7 +164,8 @@ class Store:
             return None
         found = content_key(path)
         if found != entry["sha256"]:
-            return f"{name} does not match its SHA-256: expected {entry['sha256'][:8]}…, got {found[:8]}…"
+            expected = printable(entry["sha256"], 8)
+            return f"{name} does not match its SHA-256: expected {expected}, got {printable(found, 8)}"
         return None
 
     def _manifest(self):
@@ -197,14 +193,20 @@ class Store:
                 f"Index '{self.directory}' has schema version {printable(version)}; this tumorsim reads "
                 f"{SCHEMA_VERSION}. {remedy}"
             )
-        missing = [key for key in ("generation", "files", "size", "n_features") if key not in manifest]
+        missing = [key for key in ("generation", "files") if key not in manifest]
         if missing:
             raise self._damaged(f"{MANIFEST} lacks {' and '.join(missing)}")
         if manifest.get("sha256") != _manifest_key(manifest):
             raise self._damaged(f"{MANIFEST} does not match its SHA-256")
-        wrong = _manifest_damage(manifest)
-        if wrong is not None:
-            raise self._damaged(f"{wrong} of {MANIFEST} is not what a writer gives")
+        try:
+            entries = [manifest["files"][kind] for kind in _names(1)]
+            counts = [manifest[key] for key in ("generation", "size", "n_features")]
+            right = all(type(n) is int and n > 0 for n in (*counts, *(entry["bytes"] for entry in entries)))
+            right &= {kind: entry["name"] for kind, entry in manifest["files"].items()} == _names(counts[0])
+        except (KeyError, TypeError, AttributeError):
+            right = False
+        if not right:
+            raise self._damaged(f"{MANIFEST} does not hold what a writer writes")
         return manifest
 
     def _check_target(self):
@@ -216,11 +218,11 @@ class Store:
         if (self.path / MANIFEST).exists():
             self._manifest()
             return
-        for entry in self.path.iterdir():
-            if entry.name != LOCK and not _generation(entry) and not _TEMPORARY.fullmatch(entry.name):
+        for name in (entry.name for entry in self.path.iterdir()):
+            if name != LOCK and not _GENERATION.fullmatch(name) and not _TEMPORARY.fullmatch(name):
                 raise IndexMismatchError(
                     f"'{self.directory}' is not empty and holds no tumorsim index: it contains "
-                    f"'{printable(entry.name)}'. Give an empty or new directory."
+                    f"'{printable(name)}'. Give an empty or new directory."
                 )
 
     def _remove_leftovers(self):
@@ -228,7 +230,8 @@ class Store:
         files = self._manifest()["files"] if (self.path / MANIFEST).exists() else {}
         kept = {entry["name"] for entry in files.values()}
         for entry in self.path.iterdir():
-            if _TEMPORARY.fullmatch(entry.name) or (_generation(entry) and entry.name not in kept):
+            old = _GENERATION.fullmatch(entry.name) and entry.name not in kept
+            if old or _TEMPORARY.fullmatch(entry.name):
                 with contextlib.suppress(OSError):  # Windows keeps files that a reader has mapped
                     entry.unlink()
 
@@ -242,24 +245,9 @@ class Store:
                 os.close(handle)
 
 
-def _generation(path):
-    """Return the match of a data file's name with its generation, or None."""
-    return next((match for name in _NAMES.values() if (match := name.fullmatch(path.name))), None)
-
-
-def _manifest_damage(manifest):
-    """Return the name of what in a manifest has another form than a writer gives it, or None."""
-    counts = {key: manifest[key] for key in ("generation", "size", "n_features")}
-    files = manifest["files"]
-    if not isinstance(files, dict) or files.keys() != _NAMES.keys():
-        return "'files'"
-    for kind, entry in files.items():
-        texts = [entry.get(key) if isinstance(entry, dict) else None for key in ("name", "sha256")]
-        if not all(isinstance(text, str) for text in texts) or not _NAMES[kind].fullmatch(texts[0]):
-            return f"the file of {kind}"  # it lies beside the manifest
-        counts[f"the size of {kind}"] = entry.get("bytes")
-    bad = (key for key, value in counts.items() if type(value) is not int or value < 1)
-    return next(bad, None)
+def _names(generation):
+    """Return the names of the data files of a generation, which lie beside the manifest."""
+    return {"embeddings": f"embeddings-{generation}.npy", "metadata": f"metadata-{generation}.npz"}
 
 
 def _content_damage(embeddings, metadata, manifest, everything):

@@ -162,14 +162,11 @@ def write_array(file, embeddings):
 
 
 def map_array(path):
-    """Return the float32 matrix of an ``.npy`` file, mapped; its header must agree with the file's size."""
-    with open(path, "rb") as file:
-        shape, columns_first, dtype = _header(file)
-        if dtype != np.float32 or columns_first or len(shape) != 2 or 0 in shape:
-            raise ValueError(f"it holds {dtype} of shape {shape}")
-        if path.stat().st_size != file.tell() + 4 * shape[0] * shape[1]:
-            raise ValueError(f"shape {shape} does not fit its size")
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+    """Return the float32 matrix of an ``.npy`` file, mapped; NumPy holds its header against its size."""
+    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or not embeddings.flags.c_contiguous:
+        raise ValueError(f"it holds {embeddings.dtype} of shape {embeddings.shape}")
+    return embeddings
 
 
 def _members(path):
@@ -181,17 +178,12 @@ def _members(path):
             raise ValueError("it is compressed")
         for info in infos:
             file = io.BytesIO(packed.read(info))
-            shape, _, dtype = _header(file)
-            content = np.frombuffer(file.getbuffer(), dtype, offset=file.tell())
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its version of the format is not 1.0")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            content = np.frombuffer(file.getbuffer(), dtype, offset=file.tell())  # no more than there is
             arrays[info.filename.removesuffix(".npy")] = content.reshape(shape).copy()
     return arrays
-
-
-def _header(file):
-    """Return shape, Fortran order and dtype of ``.npy`` content, and leave the file at its numbers."""
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("its version of the format is not 1.0")
-    return np.lib.format.read_array_header_1_0(file)
 
 
 def _decode(held, codes, name):
