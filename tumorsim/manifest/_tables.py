@@ -74,10 +74,6 @@ class Table:
                 f"Got {', '.join(self.columns)}."
             )
 
-    def row(self, line):
-        """Return the row of a line."""
-        return next(row for row in self.rows if row.line == line)
-
     def locate(self, cell):
         """Return the file that a cell names as an absolute path."""
         path = real_path(self.folder / Path(cell).expanduser())

@@ -64,19 +64,12 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
         If the table cannot be read, or no scan of it can be used.
     """
     folder, table = Path(folder), read_table(scans)
-    partial, cases = folder / "scans.csv.partial", _cases_of(table)
-    stems = file_stems(case.case_id for case in cases.values())
-    files = {
-        line: folder / f"{stem}.nii.gz"
-        for (line, case), stem in zip(cases.items(), stems, strict=True)
-        if not case.has_mask
-    }
-    how = [embedder.space_.fingerprint, threshold]
-    kept = {
-        line: partial_file(partial, [*how, content_key(cases[line].image), file.name], ".json")
-        for line, file in files.items()
-    }
-    taken = [file for line, file in files.items() if file.exists() and not kept[line].is_file()]
+    cases, partial, jobs = _cases_of(table), folder / "scans.csv.partial", []
+    for (row, case), stem in zip(cases, file_stems(case.case_id for _, case in cases), strict=True):
+        if not case.has_mask:
+            how = [embedder.space_.fingerprint, threshold, content_key(case.image), stem]
+            jobs.append((row, case, folder / f"{stem}.nii.gz", partial_file(partial, how, ".json")))
+    taken = [file for _, _, file, kept in jobs if file.exists() and not kept.is_file()]
     taken += [file for file in (folder / "scans.csv",) if file.exists()]
     if taken and not overwrite:
         raise FileExistsError(
@@ -84,17 +77,18 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
             "overwrite it (--overwrite)."
         )
     cards = {}
-    for line in tqdm(files, "proposing", unit="scan", disable=None if progress else True):
-        if not (kept[line].is_file() and files[line].is_file()):
+    bar = tqdm(jobs, "proposing", unit="scan", disable=None if progress else True)
+    for row, case, file, kept in bar:
+        if not (kept.is_file() and file.is_file()):
             try:
-                mask, card = _propose(embedder, cases[line], threshold)
+                mask, card = _propose(embedder, case, threshold)
             except (OSError, ValueError) as err:
-                table.problems.add(table.row(line), err, table)
+                table.problems.add(row, err, table)
                 continue
-            with atomic_path(kept[line]) as temporary:  # first: a mask without it is somebody's own
-                temporary.write_text(json.dumps(card | {"mask": files[line].name}), encoding="utf-8")
-            save_nifti(files[line], mask, cases[line].affine)
-        cards[line] = json.loads(kept[line].read_text(encoding="utf-8"))
+            with atomic_path(kept) as temporary:  # first: a mask without it is somebody's own
+                temporary.write_text(json.dumps(card | {"mask": file.name}), encoding="utf-8")
+            save_nifti(file, mask, case.affine)
+        cards[row.line] = json.loads(kept.read_text(encoding="utf-8"))
     table.problems.finish(folder / "errors.txt", n_rows=len(table.rows), skip_bad=True, always_list=True)
     facts = describe_model(embedder) | {"Scans": str(scans), "Threshold": f"{threshold:g}"}
     save_review(folder / "review.html", list(cards.values()), _set_aside(table), facts=facts)
@@ -150,27 +144,31 @@ def answer_table(
     check_request(embedder, index, options)
     table, queries = _queries_of(scans, options)
     names = {"archive_name": archive_name, "model_name": model_name}
-    stems = file_stems(case_id for case_id, _, _ in queries)
+    stems = file_stems(case_id for _, case_id, _ in queries)
     answers, frames, rows, n_queries = [], [], [], 0
     bar = tqdm(queries, "querying", unit="scan", disable=None if progress else True)
-    for (case_id, query, line), stem in zip(bar, stems, strict=True):
+    for (row, case_id, query), stem in zip(bar, stems, strict=True):
         try:
             answer = find_similar(embedder, index, query() if callable(query) else query, **options)
         except (OSError, ValueError) as err:
-            table.problems.add(table.row(line), err, table)
+            table.problems.add(row, err, table)
             continue
-        case, content = answer.queries[0].case, answer.to_dict()
+        case, content, sheet = answer.queries[0].case, answer.to_dict(), f"sheets/{stem}.html"
         answers.append({"case_id": case_id, "patient_id": case.patient_id, "image": case.image} | content)
         answers[-1]["text"] = str(answer)
         frame = answer.to_frame()
         frames.append(frame.assign(query=frame["query"] + n_queries))
         n_queries += len(answer.queries)
         if folder is not None:
-            answers[-1]["sheet"] = f"sheets/{stem}.html"
-            answer.save_html(Path(folder) / "sheets" / f"{stem}.html", full=full, **names)
-            for number, (tumor, found) in enumerate(zip(answer.queries, content["queries"], strict=True), 1):
-                row = {"sheet": f"sheets/{stem}.html", "number": number, "query": found}
-                rows.append(row | {"proposed": answer.proposed, "picture": draw_tumor(tumor)})
+            answers[-1]["sheet"] = sheet
+            answer.save_html(Path(folder) / sheet, full=full, **names)
+            rows += [
+                {"sheet": sheet, "number": number, "query": found, "picture": draw_tumor(tumor)}
+                | {"proposed": answer.proposed}
+                for number, (tumor, found) in enumerate(
+                    zip(answer.queries, content["queries"], strict=True), 1
+                )
+            ]
     errors = None if folder is None else Path(folder) / "errors.txt"
     table.problems.finish(errors, n_rows=len(table.rows), skip_bad=True, always_list=folder is not None)
     answers += [{"row": name, "problem": problem} for name, problem in _set_aside(table)]
@@ -186,15 +184,15 @@ def answer_table(
 
 
 def _cases_of(table):
-    """Return line → Case of a table of scans; rows that name none are among its problems."""
+    """Return row and Case of each scan of a table; rows that name none are among its problems."""
     if "tumor_id" in table.columns:
         raise ManifestError(f"'{table.path}' has a column 'tumor_id': it is no scan table but a manifest.")
     table.require(("patient_id", "case_id", "image"))
-    cases, lines = {}, {}
+    cases, lines = [], {}
     for row in table.rows:
         try:
             if row.line not in table.problems.reasons:
-                cases[row.line] = case_of_row(table, row, lines, needs_mask=False)
+                cases.append((row, case_of_row(table, row, lines, needs_mask=False)))
         except (OSError, TypeError, ValueError) as err:
             table.problems.add(row, err, table)
     return cases
@@ -215,34 +213,36 @@ def _propose(embedder, case, threshold):
 def _with_masks(table, cases, cards, folder):
     """Return the table's scans that have a lesion, with their masks, paths relative to the folder."""
     rows = []
-    for line, case in cases.items():
-        card = cards.get(line)
+    for row, case in cases:
+        card = cards.get(row.line)
         if case.has_mask or (card is not None and card["volumes_mm3"]):
             mask = relative_path(case.mask, folder) if card is None else card["mask"]
-            cells = table.row(line).cells | {"image": relative_path(case.image, folder), "mask": mask}
+            cells = row.cells | {"image": relative_path(case.image, folder), "mask": mask}
             rows.append(cells | {"mask_source": "" if card is None else "proposed by the model"})
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*table.columns, "mask", "mask_source"])))
 
 
 def _queries_of(scans, options):
-    """Return the table and, of each scan, case_id, query (or a function that makes it of a mask) and line."""
+    """Return the table and, of each scan, row, case_id and query (or a function that makes it of a mask)."""
     table = read_table(scans)
     if "tumor_id" in table.columns:
+        by_line = {row.line: row for row in table.rows}
         cohort, table.problems, lines = read_manifest(scans)
         groups = group_by_case(cohort)
-        return table, [(cohort[rows[0]].case.case_id, cohort[rows], lines[rows[0]]) for rows in groups]
+        return table, [(by_line[lines[i[0]]], cohort[i[0]].case.case_id, cohort[i]) for i in groups]
     names = ("min_volume_mm3", "merge_distance_mm", "by_value")
     lesions = {name: options[name] for name in names if name in options}
 
-    def query(case, row):
+    def query(row, case):
         value = row.get("mask_value") or options.get("mask_value", ">0")
         known = lesions | {"mask_value": value, "labels": table.labels(row)}
         return (lambda: tumors_from_case(case, **known)) if case.has_mask else case
 
-    return table, [(c.case_id, query(c, table.row(line)), line) for line, c in _cases_of(table).items()]
+    return table, [(row, case.case_id, query(row, case)) for row, case in _cases_of(table)]
 
 
 def _set_aside(table):
     """Return case_id or line, and reason, of rows that could not be used."""
-    rows = [(table.row(line), reason) for line, reason in sorted(table.problems.reasons.items())]
-    return [(row.get("case_id") or f"line {row.line}", reason) for row, reason in rows]
+    problems = table.problems
+    names = {line: row.get("case_id") or f"line {line}" for line, row in sorted(problems.rows.items())}
+    return [(name, problems.reasons[line]) for line, name in names.items()]
