@@ -99,6 +99,24 @@ def test_a_full_disk_costs_no_index(tmp_path, how):
         assert state_of(directory) == 2
 
 
+def test_leftovers_of_a_killed_writer_go_with_the_next(tmp_path):
+    """Data files of a generation that no manifest names, and temporary ones, do not stay."""
+    for directory, before in ((tmp_path / "index", True), (tmp_path / "new", False)):
+        if before:
+            make_index(3, 1).save(directory)
+        directory.mkdir(exist_ok=True)
+        for name in (
+            "embeddings-7.npy",
+            "metadata-7.npz",
+            ".manifest.json-ab12cd34.json",
+            ".embeddings-7.npy-x.npy",
+        ):
+            (directory / name).write_bytes(b"half")
+        make_index(3, 2).save(directory)
+        assert names(directory) == ["embeddings-8.npy", "manifest.json", "metadata-8.npz"]
+        assert state_of(directory) == 2
+
+
 def test_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
     """Whatever the clock says: it jumps back between two saves, and an edit is no different."""
     contents = []

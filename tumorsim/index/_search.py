@@ -30,21 +30,11 @@ def kneighbors(archive, engine, X, n_neighbors):
 
 
 def search(
-    archive,
-    engine,
-    X,
-    n_neighbors,
-    query_metadata,
-    where,
-    exclude,
-    aspects,
-    max_per_patient,
-    alpha,
-    calibration,
+    archive, engine, X, n_neighbors, query_metadata, where, exclude, aspects, limit, alpha, calibration
 ):
     """Return the table of `TumorIndex.search`; `engine` is a function of the archive."""
     n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
-    limit = check_integer(max_per_patient, "max_per_patient", minimum=1, allow_none=True)
+    limit = check_integer(limit, "max_per_patient", minimum=1, allow_none=True)
     alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
     weights = None if aspects is None else check_weights(aspects, archive.aspects, archive.space)
     table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
