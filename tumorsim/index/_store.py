@@ -13,8 +13,8 @@ import numpy as np
 
 from tumorsim._validation import printable
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.index._tables import map_array, read_table, write_array, write_table
-from tumorsim.io import atomic_path, content_key, locked
+from tumorsim.index._tables import map_array, read_table, write_table
+from tumorsim.io import atomic_path, content_key, locked, write_array
 
 __all__ = ["Store"]
 
@@ -66,7 +66,7 @@ class Store:
         manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation}
         manifest |= {**description, "files": {}}
         try:
-            work = ((write_array, embeddings), (write_table, metadata))
+            work = ((write_array, np.ascontiguousarray(embeddings)), (write_table, metadata))
             for (kind, name), (write, content) in zip(_names(generation).items(), work, strict=True):
                 self._write_file(name, old["files"].get(kind), write, content)
                 size, key = (self.path / name).stat().st_size, content_key(self.path / name)

@@ -154,13 +154,6 @@ def read_table(path):
     return pd.DataFrame(columns, index=pd.RangeIndex(n_rows), copy=False)
 
 
-def write_array(file, embeddings):
-    """Write a float32 matrix as ``.npy``; unlike NumPy's own function it notices every byte that is lost."""
-    embeddings = np.ascontiguousarray(embeddings)
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(embeddings))
-    file.write(memoryview(embeddings).cast("B"))
-
-
 def map_array(path):
     """Return the float32 matrix of an ``.npy`` file, mapped; NumPy holds its header against its size."""
     embeddings = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,7 +1,14 @@
 """Files ↔ arrays with affines; knows no records."""
 
 from tumorsim.io._embeddings import load_embeddings, save_embeddings
-from tumorsim.io._files import atomic_path, file_stems, partial_file, remove_leftovers, remove_partial
+from tumorsim.io._files import (
+    atomic_path,
+    file_stems,
+    partial_file,
+    remove_leftovers,
+    remove_partial,
+    write_array,
+)
 from tumorsim.io._images import (
     ORIENTATION_REMEDY,
     arrays_of_nibabel,
@@ -29,4 +36,5 @@ __all__ = [
     "save_embeddings",
     "save_nifti",
     "states_orientation",
+    "write_array",
 ]

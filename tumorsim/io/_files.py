@@ -13,7 +13,9 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["atomic_path", "file_stems", "partial_file", "remove_leftovers", "remove_partial"]
+import numpy as np
+
+__all__ = ["atomic_path", "file_stems", "partial_file", "remove_leftovers", "remove_partial", "write_array"]
 
 
 @contextlib.contextmanager
@@ -81,6 +83,14 @@ def remove_leftovers(path):
         made = file.name.startswith(prefix) and file.name.endswith(suffix)
         if made and len(file.name) == len(prefix) + 8 + len(suffix):  # eight characters at random
             file.unlink(missing_ok=True)
+
+
+def write_array(file, array):
+    """Write ``.npy`` content to an open file; unlike `numpy.save` it notices every byte that a disk loses."""
+    array = np.asarray(array)
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(np.ascontiguousarray(array.T if header["fortran_order"] else array).data)
 
 
 def partial_file(folder, content, suffix):

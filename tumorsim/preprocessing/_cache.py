@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tumorsim.io import atomic_path, content_key
+from tumorsim.io import atomic_path, content_key, write_array
 from tumorsim.preprocessing._volume import Volume
 
 __all__ = ["VoxelCache"]
@@ -54,7 +54,7 @@ class VoxelCache:
             try:
                 for name, file in files.items():
                     with atomic_path(file) as temporary, open(temporary, "wb") as stream:
-                        np.save(stream, getattr(volume, name), allow_pickle=False)
+                        write_array(stream, getattr(volume, name))
                         written += stream.tell()
                 self._count(written, keep=set(files.values()))
             except OSError as err:  # a full disk; Windows refuses to replace what another process has mapped

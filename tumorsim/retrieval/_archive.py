@@ -20,6 +20,7 @@ from tumorsim.io import (
     partial_file,
     remove_partial,
     save_embeddings,
+    write_array,
 )
 from tumorsim.manifest import load_cohort
 from tumorsim.records import group_by_case
@@ -122,7 +123,7 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
             for rows, file in part:
                 if file is not None:
                     with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                        np.save(opened, X[rows])
+                        write_array(opened, X[rows])
             bar.update(len(part))
     columns = tumors.table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
