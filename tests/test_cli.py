@@ -407,6 +407,15 @@ def test_entry_point_ends_with_two_and_no_escape_codes(folder):
     )
 
 
+def test_a_terminal_that_lacks_signs_stops_nothing(folder):
+    """Where text cannot be encoded its signs are replaced, and the command ends as ever."""
+    code = "from tumorsim.cli import main; main()"
+    words = [sys.executable, "-c", code, "weights", "path", "t1c-ä→"]
+    env = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(words, capture_output=True, env=env, check=False)
+    assert done.returncode == 2 and "Got 't1c-ä?'".encode("latin-1") in done.stderr
+
+
 def test_conditions_take_the_columns_kind():
     """Numbers, text that looks like numbers, booleans, lists and ranges are told apart by the column."""
     table = pd.DataFrame(

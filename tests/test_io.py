@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tumorsim.exceptions import GeometryError
-from tumorsim.io import atomic_path, content_key, load_image, read_geometry, save_nifti
+from tumorsim.io import atomic_path, content_key, file_stems, load_image, read_geometry, save_nifti
 
 AFFINE = np.array([[-1.0, 0, 0, 10], [0, 0, 2, -20], [0, 1.5, 0, 30], [0, 0, 0, 1]])
 
@@ -287,3 +287,13 @@ def test_real_nrrd_has_its_true_header(real_data):
     assert shape == mask_shape
     assert_allclose(affine, mask_affine)
     assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (0.78, 0.78, 6.5), atol=0.01)
+
+
+def test_no_two_ids_share_a_file(tmp_path):
+    """Signs, case, composed letters and length make no two names equal; each is one of a file system."""
+    ids = ["a/1", "a_1", "P1", "p1", "p1", "../x", ".x", "ä", "a\u0308", "c" * 300, "c" * 301, "\u4e2d" * 90]
+    stems = file_stems(ids)
+    for stem in stems:
+        (tmp_path / f"{stem}.nii.gz").touch()
+    assert len({stem.casefold() for stem in stems}) == len(ids) == len(list(tmp_path.iterdir()))
+    assert not [stem for stem in stems if stem.startswith(".") or "/" in stem]

@@ -1,5 +1,6 @@
 """DICOM series → arrays: voxel for voxel against the truth, and what is refused, by name and reason."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -97,6 +98,14 @@ def test_old_files_without_preamble_are_read(tmp_path, truth):
         bare.save_as(path, implicit_vr=True, little_endian=True)
         assert path.read_bytes()[:2] == b"\x08\x00"
     assert_same(find_scan(tmp_path), truth, affine_of())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_pipes_are_not_waited_for(tmp_path):
+    """A pipe beside the scans is passed over: reading it would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DicomError, match="holds no DICOM file"):
+        find_scans(tmp_path)
 
 
 def test_other_files_are_passed_over(tmp_path, truth):

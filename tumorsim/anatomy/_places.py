@@ -81,7 +81,8 @@ def add_places(
     from tqdm import tqdm
 
     min_quality = check_real(min_quality, "min_quality", minimum=0, maximum=1)
-    n_jobs = check_integer(n_jobs, "n_jobs")
+    if check_integer(n_jobs, "n_jobs") == 0:
+        raise ValueError("Parameter 'n_jobs' must be a number of processes, or -1 for all cores. Got 0.")
     cohort.check()
     areas = region_at if areas is None else areas
     tumors = list(cohort)

@@ -117,7 +117,7 @@ def file_stems(ids):
     (['a_1', 'b'], 3)
     """
     ids, stems = list(ids), []
-    names = [re.sub(r"^\.|[^\w.-]", "_", unicodedata.normalize("NFC", one))[:80] for one in ids]
+    names = [re.sub(r"^\.|[^\w.-]", "_", unicodedata.normalize("NFC", one))[:56] for one in ids]
     counts = Counter(name.casefold() for name in names)
     for one, name in zip(ids, names, strict=True):
         if counts[name.casefold()] > 1:
