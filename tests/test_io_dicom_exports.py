@@ -105,8 +105,7 @@ def test_other_objects_are_skipped_under_their_own_name(tmp_path, truth):
     assert not damaged and len(skipped) == len(OTHERS) + 1
     reasons = {Path(series.files[0]).name: reason for series, reason in skipped}
     assert reasons.pop("screen") == "Secondary Capture Image, no MR image"
-    known = {name: "unknown" if modality == "DOC" else modality for name, (modality, _) in OTHERS.items()}
-    assert reasons == {name: f"modality {modality}, not MR" for name, modality in known.items()}
+    assert reasons == {name: f"modality {modality}, not MR" for name, (modality, _) in OTHERS.items()}
 
 
 def test_a_capture_in_the_series_itself_costs_only_itself(tmp_path, truth):
@@ -378,6 +377,29 @@ def test_a_t1_that_states_no_contrast_is_taken_for_its_mask(tmp_path):
         "its RTSTRUCT was drawn on another series of the same coordinates"
     ]
     assert sorted(Path(series.files[0]).parent.name for series, _ in skipped) == ["other", "pre", "t2"]
+
+
+def test_a_frame_of_reference_may_stand_with_the_regions_alone(tmp_path):
+    """Without ReferencedFrameOfReferenceSequence, that of the structures decides."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, paths, reference=False)
+    rewrite(tmp_path / "rt", lambda dataset: delattr(dataset, "ReferencedFrameOfReferenceSequence"))
+    assert load_mask(find_scan(tmp_path)).sum() == 49
+
+
+@pytest.mark.parametrize("sequence", ["*ci3d1rs", "*tfi3d1"])
+def test_balanced_sequences_are_no_t1(tmp_path, sequence):
+    """A CISS or TrueFISP of a technical name has short times as a T1 has; its sequence gives it away."""
+    times = {"EchoTime": "2.8", "RepetitionTime": "5.6"}
+    same = {"space": generate_uid(), "study": generate_uid()}
+    image = np.ones(PLATE, np.uint16)
+    dicoms.write_series(tmp_path / "t1", image, GRID, description="sT1W_3D_FFE", **same)
+    names = {"description": "stereo thin", "SequenceName": sequence}
+    other = dicoms.write_series(tmp_path / "other", image, GRID, **names, **times, **same)
+    dicoms.write_rtstruct(tmp_path / "rt", {"target": [square(6)]}, other)
+    scans, skipped, _ = find_scans(tmp_path)
+    assert [scan.series.about["SeriesDescription"] for scan in scans] == ["sT1W_3D_FFE"]
+    assert [reason for _, reason in skipped] == ["not T1, by its name"]
 
 
 def test_a_seg_of_another_grid_is_resampled(tmp_path):

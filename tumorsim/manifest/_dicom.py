@@ -102,7 +102,7 @@ def import_dicom(
         return ids | {"modality": modality_of(one), "n_files": len(one.files), "where": where}
 
     report, tumors, table = [], [], []
-    masks = {one.uid: (one, "no tumors of it could be used") for scan in scans for one in scan.masks}
+    masks = {id(one): (one, "no tumors of it could be used") for scan in scans for one in scan.masks}
     for scan in tqdm(scans, "converting", disable=None if progress else True, leave=False):
         line = about(scan.series) | {"status": "skipped", "reason": ""}
         report.append(line)
@@ -117,7 +117,7 @@ def import_dicom(
             found, notes = _tumors_of(scan, row, files, include, exclude, lesions, hidden)
             line |= {"status": "tumors", "reason": "; ".join([counted(len(found), "tumor"), *notes])}
             tumors += found
-            masks |= {one.uid: (one, "") for one in scan.masks}
+            masks |= {id(one): (one, "") for one in scan.masks}
         except ValueError as err:
             line["reason"] = getattr(err, "reason", str(err))
             if getattr(err, "file", None):
@@ -129,12 +129,10 @@ def import_dicom(
     if not tumors:
         reasons = {}
         for line in report:
-            where = line.get("file", line["where"])
-            reasons.setdefault((line.get("modality", "file"), line["reason"]), []).append(where)
-        listed = "".join(
-            f"\n  {where[0]}{f' and {len(where) - 1} more' if where[1:] else ''} {modality}: {reason}"
-            for (modality, reason), where in reasons.items()
-        )
+            what = f"{line.get('modality', 'file')}: {line['reason']}"
+            reasons.setdefault(what, []).append(line.get("file", line["where"]))
+        more = {what: f" and {len(where) - 1} more" if where[1:] else "" for what, where in reasons.items()}
+        listed = "".join(f"\n  {where[0]}{more[what]} {what}" for what, where in reasons.items())
         raise ManifestError(
             f"No tumor was found in '{folder}': {counted(len(table), 'T1c scan')} could be read, none with a "
             f"usable SEG or RTSTRUCT. '{files / 'scans.csv'}' lists the scans: fill in masks of your own, "
@@ -204,7 +202,7 @@ def survey_dicom(folder, *, series=None, include=None, exclude=None, by_slice_lo
         notes = f" ({'; '.join(scan.notes)})" if scan.notes else ""
         shape = " x ".join(map(str, scan.shape))
         verdicts.append((scan.series, f"T1c, {shape}, masks: {len(scan.masks)}{notes}"))
-    for one in {one.uid: one for scan in scans for one in scan.masks}.values():
+    for one in {id(one): one for scan in scans for one in scan.masks}.values():
         try:
             regions = [r for path in one.files for r in read_regions(path, one.kind)]
         except DicomError as err:

@@ -11,7 +11,7 @@ _FLAT_MM = 0.1  # distance of a contour's points from its plane
 
 
 def mask_of_contours(contours, shape, affine):
-    """Return the voxels whose centers lie inside closed contours.
+    """Return the voxels of a grid whose centers lie inside closed contours (RAS+ mm), bool of `shape`.
 
     In a plane the even-odd rule over all of its contours decides: a contour within another is a hole, and
     the two coinciding edges of a keyhole's channel cancel out. Centers on an edge count as inside, so that
@@ -19,23 +19,8 @@ def mask_of_contours(contours, shape, affine):
     it that is as thick as the distance of two planes where that is regular, else as a voxel. So planes may be
     finer or coarser than the grid's slices and lie across them, and slices between two lesions stay empty.
 
-    Parameters
-    ----------
-    contours : list of ndarray of shape (n_points, 3)
-        Closed polygons in RAS+ mm, each in one plane, all planes parallel.
-    shape : tuple of 3 int
-    affine : ndarray of shape (4, 4)
-        Voxel → RAS+ mm.
-
-    Returns
-    -------
-    mask : ndarray of shape `shape`, dtype=bool
-
-    Raises
-    ------
-    DicomError
-        If a contour has fewer than three points or is not planar, planes are not parallel, or contours reach
-        out of the grid by more than a voxel, so that slices of it must be missing.
+    ``DicomError`` if a contour has fewer than three points or is not planar, planes are not parallel, or
+    contours reach out of the grid by more than a voxel, so that slices of it must be missing.
     """
     mask = np.zeros(shape, dtype=bool)
     contours = [np.asarray(c, dtype=np.float64).reshape(-1, 3) for c in contours]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim.exceptions import DicomError
-from tumorsim.io.dicom._open import items, numbers, open_dicom, reading, text
+from tumorsim.io.dicom._open import items, number, numbers, open_dicom, reading, text
 
 __all__ = ["GROUPS", "LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
 
@@ -24,7 +24,8 @@ _READ = (
     "Columns ContrastBolusAgentSequence FrameOfReferenceUID ImageOrientationPatient ImagePositionPatient "
     "InstanceNumber NumberOfFrames PerFrameFunctionalGroupsSequence PixelPaddingRangeLimit PixelPaddingValue "
     "PixelRepresentation PixelSpacing ReferencedFrameOfReferenceSequence ReferencedSeriesSequence "
-    "RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence SliceLocation"
+    "RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence SliceLocation "
+    "StructureSetROISequence"
 ).split() + _ABOUT
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
@@ -50,8 +51,8 @@ class Frame:
     affine: np.ndarray
     shape: tuple
     scale: tuple
-    padding: tuple | None = None
-    order: tuple | None = None
+    padding: tuple | None
+    order: tuple
 
 
 @dataclass(slots=True)
@@ -144,6 +145,8 @@ def _add(series, path, header):
     if series.kind == "image" and series.about["Modality"] == "MR":  # what doses and others lack is no damage
         series.frames += frames_of(path, header)
     drawn_on = items(header, "ReferencedSeriesSequence")
+    for roi in items(header, "StructureSetROISequence"):
+        series.spaces.add(text(roi, "ReferencedFrameOfReferenceUID"))
     for space in items(header, "ReferencedFrameOfReferenceSequence"):
         series.spaces.add(text(space, "FrameOfReferenceUID"))
         for study in items(space, "RTReferencedStudySequence"):
@@ -160,7 +163,7 @@ def frames_of(path, header):
     if not per_frame:
         if n_frames != 1:
             raise DicomError("it has several frames and no positions of them.")
-        order = [_number(header, keyword) for keyword in ("InstanceNumber", "SliceLocation")]
+        order = number(header, "InstanceNumber"), number(header, "SliceLocation")
         places = [(None, header, header, header, header)]
     else:
         order, places = (None, None), []
@@ -172,7 +175,7 @@ def frames_of(path, header):
         raise DicomError("NumberOfFrames differs from the number of positions.")
     padding = _padding(header)
     return [
-        Frame(path, index, uid, patient, space, _affine(*plane), shape, _scale(scale), padding, tuple(order))
+        Frame(path, index, uid, patient, space, _affine(*plane), shape, _scale(scale), padding, order)
         for index, *plane, scale in places
     ]
 
@@ -199,14 +202,6 @@ def _scale(dataset):
     """Return rescale slope and intercept."""
     slope = numbers(dataset, "RescaleSlope", 1, (1.0,))[0]
     return (slope or 1.0), numbers(dataset, "RescaleIntercept", 1, (0.0,))[0]
-
-
-def _number(header, keyword):
-    """Return an element of which little depends as a float, or None."""
-    try:
-        return numbers(header, keyword, 1, (None,))[0]
-    except DicomError:
-        return None
 
 
 def _padding(header):

@@ -11,7 +11,7 @@ from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._contours import area_vector, mask_of_contours
 from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
-from tumorsim.io.dicom._open import MAX_VOXELS, items, numbers, open_dicom, reading, text
+from tumorsim.io.dicom._open import MAX_VOXELS, items, number, numbers, open_dicom, reading, text
 
 __all__ = ["Region", "is_tumor", "read_regions"]
 
@@ -62,15 +62,8 @@ def is_tumor(region, include=None, exclude=None):
 
     Words of the name decide, without digits and underscores, and the planner's type (GTV or not an organ,
     marker, dose …). Planning volumes with a margin (PTV, CTV), cavities, edema and organs at risk are no
-    tumors, and neither is a name without any word for a tumor.
-
-    Parameters
-    ----------
-    region : Region
-    include : str, optional
-        Regular expression found in the names of tumors, case ignored; it replaces the rule.
-    exclude : str, optional
-        Regular expression found in names that are no tumors, whatever else is said.
+    tumors, and neither is a name without any word for a tumor. The pattern `include` replaces this rule;
+    `exclude` goes before both.
 
     Examples
     --------
@@ -91,15 +84,16 @@ def is_tumor(region, include=None, exclude=None):
 
 def _rois(path, dataset):
     """Return the ROIs of an RTSTRUCT."""
-    names = {_whole(r, "ROINumber"): text(r, "ROIName") for r in items(dataset, "StructureSetROISequence")}
+    names = {number(r, "ROINumber"): text(r, "ROIName") for r in items(dataset, "StructureSetROISequence")}
     kinds = {
-        _whole(o, "ReferencedROINumber"): text(o, "RTROIInterpretedType").upper()
+        number(o, "ReferencedROINumber"): text(o, "RTROIInterpretedType").upper()
         for o in items(dataset, "RTROIObservationsSequence")
     }
-    numbered = [(_whole(roi, "ReferencedROINumber"), roi) for roi in items(dataset, "ROIContourSequence")]
-    return [
-        Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, roi, n), n) for n, roi in numbered
-    ]
+    regions = []
+    for roi in items(dataset, "ROIContourSequence"):
+        n = int(number(roi, "ReferencedROINumber", -1))
+        regions.append(Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, roi, n), n))
+    return regions
 
 
 def _draw_roi(path, roi, number, shape, affine, notes, *, resample=False):
@@ -132,17 +126,17 @@ def _segments(path, dataset):
         ]
         if not all(owners):
             raise DicomError("A frame of the segmentation names no segment.")
-        owners = [_whole(owner[0], "ReferencedSegmentNumber") for owner in owners]
+        owners = [number(owner[0], "ReferencedSegmentNumber") for owner in owners]
     regions = []
     for segment in items(dataset, "SegmentSequence"):
-        number = _whole(segment, "SegmentNumber")
+        own_number = int(number(segment, "SegmentNumber", 0))
         kinds = items(segment, "SegmentedPropertyTypeCodeSequence") or [{}]
         name = f"{text(segment, 'SegmentLabel')} {text(kinds[0], 'CodeMeaning')}".strip()
-        own = [f for f, n in zip(frames, owners, strict=True) if n == number] if owners else frames
+        own = [f for f, n in zip(frames, owners, strict=True) if n == own_number] if owners else frames
         tracking = text(segment, "TrackingUID"), text(segment, "TrackingID")
-        if number > 0 and own:
-            draw = partial(_draw_segment, path, dataset, own, number)
-            regions.append(Region(name, "", draw, number, tracking))
+        if own_number > 0 and own:
+            draw = partial(_draw_segment, path, dataset, own, own_number)
+            regions.append(Region(name, "", draw, own_number, tracking))
     return regions
 
 
@@ -213,11 +207,3 @@ def _outlines(rows, columns, affine):
             ring = points[first : last - 1] + np.array([start[1], start[0]])
             rings.append(ring @ affine[:3, :2].T + affine[:3, 3])
     return rings
-
-
-def _whole(dataset, keyword):
-    """Return an element as an int; 0 where it cannot be read."""
-    try:
-        return int(numbers(dataset, keyword, 1, (0,))[0])
-    except DicomError:
-        return 0

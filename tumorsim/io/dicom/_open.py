@@ -10,7 +10,7 @@ from pathlib import Path
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError
 
-__all__ = ["MAX_VOXELS", "items", "numbers", "open_dicom", "quiet", "reading", "text"]
+__all__ = ["MAX_VOXELS", "items", "number", "numbers", "open_dicom", "quiet", "reading", "text"]
 
 MAX_VOXELS = 2**28  # of a scan, or a frame of a SEG: with float32 1 GiB
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which only lists other files
@@ -148,3 +148,11 @@ def numbers(dataset, keyword, n, default=None):
     if len(values) != n or not all(map(math.isfinite, values)):
         raise DicomError(f"{keyword} must be {n} finite number{'s' if n > 1 else ''}. Got {len(values)}.")
     return values
+
+
+def number(dataset, keyword, default=None):
+    """Return an element on which little depends as a float, or `default`."""
+    try:
+        return numbers(dataset, keyword, 1, (default,))[0]
+    except DicomError:
+        return default

@@ -31,7 +31,10 @@ _NOT_ANATOMY = re.compile(
     r"|\bdsc\b|\bdce\b|twist|tricks|\bdwi\b|\bdti\b|\badc\b|trace|diffus|\bfa\b|spectro|\bmrs\b|bold|fmri"
     r"|t1.?map|\bktrans\b|\bcbv\b|\bcbf\b"
 )
-_OTHER_WEIGHT = re.compile(r"\bt2|\bpd\b|flair|\bciss\b|fiesta|\bstir\b|\bdir\b|haste|drive\b")
+_OTHER_WEIGHT = re.compile(
+    r"\bt2|\bpd\b|flair|\bciss\b|fiesta|\bstir\b|\bdir\b|haste|drive\b"
+    r"|\bci3d|\btfi[23]d|trufi|true ?fisp|\bb ?[ft]fe\b|ssfp"
+)
 _T1 = re.compile(r"\bt1|mp.?rage|bravo|f?spgr|\btfe\b|\bvibe\b|\btfl|\bflash|thrive")
 _CONTRAST = re.compile(
     r"\bgd|\bgad|gado|\+ ?c\b|\bc ?\+|\+ ?gd|\bpost(?!er)|\bkm\b|\bce\b|contrast|\bt1w? c\b|\bw ?c\b|enhanc"
@@ -40,8 +43,10 @@ _WITHOUT = re.compile(
     r"\bpre\b|pre.?(con|gad|gd|km)|non.?con|no.?con|without|(?<!w )\bw ?o\b|\bohne\b|\bnative?\b"
     r"|unenhanced|\bplain\b"
 )
-_MODALITIES = {"CR", "CT", "DX", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RTDOSE", "RTIMAGE"}
-_MODALITIES |= {"RTPLAN", "RTSTRUCT", "SC", "SEG", "SR", "US", "XA"}
+_MODALITIES = set(
+    "CR CT DOC DX ECG ES FID KO M3D MG MR NM OP OT PLAN PR PT REG RF RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT "
+    "RWV SC SEG SM SR US XA XC".split()
+)
 _NO_IMAGE_TYPES = {"LOCALIZER", "ADC", "SUBTRACTION", "MIP", "PROJECTION IMAGE", "PHASE MAP", "P", "ANGIO"}
 _NO_AGENT = {"", "no", "none", "n", "nein", "0", "no contrast", "n a"}
 _NOT_STATED = "T1 without contrast: neither ContrastBolusAgent nor its name says any"
@@ -77,16 +82,7 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
 
     A SEG or RTSTRUCT belongs to the series that it refers to, else to that whose slices it names, else to the
     one with its frame of reference and patient. Where that is a T1 that states no contrast it is taken too.
-
-    Parameters
-    ----------
-    folder : str or Path
-    pattern : str, optional
-        As in `t1c_objection`.
-    by_slice_location : bool, default=False
-        Where all slices of a series have one position, place them by SliceLocation.
-    progress : bool, default=False
-        Show a progress bar.
+    `pattern` is that of `t1c_objection`; `by_slice_location` places slices that all have one position.
 
     Returns
     -------
@@ -98,10 +94,8 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
-    DicomError
-        If pydicom is not installed, or there is no DICOM file.
+    FileNotFoundError, DicomError
+        If there is no such folder, no DICOM file in it, or pydicom is not installed.
     """
     found, damaged = read_folder(folder, progress=progress)
     scans, unstated, skipped = [], [], []
@@ -134,10 +128,9 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
             scans.append(scan)
         else:
             skipped.append((scan.series, _NOT_STATED))
-    used = {one.uid for scan in scans for one in scan.masks}
-    told = {id(one) for one, _ in skipped}
+    known = {id(one) for scan in scans for one in scan.masks} | {id(one) for one, _ in skipped}
     none = "the series that it was drawn on is no T1c scan of this folder"
-    skipped += [(one, none) for one in masks if one.uid not in used and id(one) not in told]
+    skipped += [(one, none) for one in masks if id(one) not in known]
     return scans, skipped, damaged
 
 
@@ -171,13 +164,7 @@ def _slices_of(dataset):
 
 
 def find_scan(folder, pattern=None):
-    """Return the one T1c scan of a folder; of several, the one with a SEG or RTSTRUCT.
-
-    Raises
-    ------
-    FileNotFoundError, DicomError
-        As `find_scans`; and if there is no T1c scan, or no telling which.
-    """
+    """Return the one T1c scan of a folder; of several, the one with a mask."""
     scans, skipped, damaged = find_scans(folder, pattern)
     if not scans:
         reasons = sorted({reason for _, reason in skipped} | {f"'{where}': {why}" for where, why in damaged})
@@ -198,13 +185,7 @@ def find_scan(folder, pattern=None):
 
 
 def read_series(folder):
-    """Return voxels (columns, rows, slices) and RAS+ affine of a folder's one image series, of any contrast.
-
-    Raises
-    ------
-    FileNotFoundError, DicomError
-        As `find_scans`; and if there is not one image series, or its slices make no volume.
-    """
+    """Return voxels (columns, rows, slices) and RAS+ affine of a folder's one MR series, of any contrast."""
     found, damaged = read_folder(folder)
     found = [series for series in found if series.kind == "image"]
     damaged += [problem for series in found for problem in series.problems]
@@ -222,13 +203,7 @@ def load_mask(scan, include=None, exclude=None):
 
 
 def draw_tumors(scan, include=None, exclude=None):
-    """Draw the tumors of a scan's SEG and RTSTRUCT; a region that cannot be drawn costs only itself.
-
-    Parameters
-    ----------
-    scan : Scan
-    include, exclude : str, optional
-        As in `is_tumor`.
+    """Draw the tumors (as `is_tumor` tells) of a scan's SEG and RTSTRUCT; one that fails costs only itself.
 
     Returns
     -------
@@ -282,14 +257,8 @@ def t1c_objection(series, pattern=None):
     It is T1c if it is an MR image, primary or reformatted, whose name (description, protocol, sequence) or
     whose echo and repetition time say T1, and whose ContrastBolusAgent or name says contrast. Names that say
     another weighting, a localizer, a map or a difference speak against it; "pre" in a name outvotes an agent,
-    which scanners write into every series of an examination.
-
-    Parameters
-    ----------
-    series : Series
-    pattern : str, optional
-        Regular expression, upper and lower case alike: an MR series is taken if it is found in its
-        SeriesDescription, ProtocolName or SeriesInstanceUID, and the other tags do not matter.
+    which scanners write into every series of an examination. A `pattern` found in SeriesDescription,
+    ProtocolName or SeriesInstanceUID replaces all of this for MR series.
     """
     about = series.about
     if about["Modality"] != "MR":
@@ -312,7 +281,7 @@ def t1c_objection(series, pattern=None):
         return "a localizer, map, difference or projection, by ImageType"
     if _NOT_ANATOMY.search(names):
         return "a localizer, map, angiogram or difference, by its name"
-    if _OTHER_WEIGHT.search(names) and not re.search(r"\bt1", names):
+    if _OTHER_WEIGHT.search(f"{names} {_words(about['SequenceName'])}") and not re.search(r"\bt1", names):
         return "not T1, by its name"
     named_t1 = about["AcquisitionContrast"].upper() == "T1" or _T1.search(f"{names} {sequence}")
     if not named_t1 and not _t1_times(about):
@@ -327,6 +296,7 @@ def t1c_objection(series, pattern=None):
 def _words(name):
     """Return a name in lower case with its punctuation, except '+', '*' as blanks, and 't1gd' as 't1 gd'."""
     name = re.sub(r"[^a-z0-9+*]+", " ", name.lower()).strip()
+    name = re.sub(r"\bs(t[12]w)", r"\1", name)  # as one vendor calls spoiled ones
     return re.sub(r"\b(t1w?)(?=[a-z+])", r"\1 ", name)
 
 

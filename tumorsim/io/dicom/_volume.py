@@ -1,5 +1,6 @@
 """Slices of a series → one array with its affine, or the reason why they are no volume."""
 
+import contextlib
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -38,15 +39,14 @@ def assemble(frames, *, by_slice_location=False):
     except DicomError:
         usual = _usual(kept) if kept else []
         odd = len(kept) - len(usual)
-        if not 0 < odd <= max(3, len(kept) // 10) or odd >= len(usual):
-            raise
-        try:
-            stacked = _stack(usual)
-        except DicomError:
-            stacked = None
-        if stacked is None:  # it is missed in the stack, so it is no stray image
-            raise
-    return *stacked, [*notes, f"{odd} of {counted(len(kept), 'image')} left out: orientation or size differs"]
+        if 0 < odd <= max(3, len(kept) // 10) and odd < len(usual):
+            with contextlib.suppress(DicomError):  # it is missed in the stack, so it is no stray image
+                stacked = _stack(usual)
+                return *stacked, [
+                    *notes,
+                    f"{odd} of {len(kept)} images left out: orientation or size differs",
+                ]
+        raise
 
 
 def _usual(frames):
@@ -64,7 +64,7 @@ def _without_copies(frames):
         same = kept[(f.uid, f.index) if f.uid else id(f)]
         if not any(
             np.array_equal(f.affine, o.affine)
-            and (f.shape, f.scale) == (o.shape, o.scale)
+            and (f.shape, f.scale, f.order) == (o.shape, o.scale, o.order)
             and np.array_equal(load_volume([f]), load_volume([o]))
             for o in same
         ):
@@ -74,15 +74,10 @@ def _without_copies(frames):
 
 def _regular(frames):
     """Tell whether SliceLocation goes up or down evenly with InstanceNumber."""
-    order = [f.order for f in frames]
-    if any(None in o for o in order):
+    if any(None in f.order for f in frames):
         return False
-    steps = np.diff(np.array(sorted(order)), axis=0)
-    return (
-        steps[:, 0].min() > 0
-        and abs(steps[:, 1]).min() > 0
-        and np.ptp(steps[:, 1]) <= _UNEVEN * abs(steps[0, 1])
-    )
+    number, place = np.diff(sorted(f.order for f in frames), axis=0).T
+    return number.min() > 0 and abs(place).min() > 0 and np.ptp(place) <= _UNEVEN * abs(place[0])
 
 
 def _moved(frame):

@@ -22,25 +22,11 @@ _EMPTY += ("StudyID", "PositionReferenceIndicator")
 
 
 def save_seg(path, mask, scan, *, version):
-    """Write a mask as a binary DICOM SEG, atomically.
+    """Write a mask (nx, ny, nz) on a scan's grid as a binary DICOM SEG of one segment, atomically.
 
     A viewer finds the source by StudyInstanceUID, SeriesInstanceUID and PatientID, which are kept. Name,
-    birth date, sex, accession number, physicians and whatever else the source says are not.
-
-    Parameters
-    ----------
-    path : str or Path
-    mask : ndarray of shape (nx, ny, nz)
-        On the scan's grid; what is not 0 belongs to the one segment.
-    scan : Scan
-        The source. Its files are read again, for study, series and the UIDs of the slices.
-    version : str
-        Of the program, noted in the file.
-
-    Raises
-    ------
-    DicomError
-        If the mask is empty, or its source's headers are too poor for a SEG.
+    birth date, sex, accession number, physicians and whatever else the source says are not. `version` of the
+    program is noted. ``DicomError`` if the mask is empty, or its source's headers are too poor for a SEG.
     """
     mask = np.asarray(mask) != 0
     if not mask.any():
