@@ -24,6 +24,7 @@ from tumorsim.io import (
 )
 from tumorsim.manifest import load_cohort
 from tumorsim.records import group_by_case
+from tumorsim.retrieval._query import is_table
 from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", "read_embeddings"]
@@ -169,7 +170,7 @@ def read_embeddings(source: str | PathLike, *, partial_dir: str | PathLike | Non
     if source.is_dir():
         index = TumorIndex.load(source)
         return index.embeddings_, index.metadata_, index.space_
-    if source.suffix.lower() not in (".csv", ".parquet"):
+    if not is_table(source):
         X, columns, space = load_embeddings(source)
         return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
     cohort, embedder = load_cohort(source), load_embedder(**model)

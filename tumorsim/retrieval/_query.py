@@ -17,7 +17,7 @@ from tumorsim.records import Case, Cohort, Tumor
 __all__ = ["UNKNOWN_PATIENT", "check_known", "is_table", "read_query", "segment_to_file", "tumors_of"]
 
 UNKNOWN_PATIENT = "unknown"
-_TABLES = (".csv", ".parquet", ".pq", ".tsv", ".xlsx")
+_TABLES = (".csv", ".parquet", ".pq", ".tsv", ".xlsm", ".xlsx")
 
 
 def read_query(query, *, mask=None, box=None, patient_id=None, case_id=None, **dicom):
