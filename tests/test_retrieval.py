@@ -284,6 +284,16 @@ def test_query_by_mask_box_and_proposal(embedder, index, archive):
         queries(box=(0, 0, 0, 500, 5, 5))
 
 
+def test_query_of_unknown_orientation_is_told(embedder, index, archive, tmp_path):
+    """A scan whose file does not say which way its axes point is answered for, with a warning."""
+    image = nib.load(archive[0].case.image)
+    image = nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header)
+    image.set_sform(None, 0)
+    nib.save(image, tmp_path / "lost.nii.gz")
+    with pytest.warns(UserWarning, match="case 'lost' states no orientation, so left and right are a guess"):
+        find_similar(embedder, index, tmp_path / "lost.nii.gz", box=archive[0].bbox)
+
+
 def test_model_is_described(embedder):
     """Fingerprint, file name and training data of an embedder are told."""
     facts = describe_model(embedder, "folder/model.safetensors")

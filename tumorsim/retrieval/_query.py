@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 import tumorsim
 from tumorsim._validation import check_box, check_integer
-from tumorsim.io import save_nifti
+from tumorsim.io import ORIENTATION_REMEDY, save_nifti
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
@@ -78,6 +79,12 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
     """
     if isinstance(case, Cohort):
         return case
+    if not case.states_orientation:
+        warnings.warn(
+            f"The file of case '{case.case_id}' states no orientation, so left and right are a guess. "
+            f"{ORIENTATION_REMEDY}",
+            stacklevel=3,
+        )
     if box is not None:
         box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{case.case_id}'")
         return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
