@@ -146,6 +146,45 @@ def test_one_run_at_a_time_writes_checkpoints(tumors, tmp_path):
     only(tmp_path, CHECKPOINT)
 
 
+@pytest.mark.slow
+def test_interrupted_command_leaves_its_checkpoint_and_says_how_to_go_on(tumors, tmp_path):
+    """Ctrl-C in `tumorsim fit`: exit code 130, no model, no scraps, and the same command resumes."""
+    from tumorsim.io import save_nifti
+    from tumorsim.manifest import build_manifest
+
+    rows = ["patient_id,case_id,image,mask,label_type"]
+    for case, kind in zip(tumors.cases, ("a", "b", "a"), strict=True):
+        for name in ("image", "mask"):
+            save_nifti(tmp_path / f"{case.case_id}-{name}.nii.gz", *getattr(case, name))
+        files = f"{case.case_id}-image.nii.gz,{case.case_id}-mask.nii.gz"
+        rows.append(f"{case.patient_id},{case.case_id},{files},{kind}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    build_manifest(tmp_path / "scans.csv", tmp_path / "archive.csv")
+    words = ["fit", "archive.csv", "-o", "model.safetensors", "--checkpoint-dir", "run", "--device", "cpu"]
+    words += ["--spacing", "3", "--patch-size", "8", "--n-channels", "4", "--n-blocks", "1"]
+    words += ["--batches-per-epoch", "1", "--max-epochs", "1000"]
+
+    def started(*more):
+        command = [sys.executable, "-c", "from tumorsim.cli import main; main()", *words, *more]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=subprocess.STDOUT, text=True)
+
+    first = started()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / CHECKPOINT).is_file():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.send_signal(signal.SIGINT)
+    printed, _ = first.communicate(timeout=60)
+    assert first.returncode == 130 and "Traceback" not in printed
+    assert "of 1000 epochs, which 'run' keeps" in printed and "--resume" in printed
+    assert not (tmp_path / "model.safetensors").exists()
+    only(tmp_path / "run", CHECKPOINT)
+    again = started("--resume")
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, printed
+    assert len(TumorEmbedder.load(tmp_path / "model.safetensors").history_) == 1000
+
+
 def test_a_changed_number_in_a_checkpoint_is_noticed(tumors, tmp_path):
     """One flipped bit anywhere, in tensors or in the history, is a damaged checkpoint."""
     tiny(**OPTIONS, checkpoint_dir=tmp_path).fit(tumors)

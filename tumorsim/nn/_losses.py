@@ -72,13 +72,8 @@ def multitask_loss(
         A head's factor; ``mask`` is one.
     class_weights : dict of Tensor of shape (n_classes,), optional
         Factors against class imbalance, per task.
-    mask_dice : float, default=0
-        Share of soft Dice in the mask's loss, beside binary cross-entropy. The paper uses none.
-    mask_balance : float, default=0.0
-        How much the cross-entropy weighs rare tumor voxels up; see `balanced_cross_entropy`.
-    contrastive : float, default=0.0
-        Factor of one more term, `supervised_contrastive` of the embeddings by the labels of task ``type``,
-        or of the first task where there is none. 0: it is not worked out.
+    mask_dice, mask_balance, contrastive : float, default=0.0
+        As in `Recipe`.
 
     Returns
     -------

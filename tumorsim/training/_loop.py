@@ -48,15 +48,8 @@ def train(
     start : dict, optional
         What weights and preprocessing the run starts from, as JSON can hold it. A checkpoint of another
         start, recipe, seed or of other cases is refused.
-    n_jobs : int, default=1
-        Threads that prefetch batches.
-    checkpoint_dir : str or Path, optional
-        Where the state is written after every epoch.
-    resume : bool, default=False
-        Go on from the checkpoint; where there is none, begin.
-    verbose : int, default=1
-        0: silent. 1: a progress bar with the time left and each head's loss, or, where standard error is no
-        terminal, one line per epoch.
+    n_jobs, checkpoint_dir, resume, verbose
+        As in `TumorEmbedder` and its `fit`; without a terminal, progress is one line per epoch.
 
     Returns
     -------
@@ -113,19 +106,8 @@ def train(
 def settle_batch_norms(network, cases, device, *, seed):
     """Fix the batch norms of an untrained network on patches of scans, in place.
 
-    Parameters
-    ----------
-    network : Network
-        On `device`.
-    cases : list of TrainingCase
-    device : torch.device
-    seed : int
-        Which patches are drawn: 10 batches of 2 patches of 128 mm.
-
-    Returns
-    -------
-    pooled : ndarray of shape (m, n_channels)
-        Embeddings of the tumors in these patches.
+    Parameters are those of `train`; 10 batches of 2 patches of 128 mm are drawn. Returns the embeddings of
+    the tumors in them, (m, n_channels).
     """
     sides = np.round(SETTLING_PATCH_MM / np.array(cases[0].volume.spacing) / 4)
     patch = tuple(int(side) * 4 for side in np.maximum(sides, 2))
@@ -143,14 +125,11 @@ def _words_on_interrupt(history, max_epochs, checkpoint_dir):
     try:
         yield
     except KeyboardInterrupt as err:
-        words = f"Training was stopped after {len(history)} of {max_epochs} epochs"
+        rest = f"which '{checkpoint_dir}' keeps. To go on, fit again with resume=True (--resume)."
         if checkpoint_dir is None:
-            raise KeyboardInterrupt(
-                f"{words}, and nothing is kept. With checkpoint_dir (--checkpoint-dir) it could go on later."
-            ) from err
-        raise KeyboardInterrupt(
-            f"{words}, which '{checkpoint_dir}' keeps. To go on, fit again with resume=True (--resume)."
-        ) from err
+            rest = "and nothing is kept. With checkpoint_dir (--checkpoint-dir) it could go on later."
+        words = f"Training was stopped after {len(history)} of {max_epochs} epochs, {rest}"
+        raise KeyboardInterrupt(words) from err
 
 
 def _epoch(step, batches, recipe, epoch, bar):
@@ -196,14 +175,9 @@ def _step(network, optimizer, batch, lr, *, recipe, task_weights, device, class_
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         outputs = network(batch.image, batch.boxes, batch.index)
+    shares = {name: getattr(recipe, name) for name in ("mask_dice", "mask_balance", "contrastive")}
     total, parts = multitask_loss(
-        outputs,
-        batch,
-        task_weights=task_weights,
-        class_weights=class_weights,
-        mask_dice=recipe.mask_dice,
-        mask_balance=recipe.mask_balance,
-        contrastive=recipe.contrastive,
+        outputs, batch, task_weights=task_weights, class_weights=class_weights, **shares
     )
     if not parts:  # a batch without any label teaches nothing
         return {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -11,6 +13,8 @@ from tumorsim._validation import check_choice, check_integer, check_real, check_
 from tumorsim.nn import ARCHITECTURES
 
 __all__ = ["RECIPES", "Recipe", "resolve_recipe"]
+
+RECIPES = tomllib.loads((files("tumorsim") / "data" / "recipes.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)  # the signature that scikit-learn reads
@@ -153,39 +157,6 @@ class Recipe(BaseEstimator):
         values["patch_size"] = _check_patch(values["patch_size"])
         values["lr_milestones"] = _check_milestones(values["lr_milestones"])
         return Recipe(**values)
-
-
-RECIPES = {  # what differs from the defaults, or, in fine-tuning, from what the weights were trained with
-    "default": {},
-    "paper": {
-        "architecture": "paper",
-        "n_channels": 64,
-        "n_blocks": 8,
-        "spacing": 1.5,
-        "patch_size": 128,
-        "batch_size": 2,
-        "max_epochs": 120,
-        "batches_per_epoch": 200,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "lr_schedule": "milestones",
-        "weight_decay": 0.0,
-        "mask_dice": 0.0,
-        "mask_balance": 0.0,
-        "augment": False,
-        "box_jitter": 0.0,
-        "balance_classes": False,
-    },
-    "fine-tune": {
-        "max_epochs": 8,
-        "lr": 0.001,
-        "mask_dice": 1.0,
-        "mask_balance": 0.0,
-        "contrastive": 0.0,
-        "balance_datasets": False,
-        "precision": "float32",
-    },
-}
 
 
 def resolve_recipe(recipe, *, trained=None, overrides=None):

@@ -77,6 +77,4 @@ def dataset_of(tumor):
 def _tumor_voxels(tumors, mask):
     """Return as bool (nx, ny, nz) all voxels of the values that these tumors of one case select."""
     values = {check_mask_value(t.mask_value) for t in tumors}
-    return select_mask(
-        mask, None if None in values else tuple(sorted({v for chosen in values for v in chosen}))
-    )
+    return select_mask(mask, None if None in values else tuple(sorted(set().union(*values))))
