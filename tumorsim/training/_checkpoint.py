@@ -48,13 +48,14 @@ def save_checkpoint(directory, network, optimizer, identity, seed, history):
     metadata["sha256"] = _digest(tensors, metadata)
     try:
         with atomic_path(directory / CHECKPOINT) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
-    except (SafetensorError, OSError) as err:
-        reason = getattr(err, "strerror", None) or err
+            try:
+                save_file(tensors, temporary, metadata=metadata)
+            except SafetensorError as err:  # also of a full disk
+                raise OSError(str(err)) from err
+    except OSError as err:
         raise TrainingError(
-            f"The checkpoint '{directory / CHECKPOINT}' of epoch {len(history)} cannot be written: {reason}. "
-            "The one of the epoch before, if any, is as it was: make room, and go on with fit(resume=True) "
-            "(--resume)."
+            f"The checkpoint of epoch {len(history)} cannot be written: {err.strerror or err}. Go on from "
+            "that of the epoch before, if any, with fit(resume=True) (--resume)."
         ) from err
 
 

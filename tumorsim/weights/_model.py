@@ -85,7 +85,7 @@ def save_model(path, network, config, dtype=None):
     ------
     ValueError
         If `dtype` is not known, or a kernel leaves its range.
-    WeightsError
+    OSError
         If the file cannot be written; one that was there is then as it was.
 
     Notes
@@ -103,14 +103,11 @@ def save_model(path, network, config, dtype=None):
     text = json.dumps(
         config, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
     )
-    try:
-        with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
+        try:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "config": text})
-    except (SafetensorError, OSError) as err:
-        raise WeightsError(
-            f"Model file '{path}' cannot be written: {getattr(err, 'strerror', None) or err}. What was there "
-            "is as it was. Make room, or give another path, and save again."
-        ) from err
+        except SafetensorError as err:  # also of a full disk
+            raise OSError(str(err)) from err
 
 
 def load_model(path):
