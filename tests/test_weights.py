@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import WeightsError
+from tumorsim.weights import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,18 @@ def test_incomplete_configuration(file, key):
     del config[key]
     save_file(tensors, file, metadata=metadata | {"config": json.dumps(config)})
     with pytest.raises(WeightsError, match=key):
+        TumorEmbedder.load(file)
+
+
+@pytest.mark.parametrize("shape", [[2.0, 2.0, 2.0], [65536, 8, 8], [1024, 1024, 1024], [-8, -8, 8], "888"])
+def test_scans_are_filled_up_to_no_shape_that_makes_no_sense(file, shape):
+    """A model that would blow up every scan is refused when it is loaded, however well it is signed."""
+    tensors, metadata = contents(file)
+    config = json.loads(metadata["config"])
+    config["preprocessing"]["least_shape"] = shape
+    config["fingerprint"] = fingerprint(tensors, config["preprocessing"])
+    save_file(tensors, file, metadata=metadata | {"config": json.dumps(config)})
+    with pytest.raises(WeightsError, match=r"in '.*model\.safetensors' cannot be used: .*least_shape"):
         TumorEmbedder.load(file)
 
 

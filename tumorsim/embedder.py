@@ -24,6 +24,7 @@ from tumorsim.training import Recipe
 
 __all__ = ["TumorEmbedder"]
 
+LONGEST_SIDE = 1024  # voxels to which a model may fill up a scan
 SETTLING_SCANS = 8  # read by `initialize`
 OVERRIDES = "n_channels n_blocks spacing patch_size batch_size max_epochs batches_per_epoch lr".split()
 
@@ -360,8 +361,9 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         network, config = weights.load_model(path)
         try:
             preprocessing = Preprocessing.from_dict(config["preprocessing"])
-            if min(preprocessing.least_shape) < 1 or math.prod(preprocessing.least_shape) > MAX_VOXELS:
-                raise ValueError(f"'least_shape' cannot be {preprocessing.least_shape}")
+            sides = [check_integer(n, "least_shape", minimum=1) for n in preprocessing.least_shape]
+            if max(sides) > LONGEST_SIDE or math.prod(sides) > MAX_VOXELS:
+                raise ValueError(f"'least_shape' cannot be {sides}")
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["parameters"].items()}
             own = {name: values.pop(name) for name in ("tasks", "task_weights") if name in values}
             embedder = cls(recipe=Recipe(**values), device=device, **own)
