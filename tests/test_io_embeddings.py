@@ -1,5 +1,9 @@
 """Embeddings files: what is written is read, and nothing else is."""
 
+import io
+import json
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -65,3 +69,49 @@ def test_other_files_are_refused(tmp_path):
     for name in ("text.npz", "other.npz", "half.npz"):
         with pytest.raises(ValueError, match=f"{name}' is no embeddings file"):
             load_embeddings(tmp_path / name)
+
+
+def parts(**changes):
+    """Return the parts of an embeddings file of two tumors, some of them changed."""
+    tables = {"columns": '{"tumor_id": ["a", "007"], "x0": [3, null]}', "space": json.dumps(SPACE)}
+    return {"schema": 1, "X": np.zeros((2, 3), np.float32)} | tables | changes
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    """Another shape or type of X, columns of another length, cells that are lists: the file is named."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **parts())
+    assert load_embeddings(path)[0].shape == (2, 3)
+    for changes in (
+        {"X": np.zeros(2, np.float32)},
+        {"X": np.zeros((2, 3))},
+        {"X": np.array("text")},
+        {"columns": "[]"},
+        {"columns": '{"x0": [1, 2]}'},
+        {"columns": '{"tumor_id": ["a"]}'},
+        {"columns": '{"tumor_id": ["a", ["b"]]}'},
+        {"space": "3"},
+    ):
+        np.savez(path, **parts(**changes))
+        with pytest.raises(ValueError, match=r"a\.npz' is no embeddings file"):
+            load_embeddings(path)
+
+
+def test_damaged_and_dense_archives_are_refused(tmp_path):
+    """A broken stream, a header that is no Python, a claim of 1 TB and a zip bomb are refused."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **parts(X=np.random.default_rng(0).random((2, 4000), np.float32)))
+    content = bytearray(path.read_bytes())
+    content[3000:3010] = b"\xff" * 10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npz' is no embeddings file"):
+        load_embeddings(path)
+    array = io.BytesIO()
+    np.save(array, np.zeros((2, 3), np.float32))
+    header = array.getvalue()
+    huge = header.replace(b"(2, 3)", b"(99999999999, 3)").replace(b" " * 10, b"", 1)
+    for name, member in (("X", header[:10] + b"(" * 118), ("X", huge), ("X", bytes(2**27))):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(f"{name}.npy", member)
+        with pytest.raises(ValueError, match=r"a\.npz' is no embeddings file"):
+            load_embeddings(path)
