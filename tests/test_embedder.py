@@ -408,7 +408,7 @@ def test_bad_parameters_are_named(tumors, name, value):
 def bad_cohort():
     """Return tumors of four scans, three of them of no use, each in its own way."""
     good = scan("good", [("meningioma", (12, 19, 17), (3, 4, 3))])
-    (nan,) = scan("nan", [("metastasis", (27, 19, 17), (3, 4, 3))])
+    (nan,) = scan("hole", [("metastasis", (27, 19, 17), (3, 4, 3))])
     nan.case.image[0][5, 5, 5] = np.nan
     (other,) = scan("grid", [("meningioma", (12, 19, 17), (3, 4, 3))])
     case = Case(other.case.image, (other.case.mask[0], affine_of(2.1)), case_id="grid", patient_id="g")
@@ -428,7 +428,7 @@ def test_all_bad_scans_are_reported_together():
     lines = str(caught.value).splitlines()
     assert lines[0] == "3 of 4 scans cannot be used:"
     expected = (
-        r"case 'nan' .*1 NaN or infinite",
+        r"case 'hole' .*1 NaN or infinite",
         r"case 'grid' .*different grids",
         r"case 'box' .*must lie inside",
     )
@@ -448,7 +448,7 @@ def test_transform_finds_bad_headers_before_it_reads(fitted):
     """Headers are checked all at once; bad voxels are named with their case."""
     with pytest.raises(CohortError, match="2 of 4 scans cannot be used"):
         fitted.transform(bad_cohort())
-    with pytest.raises(GeometryError, match="case 'nan' must be finite"):
+    with pytest.raises(GeometryError, match="case 'hole' must be finite"):
         fitted.transform(bad_cohort()[:2])
 
 

@@ -31,8 +31,8 @@ def test_damaged_files_are_read_or_refused(name):
 
 
 def test_an_input_depends_on_its_number_alone():
-    """Input 7 is the same bytes in another session, whatever was drawn before."""
-    reader = next(iter(READERS.values()))
+    """Input 7 is the same bytes in another session, whatever was drawn before; DICOM has new UIDs in each."""
+    reader = READERS["nifti"]
     first, second = Session(reader), Session(reader)
     try:
         assert [first.input(n) for n in (3, 7)][1] == second.input(7)
