@@ -429,6 +429,15 @@ def test_processes_that_make_a_key_at_once_agree(tmp_path):
         assert [file.name for file in path.parent.iterdir()] == ["a.key"]
 
 
+def test_who_comes_second_takes_the_key_of_the_first(tmp_path, monkeypatch):
+    """Both saw no file: the second one neither fails nor replaces the key."""
+    first = Pseudonyms.of_file(tmp_path / "a.key").patient("1")
+    real = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **more: path.suffix != ".key" and real(path, **more))
+    assert Pseudonyms.of_file(tmp_path / "a.key").patient("1") == first
+    assert [file.name for file in tmp_path.iterdir()] == ["a.key"]
+
+
 def test_a_key_that_is_not_written_whole_is_not_there(tmp_path, monkeypatch):
     """A full disk leaves no key file, so that the next run makes one."""
 
