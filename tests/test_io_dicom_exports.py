@@ -1,6 +1,5 @@
 """DICOM as scanners and planning systems write it: what is odd costs only itself, and is told."""
 
-import os
 import shutil
 import zlib
 from pathlib import Path
@@ -117,15 +116,6 @@ def test_a_capture_in_the_series_itself_costs_only_itself(tmp_path, truth):
     scans, skipped, damaged = find_scans(tmp_path)
     assert_same(scans[0], truth, affine_of())
     assert len(skipped) == 1 and not damaged
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
-def test_pipes_among_the_files_are_passed_over(tmp_path, truth):
-    """A pipe in the folder, or a link to one, is not waited for."""
-    dicoms.write_series(tmp_path / "mr", truth, affine_of())
-    os.mkfifo(tmp_path / "mr" / "pipe.dcm")
-    (tmp_path / "link").symlink_to(tmp_path / "mr" / "pipe.dcm")
-    assert_same(find_scan(tmp_path), truth, affine_of())
 
 
 @pytest.mark.parametrize("bits", [1, 16])

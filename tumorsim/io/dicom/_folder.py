@@ -95,7 +95,6 @@ def read_folder(folder, *, progress=False):
         raise FileNotFoundError(f"DICOM folder '{folder}' does not exist.")
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
     paths = [path for path in paths if os.path.isfile(path)]  # a pipe would be waited for
-    paths = [path for path in paths if os.path.isfile(path)]  # a pipe would be waited for
     found, abouts, damaged = {}, {}, []
     for path in tqdm(sorted(paths), "reading headers", disable=None if progress else True, leave=False):
         problems = damaged
