@@ -207,15 +207,19 @@ def test_manifest_is_found_through_links(tmp_path, archive):
     [
         ("", "is empty"),
         ("patient_id,case_id,tumor_id,image\n", "no rows"),
-        ("patient_id;case_id;tumor_id;image\np;c;t;i\n", "semicolons"),
-        ("patient_id\tcase_id\np\tc\n", "tabs"),
+        ("patient_id\tcase_id\np\tc\n", "no column 'tumor_id'"),
         ("patient_id,case_id,tumor_id\np,c,t\n", "Missing: 'image'"),
         ("patient_id,case_id,tumor_id,image,image\np,c,t,i,j\n", "Got twice: image"),
         ("patient_id,case_id,tumor_id,image,label_\np,c,t,i,j\n", "label_<task>"),
         ("patient_id,case_id,image,mask\np,c,i,m\n", "This is a scan table; run 'tumorsim manifest"),
         ('patient_id,case_id,tumor_id,image\np,c,t,"i\n', "line 2: not readable as CSV"),
-        ("patient_id,case_id,tumor_id,image\np,c,t,ü\n".encode("latin-1"), "UTF-8"),
-        (b"PK\x03\x04\xff\xfe binary", "UTF-8"),
+        (b"patient_id,case_id,tumor_id,image\np,c,t,\x81\n", "UTF-8"),
+        ("patient_id,case_id\np,c\n".encode("utf-16-le"), "UTF-8"),
+        (b"\xff\xfea", "UTF-8"),
+        (b"\x00\x01\x02\xff binary", "UTF-8"),
+        (b"PK\x03\x04\xff\xfe binary", "cannot be read as Excel"),
+        (b"PAR1 and nothing", "cannot be read as Parquet"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", "of the old kind, or has a password"),
     ],
 )
 def test_bad_tables_are_explained(tmp_path, text, message):

@@ -33,6 +33,8 @@ _KNOWN = frozenset(
     "sellar".split()
 )
 
+_UNKNOWN = r"(?i)none|unknown|unk|unclear|unbekannt|unklar|n\.a\.|k\.a\.|missing|[-–—?./]+"
+
 _ROWS = (  # the first that fits an error
     (FileNotFoundError, "file missing", "Correct the path, or leave the row out."),
     (GridMismatchError, "grids differ", "Resample the mask onto the image by nearest neighbor."),
@@ -78,6 +80,8 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     findings = [
         _of_row(problems.rows[line], err, problems.reasons[line]) for line, err in problems.errors.items()
     ]
+    for kind, line, problem, remedy in problems.remarks:
+        findings.append(_finding("warning", kind, (None, line), problem, remedy))
     digests = {}
     groups = group_by_case(cohort)
     for rows in tqdm(groups, "checking scans", disable=None if progress else True, leave=False):
@@ -238,6 +242,13 @@ def _of_labels(cohort, lines):
     findings, table = [], cohort.labels
     for task in table.columns:
         values = table[task].dropna()
+        for row, value in values[values.str.fullmatch(_UNKNOWN)].drop_duplicates().items():
+            problem = f"label_{task} is '{value}': a value of its own, or is it not known?"
+            findings.append(
+                _finding(
+                    "warning", "label unknown", (None, lines[row]), problem, "Leave the cell empty, if so."
+                )
+            )
         counts = Counter(values)
         for rare, common in _variants(counts):
             row = int(values.index[values == rare][0])

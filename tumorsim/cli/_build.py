@@ -7,7 +7,7 @@ from typer import Argument, Exit, Option
 
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output, say
-from tumorsim.cli._parse import split_names
+from tumorsim.cli._parse import parse_columns, split_names
 
 
 @app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")
@@ -43,13 +43,19 @@ def demo(
 def manifest(
     scans: Annotated[
         Path | None,
-        Argument(help="Table with one row per scan (CSV); with --layout a folder.", metavar="SCANS.csv|ROOT"),
+        Argument(
+            help="Table with one row per scan (CSV, Excel, Parquet); with --layout a folder.",
+            metavar="SCANS.csv|ROOT",
+        ),
     ] = None,
     output: Annotated[
         Path | None, Option("--output", "-o", help="Manifest to write: one row per tumor.")
     ] = None,
     layout: Annotated[
         str | None, Option(help="Public data set below ROOT by name, or 'auto' for all.")
+    ] = None,
+    columns: Annotated[
+        str | None, Option(help="Columns of other names: patient_id=MRN,label_type=Histology.")
     ] = None,
     mask_value: Annotated[
         str | None, Option(help="Voxels that are tumor: 1, 1+3 or >0. Default: >0, or the layout's.")
@@ -89,6 +95,8 @@ def manifest(
         raise ValueError("--layout is for a public data set, --dicom for your own export. Give one.")
     if layout is not None and by_value:
         raise ValueError("--by-value is for tables of scans; a layout knows what its masks hold. Give one.")
+    if columns is not None and (dicom is not None or layout is not None):
+        raise ValueError("--columns is for tables of scans. Leave it out with --dicom and --layout.")
     from tumorsim.manifest import build_manifest, import_dicom, survey_dicom
     from tumorsim.public_sets import load_dataset
 
@@ -110,7 +118,8 @@ def manifest(
     elif layout is not None:
         cohort = load_dataset(layout, scans, output=output, mask_value=mask_value, **options)
     else:
-        cohort = build_manifest(scans, output, skip_bad=skip_bad, **lesions, **options)
+        options |= lesions | {"columns": parse_columns(columns), "skip_bad": skip_bad}
+        cohort = build_manifest(scans, output, **options)
     say(cohort.summary().to_string())
     say(f"Wrote {output}: {_counts(cohort)}.")
     if dicom is not None:
@@ -144,7 +153,7 @@ def check(
     limits = {"min_volume_mm3": min_volume, "max_volume_mm3": max_volume}
     findings = check_archive(archive, **limits, progress=True)
     if output is not None:
-        write_table(output, findings, for_people=True)
+        write_table(output, findings)
     if as_json:
         say(findings.to_json(orient="records", force_ascii=False, indent=2))
     elif len(findings):

@@ -1,8 +1,9 @@
 """Text of options → arguments of functions."""
 
+import csv
 import re
 
-__all__ = ["parse_aspects", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
+__all__ = ["parse_aspects", "parse_columns", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
 
 _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
 
@@ -78,6 +79,23 @@ def parse_numbers(text, option):
         return [int(number) for number in split_names(text) or ()]
     except ValueError as err:
         raise ValueError(f"{option} takes whole numbers such as 1,5,10. Got {text!r}.") from err
+
+
+def parse_columns(text):
+    """Return ``patient_id=MRN,"label_type=Type, WHO"`` as a dict of names, or None without any.
+
+    Examples
+    --------
+    >>> parse_columns('patient_id=MRN,"label_type=Type, WHO"')
+    {'patient_id': 'MRN', 'label_type': 'Type, WHO'}
+    """
+    columns = {}
+    for part in next(csv.reader([text or ""])):
+        ours, sign, theirs = (side.strip() for side in part.partition("="))
+        if not (ours and sign and theirs) or ours in columns:
+            raise ValueError(f"--columns is NAME=COLUMN,… with each name once. Got {text!r}.")
+        columns[ours] = theirs
+    return columns or None
 
 
 def split_names(text):

@@ -114,7 +114,7 @@ def query(
     else:
         say("\n".join(map(str, texts)))
     if output is not None:
-        write_table(output, neighbors, for_people=True)
+        write_table(output, neighbors)
         say(f"Wrote {output}.", err=as_json)
     if report is not None and many:
         say(f"Wrote {report}: one answer sheet per scan; open index.html.", err=as_json)
@@ -157,7 +157,7 @@ def evaluate(
     )
     say(format_knn_table(result))
     if output is not None:
-        write_table(output, result, for_people=True)
+        write_table(output, result)
         say(f"Wrote {output}.")
     if calibration is not None:
         calibration.save(calibrate_votes)

@@ -4,11 +4,12 @@ import os
 import warnings
 from pathlib import Path
 
-from tumorsim._validation import check_mask_value, check_real, check_text, counted
+from tumorsim._validation import check_mask_value, check_real, check_text, counted, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import ORIENTATION_REMEDY
+from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import tumors_from_case
-from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells, write_table
+from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import label_columns
 
@@ -19,6 +20,7 @@ def build_manifest(
     scans,
     output,
     *,
+    columns=None,
     mask_value=">0",
     min_volume_mm3=14.0,
     merge_distance_mm=2.0,
@@ -31,12 +33,15 @@ def build_manifest(
     Parameters
     ----------
     scans : str or Path
-        CSV or Parquet, one row per scan: ``patient_id, case_id, image, mask``, optional ``mask_value`` (which
-        overrides the argument), ``label_<task>`` and any further columns, which all tumors of the scan
-        inherit. Paths are absolute or relative to the table.
+        CSV (commas, semicolons or tabs), Excel (first sheet) or Parquet, one row per scan: ``patient_id,
+        case_id, image, mask``, optional ``mask_value`` (which overrides the argument), ``label_<task>`` and
+        any further columns, which all tumors of the scan inherit. Paths are absolute or relative to the
+        table.
     output : str or Path
         The manifest to write, CSV or Parquet by its suffix: one row per tumor, with box, size, shape and
         place.
+    columns : dict, optional
+        Name of a column → its name in the table, such as ``{"label_type": "Histology"}``.
     mask_value, min_volume_mm3, merge_distance_mm, by_value
         As in `tumors_from_case`.
     skip_bad : bool, default=False
@@ -63,12 +68,16 @@ def build_manifest(
     One scan at a time is in memory.
     """
     output = Path(output)
-    table = read_table(scans)
+    table = read_table(scans, columns)
     if os.path.realpath(scans) == os.path.realpath(output):
         raise ValueError(f"The manifest must not replace its scan table. Got '{output}' for both.")
     if "tumor_id" in table.columns:
         raise ManifestError(f"'{scans}' has a column 'tumor_id': it is a manifest already. Use it as it is.")
     table.require(("patient_id", "case_id", "image", "mask"))
+    remarks = [f"{problem} {remedy}" for _, _, problem, remedy in table.problems.remarks]
+    if remarks:
+        more = f" And {len(remarks) - 5} more." if len(remarks) > 5 else ""
+        warnings.warn(printable(f"'{scans}': {' '.join(remarks[:5])}{more}", 2000), stacklevel=2)
     errors = Path(f"{output}.errors.txt")
     cohort = _read_scans(
         table,

@@ -13,9 +13,9 @@ from tumorsim.geometry import crop_slices, select_mask
 from tumorsim.io import save_nifti
 from tumorsim.io.dicom import draw_tumors, find_scan, find_scans, is_tumor, modality_of, read_regions
 from tumorsim.manifest._build import save_manifest
+from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._pseudonyms import Pseudonyms
-from tumorsim.manifest._tables import write_table
 from tumorsim.records import Case, Cohort
 
 __all__ = ["import_dicom", "load_dicom_case", "survey_dicom"]

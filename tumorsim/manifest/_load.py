@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorsim.exceptions import ManifestError
-from tumorsim.manifest._tables import Problems, Row, read_table
+from tumorsim.manifest._guesses import with_points
+from tumorsim.manifest._tables import Problems, Row, read_table, typed_cells
 from tumorsim.records import Cohort
-from tumorsim.records.columns import ID_COLUMNS, known_measures
+from tumorsim.records.columns import BOX_COLUMNS, ID_COLUMNS, further_columns, is_missing, known_measures
 
 if TYPE_CHECKING:
     import os
@@ -24,11 +25,11 @@ def load_cohort(manifest: str | os.PathLike | pd.DataFrame, *, skip_bad: bool = 
     Parameters
     ----------
     manifest : str, Path or DataFrame
-        CSV or Parquet, or a table in memory, one row per tumor: ``patient_id, case_id, tumor_id, image``,
-        optional ``mask, mask_value``, the box ``x0, y0, z0, x1, y1, z1`` (needed where there is no mask; with
-        a mask and no box, all voxels of ``mask_value`` are one tumor), ``label_<task>`` and any further
-        columns. Ids and labels are text, an empty label is missing. Paths are absolute or relative to the
-        file (of a DataFrame: to the working directory).
+        CSV, Excel or Parquet, or a table in memory, one row per tumor: ``patient_id, case_id, tumor_id,
+        image``, optional ``mask, mask_value``, the box ``x0, y0, z0, x1, y1, z1`` (needed where there is no
+        mask; with a mask and no box, all voxels of ``mask_value`` are one tumor), ``label_<task>`` and any
+        further columns. Ids and labels are text; an empty label is missing, and so is ``NA``. Paths are
+        absolute or relative to the file (of a DataFrame: to the working directory).
     skip_bad : bool, default=False
         Go on without bad rows, and warn.
 
@@ -97,12 +98,18 @@ def read_manifest(path):
 
 def _read_frame(frame):
     """Return what `read_manifest` returns of a DataFrame; rows are called by the index."""
-    frame = frame if frame.index.is_unique else frame.reset_index(drop=True)
+    frame = frame.copy() if frame.index.is_unique else frame.reset_index(drop=True)
     problems = Problems("table", frame.index.name or "row")
 
     def note(name, err):
         cells = {column: str(value) for column, value in frame.loc[name].items()}
         problems.add(Row(name, cells), err)
 
+    for name in (name for name in (*BOX_COLUMNS, *further_columns(frame)) if name in frame):
+        cells = ["" if is_missing(cell) else cell for cell in frame[name]]
+        if all(isinstance(cell, str) for cell in cells):
+            points, _ = with_points([cell.strip() for cell in cells], thousands=True)
+            if points != [cell.strip() for cell in cells]:
+                frame[name] = [row["x"] for row in typed_cells([{"x": cell} for cell in points], ["x"])]
     cohort = Cohort.from_table(frame, on_error=note)
     return cohort, problems, [name for name in frame.index if name not in problems.reasons]

@@ -1,22 +1,25 @@
 """Tables as text: rows with line numbers, bad rows reported together, paths relative to the table."""
 
-import csv
-import importlib.util
 import os
 import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorsim._validation import install_hint
+from tumorsim._validation import printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
+from tumorsim.manifest._formats import NUMBER, read_cells
+from tumorsim.manifest._guesses import looking_like, point_columns, remarks_of
 from tumorsim.records.columns import (
     FILE_COLUMNS,
+    ID_COLUMNS,
     LABEL_PREFIX,
     OWN_COLUMNS,
+    clean_id,
+    clean_text,
     further_columns,
-    is_missing,
+    is_blank,
     label_columns,
 )
 
@@ -28,12 +31,13 @@ __all__ = [
     "real_path",
     "relative_path",
     "typed_cells",
-    "write_table",
 ]
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,14})")
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
-_NO_NUMBER = ("", "NA", "NaN", "nan")  # how programs write a missing number
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # C:\ or \\server
+_ACTS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]"
+)
 
 
 @dataclass
@@ -44,14 +48,18 @@ class Row:
     cells: dict
 
     def get(self, column):
-        """Return a cell without surrounding blanks; empty where the column is missing."""
-        return self.cells.get(column, "").strip()
+        """Return a cell without surrounding blanks; empty where column or value is missing."""
+        cell = self.cells.get(column, "").strip()
+        return "" if is_blank(cell) else cell
 
 
 class Table:
-    """A table of text cells: `path`, `columns`, `rows` (list of Row), `problems`; `unit` is what a row is."""
+    """A table of text cells.
 
-    def __init__(self, path, columns, rows, unit="line"):
+    `path`, `columns`, `rows` (list of Row), `problems`; `unit` is what a row is, `separator` that of CSV.
+    """
+
+    def __init__(self, path, columns, rows, unit="line", separator=","):
         self.path = path
         self.columns = columns
         self.rows = rows
@@ -63,20 +71,49 @@ class Table:
             raise ManifestError(f"'{path}': a label column must name its task: 'label_<task>'. Got 'label_'.")
         if not rows:
             raise ManifestError(f"'{path}' has a header, but no rows.")
+        for row in rows:
+            try:
+                self._clean(row)
+            except ValueError as err:
+                self.problems.add(row, err)
+        self.problems.remarks = [*point_columns(self, separator), *remarks_of(self)]
+
+    def _clean(self, row):
+        """Clean the ids and further cells of a row in place, or raise ``ValueError``."""
+        for name in row.cells.keys() - OWN_COLUMNS - self.tasks.keys():
+            row.cells[name] = _ACTS.sub("\ufffd", row.cells[name])
+        for name in row.cells.keys() & ID_COLUMNS:
+            row.cells[name] = clean_id(row.cells[name], name)
+        for name in row.cells.keys() & FILE_COLUMNS:
+            cell = row.get(name)
+            if _ACTS.search(cell):
+                raise ManifestError(f"{name} must have no control characters. Got {cell!r}.")
+            if os.name != "nt" and _DRIVE.match(cell) and not os.path.exists(self.locate(cell)):
+                raise ManifestError(
+                    f"{name} '{cell}' is a path of Windows with a drive. Write it relative to the table."
+                )
 
     def require(self, columns):
-        """Raise ``ManifestError`` unless all `columns` are there."""
+        """Raise ``ManifestError`` unless all `columns` are there; it says which columns look like them."""
         missing = [c for c in columns if c not in self.columns]
         if missing:
-            listed = ", ".join(f"'{c}'" for c in missing)
+            alike = {c: " or ".join(f"'{name}'" for name in looking_like(self.columns, c)) for c in missing}
+            listed = ", ".join(f"'{c}'" + (f" (is it {alike[c]}?)" if alike[c] else "") for c in missing)
+            remedy = (
+                " Give 'tumorsim manifest' --columns NAME=COLUMN,… to map them."
+                if any(alike.values())
+                else ""
+            )
             raise ManifestError(
                 f"'{self.path}' must have the columns {', '.join(columns)}. Missing: {listed}. "
-                f"Got {', '.join(self.columns)}."
+                f"Got {_listed(self.columns)}.{remedy}"
             )
 
     def locate(self, cell):
-        """Return the file that a cell names as an absolute path."""
-        path = real_path(self.folder / Path(cell).expanduser())
+        """Return the file that a cell names as an absolute path; backslashes of Windows may be slashes."""
+        path = real_path(self.folder / os.path.expanduser(cell))
+        if os.name != "nt" and "\\" in cell and not os.path.exists(path):
+            path = real_path(self.folder / cell.replace("\\", "/"))
         self.names[path] = cell
         return path
 
@@ -85,7 +122,8 @@ class Table:
         files = {column: self.locate(row.get(column)) for column in FILE_COLUMNS if row.get(column)}
         for column, path in files.items():
             if not os.path.isfile(path):
-                raise FileNotFoundError(f"{column} '{row.get(column)}' does not exist.")
+                what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+                raise FileNotFoundError(f"{column} '{row.get(column)}' {what}.")
         return files
 
     def labels(self, row):
@@ -119,6 +157,7 @@ class Problems:
         self.reasons = {}  # line → reason
         self.errors = {}  # line → exception
         self.rows = {}  # line → Row
+        self.remarks = []  # on the table as a whole: (kind, line or 0, problem, remedy)
 
     def __len__(self):
         return len(self.reasons)
@@ -133,6 +172,7 @@ class Problems:
             reason = re.sub("'([^']*)'", lambda quoted: f"'{table.names.get(quoted[1], quoted[1])}'", reason)
         if cells and not any(cell in reason for cell in cells):
             reason = f"'{cells[0]}': {reason}"
+        reason = printable(" ".join(reason.splitlines()), 1000)
         self.reasons.setdefault(row.line, reason if reason.endswith(".") else f"{reason}.")
         self.errors.setdefault(row.line, err)
         self.rows.setdefault(row.line, row)
@@ -171,39 +211,32 @@ def typed_cells(rows, names):
     return [{name: column[i] for name, column in zip(names, columns, strict=True)} for i in range(len(rows))]
 
 
-def read_table(path):
-    """Read a CSV or Parquet file as text.
+def read_table(path, columns=None):
+    """Read a CSV, Excel or Parquet file as text.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV may be separated by commas, semicolons or tabs; of an Excel file the first sheet is read.
+    columns : dict, optional
+        Name of a column → its name in the table.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ManifestError
-        If it is no table, or its header has no comma or names a column twice.
+        If it is no table, names a column twice, or lacks one of `columns`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Table '{path}' does not exist.")
-    records = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
-    if not records:
-        raise ManifestError(f"'{path}' is empty. It must start with a header line.")
-    header = [name.strip() for name in records[0][1]]
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        sign = "semicolons" if ";" in header[0] else "tabs"
-        raise ManifestError(
-            f"'{path}' must separate its columns by commas. Got {sign}. Save it as comma-separated CSV."
-        )
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise ManifestError(f"'{path}' must name every column once. Got twice: {', '.join(twice)}.")
+    records, separator = read_cells(path)
+    header = _header(path, records.pop(0)[1], columns or {})
     rows, too_long = [], []
-    for line, cells in records[1:]:
-        if not any(cell.strip() for cell in cells):
-            continue  # spreadsheets write empty rows at the end, and no empty cells at the end of a row
+    for line, cells in records:  # spreadsheets write no empty cells at the end of a row
         rows.append(Row(line, {name: cell for name, cell in zip(header, cells, strict=False) if name}))
         if any(cell.strip() for cell in cells[len(header) :]):
             too_long.append((rows[-1], len(cells)))
-    table = Table(path, [name for name in header if name], rows)
+    table = Table(path, [name for name in header if name], rows, separator=separator)
     for row, n_cells in too_long:
         wrong = (
             f"the header has {len(header)} columns, this row {n_cells}. Put cells with commas into quotes."
@@ -212,23 +245,27 @@ def read_table(path):
     return table
 
 
-def write_table(path, frame, *, for_people=False):
-    """Write a DataFrame as CSV (UTF-8) or Parquet, atomically; missing is empty.
+def _header(path, cells, columns):
+    """Return the names of a table's columns, those that `columns` (name → name in the table) maps renamed."""
+    header = [clean_text(name) for name in cells]
+    for ours, theirs in columns.items():
+        if theirs not in header:
+            raise ManifestError(f"'{path}' has no column '{theirs}' to be '{ours}'. Got {_listed(header)}.")
+        if ours in header and ours not in columns.values():
+            raise ManifestError(f"'{path}' has a column '{ours}' already. Map '{theirs}' to another name.")
+    names = {theirs: ours for ours, theirs in columns.items()}
+    if len(names) < len(columns):
+        raise ManifestError(f"'columns' must map each column of '{path}' once. Got {columns}.")
+    header = [names.get(name, name) for name in header]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"'{path}' must name every column once. Got twice: {_listed(twice)}.")
+    return header
 
-    With `for_people`, text of a CSV file that a spreadsheet would take for a formula gets a ``'`` before it.
-    """
-    path = Path(path)
-    if _is_parquet(path):
-        _require_pyarrow(path)
-    with atomic_path(path) as temporary:
-        if _is_parquet(path):
-            frame.to_parquet(temporary, index=False)
-        else:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(frame.columns)
-                text = _unrun if for_people else _text
-                writer.writerows([text(v) for v in row] for row in frame.itertuples(index=False, name=None))
+
+def _listed(names):
+    """Return names of columns for a message."""
+    return printable(", ".join(name for name in names if name))
 
 
 def real_path(path):
@@ -246,68 +283,15 @@ def relative_path(path, folder):
         return path
 
 
-def _read_csv(path):
-    """Return (line, cells) of each record of a CSV file; a record starts at its first line."""
-    records, line = [], 1
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                if cells:
-                    records.append((line, cells))
-                line = reader.line_num + 1
-    except UnicodeDecodeError as err:
-        raise ManifestError(f"'{path}' must be UTF-8 text. Save it as 'CSV UTF-8'. ({err})") from err
-    except csv.Error as err:
-        raise ManifestError(f"'{path}', line {line}: not readable as CSV: {err}.") from err
-    return records
-
-
-def _read_parquet(path):
-    """Return (line, cells) of each row of a Parquet file, as if it were CSV."""
-    import pandas as pd
-
-    _require_pyarrow(path)
-    try:
-        frame = pd.read_parquet(path)
-    except Exception as err:  # pyarrow raises kinds of its own
-        raise ManifestError(f"'{path}' cannot be read as Parquet: {err}") from err
-    rows = [(i, [_text(v) for v in row]) for i, row in enumerate(frame.itertuples(index=False, name=None), 2)]
-    return [(1, [str(name) for name in frame.columns]), *rows]
-
-
-def _require_pyarrow(path):
-    """Raise ``ManifestError`` unless pyarrow is installed."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ManifestError(f"'{path}' is a Parquet file, which needs pyarrow. {install_hint('parquet')}")
-
-
-def _is_parquet(path):
-    """Tell by the suffix whether a table is Parquet."""
-    return path.suffix.lower() in (".parquet", ".pq")
-
-
-def _text(value):
-    """Return a cell as text: missing is empty, numbers keep every digit, line breaks are newlines."""
-    # csv does not quote a lone carriage return before Python 3.13, and would read two rows
-    return "" if is_missing(value) else str(value).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _unrun(value):
-    """Return a cell as text that no spreadsheet runs; numbers stay."""
-    text = _text(value)
-    return f"'{text}" if isinstance(value, str) and text.lstrip()[:1] in ("=", "+", "-", "@") else text
-
-
 def _typed(cells):
     """Return a column as int, as float where cells are missing, or as text (empty: None) if any is no number.
 
     Codes such as 007 and numbers too long for a float stay text.
     """
     stripped = [cell.strip() for cell in cells]
-    numbers = [cell for cell in stripped if cell not in _NO_NUMBER]
-    if not numbers or not all(_NUMBER.fullmatch(cell) for cell in numbers):
+    numbers = [cell for cell in stripped if not is_blank(cell)]
+    if not numbers or not all(NUMBER.fullmatch(cell) for cell in numbers):
         return [cell if cell.strip() else None for cell in cells]
     if len(numbers) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in cells):
         return [int(cell) for cell in cells]
-    return [float("nan") if cell in _NO_NUMBER else float(cell) for cell in stripped]
+    return [float("nan") if is_blank(cell) else float(cell) for cell in stripped]

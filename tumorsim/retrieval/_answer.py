@@ -120,7 +120,7 @@ class Answer:
 
     def save_csv(self, path: str | PathLike) -> Path:
         """Write `to_frame` as CSV, atomically."""
-        write_table(path, self.to_frame(), for_people=True)
+        write_table(path, self.to_frame())
         return Path(path)
 
     def save_html(
