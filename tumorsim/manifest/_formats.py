@@ -104,7 +104,7 @@ def _read_csv(path):
             records.append((line, [cell[mark:] for cell, mark in zip(cells, marked, strict=True)]))
             line = skipped + reader.line_num + 1
     except csv.Error as err:
-        raise ManifestError(f"'{path}', line {line}: not readable as CSV: {err}.") from err
+        raise ManifestError(f"'{path}', line {line}: not readable as CSV: {printable(err)}.") from err
     return records, separator
 
 
