@@ -510,3 +510,12 @@ def test_scans_of_unknown_orientation_are_named(tmp_path, archive):
     ):
         cohort = build_manifest(tmp_path / "scans.csv", tmp_path / "archive.csv")
     assert len(cohort.cases) == 3
+
+
+def test_control_characters_of_a_header_stay_out_of_messages(tmp_path):
+    """Escape codes in names of columns do not reach a terminal, nor where one looks like a missing name."""
+    table = tmp_path / "archive.csv"
+    table.write_text("patient_id,case_id,tumor_id,image\x0cmask\np,c,t,i\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match="image") as caught:
+        load_cohort(table)
+    assert "\x0c" not in str(caught.value) and "image\ufffdmask" in str(caught.value)

@@ -97,7 +97,8 @@ class Table:
         """Raise ``ManifestError`` unless all `columns` are there; it says which columns look like them."""
         missing = [c for c in columns if c not in self.columns]
         if missing:
-            alike = {c: " or ".join(f"'{name}'" for name in looking_like(self.columns, c)) for c in missing}
+            looks = {c: map(printable, looking_like(self.columns, c)) for c in missing}
+            alike = {c: " or ".join(f"'{name}'" for name in names) for c, names in looks.items()}
             listed = ", ".join(f"'{c}'" + (f" (is it {alike[c]}?)" if alike[c] else "") for c in missing)
             remedy = (
                 " Give 'tumorsim manifest' --columns NAME=COLUMN,… to map them."
