@@ -429,3 +429,15 @@ def test_a_saved_index_finds_its_file_from_any_folder(make_index, tmp_path, monk
     index.set_params(uri="http://host:19530").save("index")
     monkeypatch.setenv("TUMORSIM_MILVUS_URI", "http://host:19530")
     assert TumorIndex.load("index").uri == "http://host:19530"
+
+
+def test_a_row_that_milvus_refuses_costs_no_collection(tmp_path):
+    """Rows are checked before the collection that they replace is dropped."""
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    where = {"engine": "milvus", "uri": str(tmp_path / "a.db"), "collection": "t"}
+    TumorIndex(**where).fit([[0.0, 1.0], [1.0, 0.0]], metadata={"tumor_id": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"(?i)characters|long|bytes"):
+        TumorIndex(**where).fit(
+            [[0.0, 1.0]], metadata={"tumor_id": ["c"], "note": ["x" * 70_000]}, overwrite=True
+        )
+    assert TumorIndex.connect(where["uri"], "t").metadata_["tumor_id"].tolist() == ["a", "b"]

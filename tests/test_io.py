@@ -297,3 +297,15 @@ def test_no_two_ids_share_a_file(tmp_path):
         (tmp_path / f"{stem}.nii.gz").touch()
     assert len({stem.casefold() for stem in stems}) == len(ids) == len(list(tmp_path.iterdir()))
     assert not [stem for stem in stems if stem.startswith(".") or "/" in stem]
+
+
+def test_a_file_that_another_process_made_meanwhile_opens_no_mode(tmp_path):
+    """Permissions are those of the file that was there at the start, or what the umask leaves."""
+    old = os.umask(0o077)
+    try:
+        with atomic_path(tmp_path / "a") as temporary:
+            (tmp_path / "a").write_text("of another")
+            temporary.write_text("ours")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600

@@ -374,7 +374,8 @@ def test_a_t1_that_states_no_contrast_is_taken_for_its_mask(tmp_path):
     assert [scan.series.about["SeriesDescription"] for scan in scans] == ["t1_mpr_tra_iso"]
     assert scans[0].notes == ["contrast was not stated; taken for its SEG or RTSTRUCT"]
     assert draw_tumors(scans[0])[2][1:] == [
-        "its RTSTRUCT was drawn on another series of the same coordinates"
+        "its RTSTRUCT was drawn on another series of the same coordinates",
+        "region 1: drawn one voxel thick, since the file tells no slice distance",
     ]
     assert sorted(Path(series.files[0]).parent.name for series, _ in skipped) == ["other", "pre", "t2"]
 
@@ -416,6 +417,45 @@ def test_a_seg_of_another_grid_is_resampled(tmp_path):
     places = np.moveaxis(np.indices(scan.shape), 0, -1) @ scan.affine[:3, :3].T + scan.affine[:3, 3]
     truth, mask = np.linalg.norm(places - (9, 10, 12), axis=-1) < 6, load_mask(scan) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_slices_of_another_series_keep_their_thickness(tmp_path, kind):
+    """A ball outlined on thick slices of a T2 is one lesion of its volume on a T1 of thin ones, no disks."""
+    same = {"space": generate_uid(), "study": generate_uid()}
+    thin, thick = np.diag([1.0, 1, 1, 1]), np.diag([1.0, 1, 5, 1])
+    places = np.moveaxis(np.indices((40, 40, 8)), 0, -1) * np.array([1, 1, 5.0])
+    ball = np.linalg.norm(places - (20, 20, 17.5), axis=-1) < 12
+    dicoms.write_series(tmp_path / "t1", np.ones((40, 40, 40), np.uint16), thin, description="t1_mpr", **same)
+    t2 = dicoms.write_series(tmp_path / "t2", ball.astype(np.uint16), thick, description="T2", **same)
+    if kind == "seg":
+        dicoms.write_seg(tmp_path / "mask", [ball], t2)
+    else:
+        dicoms.write_rtstruct(tmp_path / "mask", {"GTV": dicoms.contours_of(ball, thick)}, t2)
+    mask = load_mask(find_scan(tmp_path)) > 0
+    assert mask.sum() == pytest.approx(ball.sum() * 5, rel=0.02)
+    assert np.flatnonzero(mask.any(axis=(0, 1))).size == np.ptp(np.flatnonzero(mask.any(axis=(0, 1)))) + 1
+
+
+def test_the_series_that_is_named_goes_before_shared_coordinates(tmp_path):
+    """An RTSTRUCT that names a T1 of unstated contrast is its, whatever T1c share its frame of reference."""
+    same = {"space": generate_uid(), "study": generate_uid()}
+    image = np.ones(PLATE, np.uint16)
+    plan = dicoms.write_series(tmp_path / "plan", image, GRID, description="t1_mpr_stx", **same)
+    for name in ("a", "b"):
+        dicoms.write_series(tmp_path / name, image, GRID, description="T1 post gd", **same)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, plan)
+    scans, _, _ = find_scans(tmp_path)
+    assert [scan.series.about["SeriesDescription"] for scan in scans if scan.masks] == ["t1_mpr_stx"]
+
+
+def test_the_reason_of_a_t1_that_states_no_contrast_names_its_geometry(tmp_path):
+    """Slices at one position are told beside the missing contrast."""
+    paths = dicoms.write_series(tmp_path / "t1", np.ones(PLATE, np.uint16), GRID, description="t1_mpr")
+    for path in paths:
+        rewrite(path, lambda dataset: setattr(dataset, "ImagePositionPatient", [0, 0, 0]))
+    _, skipped, _ = find_scans(tmp_path)
+    assert "without contrast" in skipped[0][1] and "slices lie where another does" in skipped[0][1]
 
 
 # Regions

@@ -314,3 +314,24 @@ def test_content_key_follows_the_voxels_of_two_files(tmp_path, array):
         content[-1] ^= 1
         changed.write_bytes(content)
         assert content_key(header) != before
+
+
+def test_valid_files_are_not_called_damaged(tmp_path):
+    """Bzip2 packs zeros a millionfold, and some programs end an NRRD with a line feed."""
+    nib.save(nib.Nifti1Image(np.zeros((128, 128, 64), np.uint8), np.eye(4)), tmp_path / "m.nii.bz2")
+    assert load_image(tmp_path / "m.nii.bz2")[0].shape == (128, 128, 64)
+    text = "NRRD0004\ntype: uint8\ndimension: 3\nspace: RAS\nsizes: 2 2 2\nencoding: raw\n"
+    text += "space origin: (0,0,0)\n"
+    text += "space directions: (1,0,0) (0,1,0) (0,0,1)\n\n"
+    (tmp_path / "m.nrrd").write_bytes(text.encode() + bytes(range(8)) + b"\n")
+    assert load_image(tmp_path / "m.nrrd")[0].ravel(order="F").tolist() == list(range(8))
+
+
+def test_content_key_follows_the_voxels_of_upper_case_pairs(tmp_path):
+    """X.HDR has its voxels in X.IMG."""
+    nib.save(nib.Nifti1Pair(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "x.hdr")
+    for name in ("hdr", "img"):
+        (tmp_path / f"x.{name}").rename(tmp_path / f"X.{name.upper()}")
+    first = content_key(tmp_path / "X.HDR")
+    (tmp_path / "X.IMG").write_bytes(b"\1" * 120)
+    assert content_key(tmp_path / "X.HDR") != first

@@ -354,6 +354,24 @@ def test_any_cells_come_back(tmp_path_factory, cells):
     assert [row.cells["cell"] for row in read_table(path).rows] == cells
 
 
+def test_a_point_beside_a_comma_may_be_decimal(tmp_path, rows):
+    """12.125 beside 3,5 is no 12125: such a column stays text, with a warning."""
+    many = [row | {"dose": dose} for row, dose in zip(rows, ("12.125", "3,5"), strict=True)]
+    with pytest.warns(UserWarning, match="Numbers of column 'dose' have commas that may not be decimal"):
+        cohort = build_manifest(table_of(tmp_path / "scans.csv", many), tmp_path / "m.csv")
+    assert cohort[0].metadata["dose"] == "12.125"
+
+
+@pytest.mark.parametrize("sign", [";", "\t", ","])
+def test_quoted_headers_are_read(tmp_path, sign):
+    """R and LibreOffice put every name in quotation marks, whatever separates them."""
+    names = ["patient_id", "case_id, number", "image"]
+    lines = [sign.join(f'"{name}"' for name in names), sign.join(f'"{c}"' for c in "abc")]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    table = read_table(tmp_path / "t.csv")
+    assert table.columns == names and list(table.rows[0].cells.values()) == ["a", "b", "c"]
+
+
 def test_damaged_parquet_is_our_error(tmp_path):
     """A Parquet file that was cut or overwritten names itself."""
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow, an extra")

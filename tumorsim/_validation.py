@@ -2,6 +2,7 @@
 
 import numbers
 import re
+import unicodedata
 
 import numpy as np
 
@@ -93,7 +94,10 @@ def printable(text, longest=300):
     >>> printable("a\x1b[2Jb"), printable(KeyError("x"), 2)
     ('a\ufffd[2Jb', "'x…")
     """
-    text = "".join(c if c.isprintable() else "\ufffd" for c in str(text)[: longest + 1])
+    text = "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd"
+        for c in str(text)[: longest + 1]
+    )
     return text if len(text) <= longest else text[:longest] + "…"
 
 

@@ -1,6 +1,7 @@
 """Many searches and additions at once, from threads and processes, against brute force."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -87,7 +88,11 @@ def work(directory, seed, n_queries, first, last):
     print(json.dumps(done))
 
 
-AMOUNTS = [pytest.param(200, 8, id="short"), pytest.param(100_000, 500, id="long", marks=pytest.mark.slow)]
+_LONG = pytest.mark.skipif("TUMORSIM_LONG" not in os.environ, reason="set TUMORSIM_LONG=1 for the long run")
+AMOUNTS = [
+    pytest.param(200, 8, id="short"),
+    pytest.param(100_000, 500, id="long", marks=[pytest.mark.slow, _LONG]),
+]
 
 
 @pytest.mark.parametrize(("n_queries", "n_adds"), AMOUNTS)

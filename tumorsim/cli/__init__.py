@@ -11,5 +11,6 @@ __all__ = ["app", "main"]
 def main():
     """Run the command line; the entry point ``tumorsim``."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that lacks a sign stops no command
+        if hasattr(stream, "reconfigure"):  # None where there is no terminal
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign stops no command
     app(prog_name="tumorsim")

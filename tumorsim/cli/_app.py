@@ -17,6 +17,7 @@ __all__ = ["app", "check_folder", "check_output", "say"]
 
 _ROOT = Path(tumorsim.__file__).parent
 _TEMPORARY = re.compile(r"\.([^/\\'\"\s]+?)-[a-z0-9_]{8}((?:\.\w+){0,2})(?=['\"\s:]|$)")  # of io.atomic_path
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory")  # torch's words
 _GOES_ON = "The same command goes on where it stopped."
 _HOW_TO_GO_ON = dict.fromkeys(("embed", "index", "places", "segment"), _GOES_ON)
 _STARTS_AGAIN = "Nothing is left half-written; the same command starts again."
@@ -48,7 +49,7 @@ class _OneLineErrors(TyperGroup):
 def _last_words(err):
     """Return exit code and line of an error: what tumorsim or the system says is for people."""
     text = re.sub(r"^\[\w+ \d+\] ", "", _TEMPORARY.sub(r"\1", str(err)))
-    if isinstance(err, MemoryError):
+    if isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and _NO_MEMORY.search(text)):
         return 2, f"Error: Not enough memory. {text}".rstrip()
     if _is_worded(err):
         return 2, f"Error: {text or type(err).__name__}"

@@ -209,6 +209,9 @@ def fit(
     those that were not are written as manifests beside the model.
     """
     check_output(output, overwrite=overwrite)
+    if hold_out is not None:
+        tables = (output.with_name(f"{output.stem}-{side}.csv") for side in ("trained", "held-out"))
+        check_output(*tables, overwrite=overwrite or resume)
     given = {"tasks": split_names(tasks), "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch}
     given |= {"batch_size": batch_size, "spacing": spacing, "patch_size": patch_size, "lr": lr}
     given |= {"n_channels": n_channels, "n_blocks": n_blocks, "recipe__precision": precision}

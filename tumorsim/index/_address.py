@@ -15,7 +15,7 @@ PORTS = {"https": 443, "http": 19530, "tcp": 19530}  # the default ones of pymil
 
 def is_file(uri):
     """Tell whether an address is a file of this machine, as pymilvus does by its suffix."""
-    return uri.endswith(".db") and "://" not in uri and not uri.startswith(("//", "\\\\"))
+    return uri.endswith(".db") and "://" not in uri and not uri.replace("\\", "/").startswith("//")
 
 
 def allowed_uri(uri, given, what):

@@ -80,6 +80,10 @@ class Collection:
         graph = {"M": 32, "efConstruction": 200}
         index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
         if self.exists():
+            for embedding, record in zip(
+                archive.embeddings, archive.metadata.to_dict("records"), strict=True
+            ):
+                _pack(np.asarray(embedding), record, time.time_ns())  # refuses before anything is lost
             self._ask("drop_collection")
         options = {"consistency_level": "Strong", "properties": {ABOUT: json.dumps(about)}}
         self._ask("create_collection", schema=schema, index_params=index, **options)

@@ -45,13 +45,14 @@ def atomic_path(path, *, mode=0o666):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = None
     with contextlib.suppress(FileNotFoundError):
         old = path.lstat().st_mode
         if not stat.S_ISREG(old):
             raise FileExistsError(
                 f"Only a regular file is replaced. Got '{path}': a link, device, pipe or folder."
             )
-        mode = stat.S_IMODE(old)
+        mode = kept = stat.S_IMODE(old)
     suffix = "".join(path.suffixes[-2:])  # nibabel chooses the format by suffix
     temporary = path.parent / f".{path.name[:40]}-{secrets.token_hex(4)}{suffix}"
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR))
@@ -59,8 +60,8 @@ def atomic_path(path, *, mode=0o666):
         yield temporary
         with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
-        if path.exists():
-            temporary.chmod(mode)  # what the umask took
+        if kept is not None:
+            temporary.chmod(kept)  # what the umask took
         os.replace(temporary, path)
     except OSError as err:
         if type(err) is OSError and err.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):

@@ -35,7 +35,7 @@ MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment rep
 _COMPRESSED = {
     ".gz": (gzip.open, 1100),
     ".mgz": (gzip.open, 1100),
-    ".bz2": (bz2.open, 50_000),
+    ".bz2": (bz2.open, 2_000_000),
 }  # at most so dense
 _SPARE = 2**24  # bytes that may follow the voxels
 _LONGEST_HEADER = 2**26  # bytes of a header's extension
@@ -119,7 +119,8 @@ def content_key(path):
     if path.suffix.lower() in (".nrrd", ".nhdr"):
         other = voxel_file(path)
     elif stem[-4:].lower() in _PAIRS:
-        other = path.with_name(stem[:-4] + _PAIRS[stem[-4:].lower()] + packed)
+        own = _PAIRS[stem[-4:].lower()]
+        other = path.with_name(stem[:-4] + (own.upper() if stem[-4:].isupper() else own) + packed)
     keys = []
     for name in dict.fromkeys([path, other] if other.is_file() else [path]):
         with open(name, "rb") as file:

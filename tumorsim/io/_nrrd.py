@@ -16,7 +16,7 @@ __all__ = ["MM", "open_nrrd", "rescaled", "voxel_file"]
 _TO_RAS = {"lps": (-1, -1, 1), "las": (-1, 1, 1), "ras": (1, 1, 1)}
 _LONGEST_HEADER = 2**22  # bytes; those of many segments with their terminologies have a tenth
 _SPARE = 2**24  # bytes that a file may skip
-_GZIP, _BZIP2 = (gzip.open, 1100), (bz2.open, 50_000)  # and how much larger than the file voxels can be
+_GZIP, _BZIP2 = (gzip.open, 1100), (bz2.open, 2_000_000)  # and how much larger than the file voxels can be
 _READERS = {"gzip": _GZIP, "gz": _GZIP, "bzip2": _BZIP2, "bz2": _BZIP2}
 _MICRONS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers")
 MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "meter": 1000.0}
@@ -135,9 +135,10 @@ def _voxels(path, header, start, n_voxels):
             opened, densest = _READERS[encoding]
             stream, plain["encoding"] = opened(packed), "raw"
         content = stream.read(min(least + _SPARE, densest * os.path.getsize(file)))
-        if stream.read(1):
+        if stream.read(3)[2:]:
             raise ValueError("there are more than its header says")
     array = nrrd.read_data(plain, io.BytesIO(content), str(path))
-    if plain["encoding"] == "raw" and len(content) > array.nbytes + skip >= array.nbytes:
+    # Some programs end a file with a line feed
+    if plain["encoding"] == "raw" and len(content) > array.nbytes + skip + 2 >= array.nbytes:
         raise ValueError("there are more than its header says")
     return array

@@ -16,7 +16,7 @@ from tumorsim.records.columns import is_missing
 
 __all__ = ["NUMBER", "read_cells", "write_table"]
 
-NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
+NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|[1-9]\d*\.\d+|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|\t|\r).", re.DOTALL)  # what spreadsheets run, marked or not
 _MOST_BYTES = 2**28  # of an Excel file, unpacked
 
@@ -97,7 +97,10 @@ def _read_csv(path):
         line, separator, text = 2, first[4], rest
     skipped, records = line - 1, []
     try:
-        separator = separator or max(",;\t", key=lambda sign: len(next(_rows(text, sign), ())))
+        header = io.StringIO(text.lstrip("\r\n"), newline="").readline()  # a guess raises nothing
+        separator = separator or max(
+            ",;\t", key=lambda sign: len(next(csv.reader([header], delimiter=sign), ()))
+        )
         reader = _rows(text, separator)
         for cells in reader:
             marked = [cell[:1] == "'" and _FORMULA.match(cell) is not None for cell in cells]

@@ -87,4 +87,7 @@ def with_points(cells, *, thousands):
         return cells, False
     if not all(map(_COMMA.fullmatch, filled)) or (thousands and all(map(_THOUSANDS.fullmatch, commas))):
         return cells, all(re.fullmatch(r"[\d.,\s'’+-]+", cell) for cell in filled)
+    grouped = [cell for cell in filled if "." in cell]
+    if grouped and not any("," in cell or cell.count(".") > 1 for cell in grouped):
+        return cells, True  # 12.125 beside 3,5: the point may be decimal
     return [c if is_blank(c) else re.sub(r"[.\s'’]", "", c).replace(",", ".") for c in cells], False

@@ -66,9 +66,14 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
     folder, table = Path(folder), read_table(scans)
     cases, partial, jobs = _cases_of(table), folder / "scans.csv.partial", []
     for (row, case), stem in zip(cases, file_stems(case.case_id for _, case in cases), strict=True):
-        if not case.has_mask:
+        if case.has_mask:
+            continue
+        try:
             how = [embedder.space_.fingerprint, threshold, content_key(case.image), stem]
-            jobs.append((row, case, folder / f"{stem}.nii.gz", partial_file(partial, how, ".json")))
+        except (OSError, ValueError) as err:
+            table.problems.add(row, err, table)
+            continue
+        jobs.append((row, case, folder / f"{stem}.nii.gz", partial_file(partial, how, ".json")))
     taken = [file for _, _, file, kept in jobs if file.exists() and not kept.is_file()]
     taken += [file for file in (folder / "scans.csv",) if file.exists()]
     if taken and not overwrite:
@@ -85,6 +90,7 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
             except (OSError, ValueError) as err:
                 table.problems.add(row, err, table)
                 continue
+            file.unlink(missing_ok=True)  # a card beside an older mask would pass for its own
             with atomic_path(kept) as temporary:  # first: a mask without it is somebody's own
                 temporary.write_text(json.dumps(card | {"mask": file.name}), encoding="utf-8")
             save_nifti(file, mask, case.affine)

@@ -4,20 +4,22 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError
 
-__all__ = ["area_vector", "mask_of_contours"]
+__all__ = ["THICKEST_MM", "area_vector", "mask_of_contours", "slice_distance"]
 
 _ON_EDGE_MM = 0.01  # contours are written with two decimals; a voxel center on one is inside
 _FLAT_MM = 0.1  # distance of a contour's points from its plane
+THICKEST_MM = 10.0  # planes that are farther apart than slices of a scan are of two lesions
 
 
-def mask_of_contours(contours, shape, affine):
+def mask_of_contours(contours, shape, affine, *, thickness=None):
     """Return the voxels of a grid whose centers lie inside closed contours (RAS+ mm), bool of `shape`.
 
     In a plane the even-odd rule over all of its contours decides: a contour within another is a hole, and
     the two coinciding edges of a keyhole's channel cancel out. Centers on an edge count as inside, so that
     outlines drawn through the centers of border voxels lose no border. A plane stands for the slab around
-    it that is as thick as the distance of two planes where that is regular, else as a voxel. So planes may be
-    finer or coarser than the grid's slices and lie across them, and slices between two lesions stay empty.
+    it, of `thickness` mm; by default as thick as the distance of two planes where that is regular, else as a
+    voxel. So planes may be finer or coarser than the grid's slices and lie across them, and slices between
+    two lesions stay empty.
 
     ``DicomError`` if a contour has fewer than three points or is not planar, planes are not parallel, or
     contours reach out of the grid by more than a voxel, so that slices of it must be missing.
@@ -35,7 +37,8 @@ def mask_of_contours(contours, shape, affine):
     depths = np.array([(c @ normal).mean() for c in contours])
     if max(np.ptp(c @ normal) for c in contours) > 2 * _FLAT_MM:
         raise DicomError("The contours must be planar, and their planes parallel.")
-    planes, thickness = _planes(depths, normal, affine)
+    planes, usual = _planes(depths, normal, affine)
+    thickness = thickness or usual
 
     u = np.linalg.svd(normal[None])[2][1]  # two directions in the plane
     axes = np.stack([u, np.cross(normal, u)], axis=1)
@@ -51,6 +54,17 @@ def mask_of_contours(contours, shape, affine):
             inside = _even_odd(center[chosen] @ axes, polygons[i])
             mask[tuple(index[chosen[inside]].T)] = True
     return mask
+
+
+def slice_distance(contours, others, affine):
+    """Return the smallest distance (mm) of planes of `contours` and parallel `others`, or None."""
+    normal = _common_normal(contours, affine)
+    depths = np.sort(
+        [(c @ normal).mean() for c in (*contours, *others) if np.ptp(c @ normal) <= 2 * _FLAT_MM]
+    )
+    gaps = np.diff(depths)
+    gaps = gaps[(gaps > 2 * _FLAT_MM) & (gaps <= THICKEST_MM)]
+    return gaps.min() if gaps.size else None
 
 
 def _common_normal(contours, affine):

@@ -1,5 +1,6 @@
 """SEG and RTSTRUCT → regions by name, each with its mask on the grid of the series it was drawn on."""
 
+import contextlib
 import itertools
 import re
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError
-from tumorsim.io.dicom._contours import area_vector, mask_of_contours
+from tumorsim.io.dicom._contours import THICKEST_MM, area_vector, mask_of_contours, slice_distance
 from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
 from tumorsim.io.dicom._open import MAX_VOXELS, items, number, numbers, open_dicom, reading, text
 
@@ -92,24 +93,45 @@ def _rois(path, dataset):
     regions = []
     for roi in items(dataset, "ROIContourSequence"):
         n = int(number(roi, "ReferencedROINumber", -1))
-        regions.append(Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, roi, n), n))
+        regions.append(
+            Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, dataset, roi, n), n)
+        )
     return regions
 
 
-def _draw_roi(path, roi, number, shape, affine, notes, *, resample=False):
-    """Draw an ROI's closed contours; those without area, or of points that cannot be read, are told."""
+def _draw_roi(path, dataset, roi, number, shape, affine, notes, *, resample=False):
+    """Draw an ROI's closed contours; those without area, or of points that cannot be read, are told.
+
+    With `resample` they are of another series, whose slices are as thick as planes of the file lie apart.
+    """
     with reading(f"Region {number}", path):
-        contours, given = [], items(roi, "ContourSequence")
-        for one in given:
+        contours, n_given = _contours_of(roi)
+        if len(contours) < n_given:
+            lost = f"{n_given - len(contours)} of {counted(n_given, 'contour')}"
+            notes.append(f"region {number}: {lost} left out, without area")
+        if not (resample and contours):
+            return mask_of_contours(contours, shape, affine)
+        others = [c for other in items(dataset, "ROIContourSequence") for c in _contours_of(other)[0]]
+        thickness = slice_distance(contours, others, affine)
+        if thickness is None:
+            notes.append(f"region {number}: drawn one voxel thick, since the file tells no slice distance")
+        return mask_of_contours(contours, shape, affine, thickness=thickness)
+
+
+def _contours_of(roi):
+    """Return the closed contours (n, 3) in RAS+ mm of an ROI that have an area, and how many it lists."""
+    contours, given = [], items(roi, "ContourSequence")
+    for one in given:
+        try:
             data = one.get("ContourData")
             points = np.array([] if data is None else data, dtype=np.float64).reshape(-1, 3)
-            closed = text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
-            if closed and len(points) > 2 and np.linalg.norm(area_vector(points)) > 1e-6:
+        except Exception:  # pydicom and NumPy raise kinds of their own where it holds no points
+            continue
+        closed = text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
+        if closed and len(points) > 2 and np.isfinite(points).all():
+            if np.linalg.norm(area_vector(points)) > 1e-6:
                 contours.append(points @ LPS_TO_RAS[:3, :3])
-        if len(contours) < len(given):
-            lost = f"{len(given) - len(contours)} of {counted(len(given), 'contour')}"
-            notes.append(f"region {number}: {lost} left out, without area")
-        return mask_of_contours(contours, shape, affine)
+    return contours, len(given)
 
 
 def _segments(path, dataset):
@@ -153,12 +175,30 @@ def _draw_segment(path, dataset, frames, number, shape, affine, notes, *, resamp
             rows, columns = np.nonzero(pixels == number if form == "LABELMAP" else pixels >= threshold)
             if rows.size:
                 planes.append((rows, columns, LPS_TO_RAS @ frame.affine))
-        try:
+        if not resample:
             return _paste(planes, shape, affine)
-        except DicomError:
-            if not resample:
-                raise
-        return mask_of_contours([ring for plane in planes for ring in _outlines(*plane)], shape, affine)
+        normal = np.cross(*(LPS_TO_RAS @ frames[0].affine)[:3, :2].T)
+        voxel = np.abs(normal @ affine[:3, :3]).max() / np.linalg.norm(normal)
+        thickness = _frame_distance(dataset, frames) or voxel
+        if abs(thickness - voxel) < 0.1 * voxel:
+            with contextlib.suppress(DicomError):
+                return _paste(planes, shape, affine)
+        rings = [ring for plane in planes for ring in _outlines(*plane)]
+        return mask_of_contours(rings, shape, affine, thickness=thickness)
+
+
+def _frame_distance(dataset, frames):
+    """Return the smallest distance (mm) of two frames of a segment, else what the file states, or None."""
+    normal = np.cross(*frames[0].affine[:3, :2].T)
+    normal /= np.linalg.norm(normal)
+    gaps = np.diff(np.sort([frame.affine[:3, 3] @ normal for frame in frames]))
+    if (gaps > 0.01).any():
+        return min(gaps[gaps > 0.01].min(), THICKEST_MM)
+    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [{}])[0]
+    own = (items(dataset, "PerFrameFunctionalGroupsSequence") or [{}])[0]
+    measures = (items(shared, "PixelMeasuresSequence") or items(own, "PixelMeasuresSequence") or [{}])[0]
+    stated = [numbers(measures, name, 1, (0,))[0] for name in ("SpacingBetweenSlices", "SliceThickness")]
+    return next((size for size in stated if 0 < size <= THICKEST_MM), None)
 
 
 def _pixels(dataset, frames):

@@ -114,11 +114,12 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
             scan = Scan(series, *assemble(series.frames, by_slice_location=by_slice_location))
             (scans if reason is None else unstated).append(scan)
         except DicomError as err:
-            skipped.append((series, err.reason if reason is None else reason))
+            known = reason if reason != _NOT_STATED or err.reason == reason else f"{reason}; and {err.reason}"
+            skipped.append((series, err.reason if reason is None else known))
     for series in masks:
         damaged += series.problems
         try:
-            for scan in _owners(series, scans) or _owners(series, unstated):
+            for scan in _owners(series, scans, unstated):
                 scan.masks.append(series)
         except DicomError as err:
             skipped.append((series, err.reason))
@@ -134,24 +135,28 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
     return scans, skipped, damaged
 
 
-def _owners(mask, scans):
+def _owners(mask, stated, unstated):
     """Return those scans that a SEG or RTSTRUCT was drawn on, or that share its coordinates alone."""
-    named = [s for s in scans if s.series.uid in mask.references]
-    if named or not scans:
+    every = [*stated, *unstated]
+    named = [s for s in every if s.series.uid in mask.references]
+    if named or not every:
         return named
     slices = set()
     for path in mask.files:
         with reading("The file", path):
             slices |= _slices_of(open_dicom(path, "The file") or {})
-    named = [s for s in scans if any(f.uid in slices for f in s.frames)]
+    named = [s for s in every if any(f.uid in slices for f in s.frames)]
     spaces = mask.spaces - {""}
-    near = [s for s in scans if s.series.spaces & spaces and s.series.patient == mask.patient]
-    if not named and len(near) > 1:
-        raise DicomError(
-            f"{len(near)} T1 scans share its frame of reference, and it names slices of none of them: it is "
-            "ambiguous which one it was drawn for. Name that series with a pattern (--series)."
-        )
-    return named or near
+    for scans in (stated, unstated):
+        near = [s for s in scans if s.series.spaces & spaces and s.series.patient == mask.patient]
+        if named or len(near) == 1:
+            return named or near
+        if near:
+            raise DicomError(
+                f"{len(near)} T1 scans share its frame of reference, and it names slices of none of them: it "
+                "is ambiguous which one it was drawn for. Name that series with a pattern (--series)."
+            )
+    return []
 
 
 def _slices_of(dataset):
