@@ -18,7 +18,16 @@ from test_io_dicom_masks import GRID, PLATE, square
 from tumorsim import Tumor, TumorEmbedder
 from tumorsim.exceptions import DicomError
 from tumorsim.geometry import to_ras
-from tumorsim.io.dicom import draw_tumors, find_scan, find_scans, load_mask, read_regions, save_seg
+from tumorsim.io.dicom import (
+    Region,
+    draw_tumors,
+    find_scan,
+    find_scans,
+    is_tumor,
+    load_mask,
+    read_regions,
+    save_seg,
+)
 from tumorsim.records import Case
 
 SHAPE = (36, 33, 24)
@@ -461,6 +470,18 @@ def test_the_reason_of_a_t1_that_states_no_contrast_names_its_geometry(tmp_path)
 # Regions
 
 
+def test_regions_that_no_rule_knows_are_told(tmp_path):
+    """German and French names are tumors; a name without any word for one is left out, which is told."""
+    for name in ("Meningeom", "Läsion 1", "Herd 2", "Tumeur", "GBM", "Méningiome"):
+        assert is_tumor(Region(name, "", None)), name
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    regions = {"GTV": [square(6)], "Punkt 7": [square(4)], "Cochlea": [square(5)]}
+    dicoms.write_rtstruct(tmp_path / "rt", regions, paths)
+    _, drawn, notes = draw_tumors(find_scan(tmp_path))
+    assert [region.name for region in drawn] == ["GTV"]
+    assert notes == ["1 region left out whose name says nothing of a tumor (see --roi)"]
+
+
 def spoil(how):
     """Return an edit of the last contour of the first ROI."""
 
@@ -504,7 +525,8 @@ def test_a_region_that_fails_costs_only_itself(tmp_path):
     rewrite(tmp_path / "rt", edit)
     mask, regions, notes = draw_tumors(find_scan(tmp_path))
     assert (mask > 0).sum() == 49 and [region.name for region in regions] == ["Met"]
-    assert len(notes) == 1 and "region 1 left out: The contours reach out of the scan" in notes[0]
+    assert len(notes) == 2 and "region 1 left out: The contours reach out of the scan" in notes[0]
+    assert notes[1].startswith("2 regions left out whose name says nothing of a tumor")
     with pytest.raises(DicomError, match="reach out of the scan"):
         load_mask(find_scan(tmp_path), include="GTV")
 

@@ -336,8 +336,9 @@ def test_a_gamma_knife_export_comes_out_right(tmp_path):
         rows = {(row["status"], row["modality"], row["reason"]) for row in csv.DictReader(file)}
     trust = "contrast was not stated; taken for its SEG or RTSTRUCT"
     drawn_on = "its RTSTRUCT was drawn on another series of the same coordinates"
+    unknown = "1 region left out whose name says nothing of a tumor (see --roi)"
     assert rows == {
-        ("tumors", "MR", f"1 tumor; {trust}; {drawn_on}"),
+        ("tumors", "MR", f"1 tumor; {trust}; {drawn_on}; {unknown}"),
         ("mask", "RTSTRUCT", ""),
         ("skipped", "MR", "not T1, by its name"),
         *(("skipped", kind, f"modality {kind}, not MR") for kind in ("RTDOSE", "RTPLAN", "OT")),
@@ -472,3 +473,12 @@ def test_pseudonyms_depend_on_key_and_patient(tmp_path):
         Pseudonyms.of_file(tmp_path / "c.key")
     with pytest.raises(ValueError, match="at least 16 bytes"):
         Pseudonyms(b"short")
+
+
+def test_patient_ids_that_differ_in_case_or_zeros_are_told(tmp_path):
+    """P01 and p01, 0012 and 12 may be one patient each; after pseudonyms nobody could tell."""
+    for i, patient in enumerate(("p01", "P01", "0012", "12", "x")):
+        image = np.ones((12, 12, 8), np.uint16)
+        dicoms.write_series(tmp_path / "in" / str(i), image, np.eye(4), patient_id=patient)
+    with pytest.warns(UserWarning, match="2 patients may have several ids"), pytest.raises(ValueError):
+        import_dicom(tmp_path / "in", tmp_path / "out.csv")

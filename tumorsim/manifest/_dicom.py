@@ -17,6 +17,7 @@ from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._pseudonyms import Pseudonyms
 from tumorsim.records import Case, Cohort
+from tumorsim.records.columns import id_variants
 
 __all__ = ["import_dicom", "load_dicom_case", "survey_dicom"]
 
@@ -90,6 +91,13 @@ def import_dicom(
         folder, series, by_slice_location=by_slice_location, progress=progress
     )
     names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
+    variants = id_variants(sorted({scan.series.patient for scan in scans}))
+    if variants:  # without the ids, which may be names
+        warnings.warn(
+            f"{counted(len(variants), 'patient')} may have several ids: PatientIDs that differ only in "
+            "letter case or leading zeros are taken for different patients. Write one id, if they are one.",
+            stacklevel=2,
+        )
     hidden = (lambda kind, value: value) if keep_patient_ids else names.tracking
     files = output.with_name(f"{output.stem}_files")
     files.mkdir(0o700, parents=True, exist_ok=True)  # faces and dates: for the owner alone

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,11 +15,13 @@ from tumorsim.io.dicom._contours import THICKEST_MM, area_vector, mask_of_contou
 from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
 from tumorsim.io.dicom._open import MAX_VOXELS, items, number, numbers, open_dicom, reading, text
 
-__all__ = ["Region", "is_tumor", "read_regions"]
+__all__ = ["Region", "is_other", "is_tumor", "read_regions"]
 
-_TUMOR = re.compile(
-    r"\b(gtv|gross|tv|an|vs|men|mets?|target|lesions?|index)\b|tumou?r|neoplas|metasta|cancer|carcino|sarcoma|lymphom|melanom"
-    r"|schwann|neurinom|neurom|mening?iom|gliom|glio\b|astrocyt|oligodendro|ependym|adenom|craniophar|chordom|hemangio|cavernom"
+_TUMOR = re.compile(  # words without accents, English and German
+    r"\b(gtv|gross|tv|an|vs|men|metas?|mets?|target|lesions?|lasion(en)?|herde?|filia|gbm|index)\b"
+    r"|tumou?r|tumeur|neoplas|metasta|cancer|carcino|karzino|sarcoma|lymphom|melanom|schwann|neurinom|neurom"
+    r"|mening?[ie]om|gliom|gliobl|glio\b|astrocyt|oligodendro|ependym|adenom|craniophar|chordom|hemangio"
+    r"|cavernom"
 )
 _NO_TUMOR = re.compile(
     r"\b([pci]tv|prv|ring|shell|minus|margin|bed|dose|isodose|gy|skull|skin|body|external|lens|lenses|eyes?)\b"
@@ -77,10 +80,21 @@ def is_tumor(region, include=None, exclude=None):
         return False
     if include is not None:
         return bool(check_pattern(include, "include").search(region.name))
-    words = " ".join(re.findall("[a-z]+", region.name.lower()))
+    words = _words(region.name)
     if _NO_TUMOR.search(words) or region.kind in _NO_TUMOR_TYPES:
         return False
     return region.kind == "GTV" or bool(_TUMOR.search(words))
+
+
+def is_other(region):
+    """Tell whether a region is known to be no tumor: an organ, a planning volume, a dose."""
+    return bool(_NO_TUMOR.search(_words(region.name))) or region.kind in _NO_TUMOR_TYPES
+
+
+def _words(name):
+    """Return the words of a name in small letters without accents, digits and signs."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return " ".join(re.findall("[a-z]+", plain.lower()))
 
 
 def _rois(path, dataset):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorsim._validation import check_pattern
+from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError
 from tumorsim.io import content_key
 from tumorsim.io.dicom._folder import Series, read_folder
-from tumorsim.io.dicom._masks import is_tumor, read_regions
+from tumorsim.io.dicom._masks import is_other, is_tumor, read_regions
 from tumorsim.io.dicom._open import items, open_dicom, reading, text
 from tumorsim.io.dicom._volume import assemble, load_volume
 
@@ -225,7 +225,7 @@ def draw_tumors(scan, include=None, exclude=None):
     DicomError
         If a file is damaged, or no tumor of it fits onto the scan.
     """
-    drawn, notes, failed, seen = [], list(scan.notes), [], set()
+    drawn, notes, failed, seen, unknown = [], list(scan.notes), [], set(), 0
     for series in scan.masks:
         own = scan.series.uid in series.references
         if not own and series.references - {""}:
@@ -237,6 +237,7 @@ def draw_tumors(scan, include=None, exclude=None):
             seen.add(content_key(path))
             for region in read_regions(path, series.kind):
                 if not is_tumor(region, include, exclude):
+                    unknown += include is None and exclude is None and not is_other(region)
                     continue
                 try:
                     mask = region.draw(scan.shape, scan.affine, notes, resample=not own)
@@ -246,6 +247,8 @@ def draw_tumors(scan, include=None, exclude=None):
                     continue
                 if mask.any():
                     drawn.append((region, np.flatnonzero(mask)))
+    if unknown:
+        notes.append(f"{counted(unknown, 'region')} left out whose name says nothing of a tumor (see --roi)")
     if failed and not drawn:
         raise failed[0]
     if not drawn:
