@@ -1,5 +1,6 @@
 """Commands on tables of scans: proposed masks to review, a sheet for each query, and what is in the way."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,6 +151,35 @@ def test_a_mask_that_was_corrected_is_not_replaced(made_folder, week, tmp_path):
     assert (tmp_path / "m" / "s1.nii.gz").read_bytes() == before
     run(*words, "--overwrite")
     assert (tmp_path / "m" / "s1.nii.gz").read_bytes() != before
+
+
+def test_an_older_mask_never_passes_for_a_new_proposal(made_folder, week, tmp_path, monkeypatch):
+    """A run that ends between card and mask leaves no mask of before, so that the next one proposes anew."""
+    words = ("segment", week, "-o", tmp_path / "m", *model_of(made_folder), "--threshold 0")
+    array, affine = load_image(made_folder / "s1_image.nii.gz")
+    save_nifti(tmp_path / "m" / "s1.nii.gz", np.zeros(array.shape, np.uint8), affine)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nib, "save", full)
+        run(*words, "--overwrite", code=2)
+    run(*words)
+    assert load_image(tmp_path / "m" / "s1.nii.gz")[0].any()
+
+
+def test_a_scan_without_its_voxels_is_set_aside(made_folder, week, tmp_path):
+    """A detached header whose voxels are gone costs itself; the scans beside it get their masks."""
+    text = "NRRD0004\ntype: uint8\ndimension: 3\nspace: RAS\nsizes: 9 9 9\nencoding: raw\ndata file: a.raw\n"
+    text += "space origin: (0,0,0)\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    (tmp_path / "a.nhdr").write_text(text)
+    table = pd.read_csv(week).iloc[[1, 3]]
+    table.loc[3, ["image", "mask"]] = [str(tmp_path / "a.nhdr"), None]
+    table.to_csv(tmp_path / "two.csv", index=False)
+    words = ("segment", tmp_path / "two.csv", "-o", tmp_path / "m", *model_of(made_folder), "--threshold 0")
+    assert "a.raw" in run(*words).stderr
+    assert (tmp_path / "m" / "s1.nii.gz").exists() and "a.raw" in (tmp_path / "m" / "errors.txt").read_text()
 
 
 @pytest.mark.parametrize(
