@@ -117,7 +117,7 @@ def file_stems(ids):
     >>> file_stems(["a/1", "b"]), len({name.lower() for name in file_stems(["p1", "P1", "p1"])})
     (['a_1', 'b'], 3)
     """
-    ids, stems = list(ids), []
+    ids, stems = list(ids), {}
     names = [re.sub(r"^\.|[^\w.-]", "_", unicodedata.normalize("NFC", one))[:56] for one in ids]
     counts = Counter(name.casefold() for name in names)
     for one, name in zip(ids, names, strict=True):
@@ -125,5 +125,5 @@ def file_stems(ids):
             name = f"{name}-{hashlib.sha256(one.encode()).hexdigest()[:8]}"
         while name in stems:  # the same id twice
             name += "_"
-        stems.append(name)
-    return stems
+        stems[name] = None
+    return list(stems)

@@ -56,12 +56,10 @@ def mask_of_contours(contours, shape, affine, *, thickness=None):
     return mask
 
 
-def slice_distance(contours, others, affine):
-    """Return the smallest distance (mm) of planes of `contours` and parallel `others`, or None."""
+def slice_distance(contours, every, affine):
+    """Return the smallest distance (mm) of those planes of `every` parallel to `contours`, or None."""
     normal = _common_normal(contours, affine)
-    depths = np.sort(
-        [(c @ normal).mean() for c in (*contours, *others) if np.ptp(c @ normal) <= 2 * _FLAT_MM]
-    )
+    depths = np.sort([(c @ normal).mean() for c in every if np.ptp(c @ normal) <= 2 * _FLAT_MM])
     gaps = np.diff(depths)
     gaps = gaps[(gaps > 2 * _FLAT_MM) & (gaps <= THICKEST_MM)]
     return gaps.min() if gaps.size else None

@@ -5,7 +5,7 @@ import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -104,19 +104,19 @@ def _rois(path, dataset):
         number(o, "ReferencedROINumber"): text(o, "RTROIInterpretedType").upper()
         for o in items(dataset, "RTROIObservationsSequence")
     }
-    regions = []
-    for roi in items(dataset, "ROIContourSequence"):
+    rois, regions = items(dataset, "ROIContourSequence"), []
+    every = cache(lambda: [c for roi in rois for c in _contours_of(roi)[0]])  # read once, if at all
+    for roi in rois:
         n = int(number(roi, "ReferencedROINumber", -1))
-        regions.append(
-            Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, dataset, roi, n), n)
-        )
+        regions.append(Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, every, roi, n), n))
     return regions
 
 
-def _draw_roi(path, dataset, roi, number, shape, affine, notes, *, resample=False):
+def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False):
     """Draw an ROI's closed contours; those without area, or of points that cannot be read, are told.
 
-    With `resample` they are of another series, whose slices are as thick as planes of the file lie apart.
+    With `resample` they are of another series, whose slices are as thick as the planes of the file lie apart;
+    `every` returns its contours.
     """
     with reading(f"Region {number}", path):
         contours, n_given = _contours_of(roi)
@@ -125,8 +125,7 @@ def _draw_roi(path, dataset, roi, number, shape, affine, notes, *, resample=Fals
             notes.append(f"region {number}: {lost} left out, without area")
         if not (resample and contours):
             return mask_of_contours(contours, shape, affine)
-        others = [c for other in items(dataset, "ROIContourSequence") for c in _contours_of(other)[0]]
-        thickness = slice_distance(contours, others, affine)
+        thickness = slice_distance(contours, every(), affine)
         if thickness is None:
             notes.append(f"region {number}: drawn one voxel thick, since the file tells no slice distance")
         return mask_of_contours(contours, shape, affine, thickness=thickness)
