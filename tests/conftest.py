@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grids import ellipsoid_mask, reorder
+from hypothesis import settings
 
 from tumorsim import Case
 from tumorsim.io import save_nifti
+
+
+settings.register_profile("fixed", derandomize=True)  # a change is judged by the same examples as the last
+settings.register_profile("search", max_examples=2000, deadline=None)  # pytest --hypothesis-profile=search
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
