@@ -175,7 +175,7 @@ def _draw_outside(rng, scan, signal, contrast, tissue):
 
 
 def _draw_shell(rng, scan, signal, contrast, tissue):
-    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (10, n) as in `CHANNELS`."""
+    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (11, n) as in `CHANNELS`."""
     distance = scan.distance
     tissue = dict(zip(CHANNELS, tissue, strict=True))
     waves = noise(scan.points, 38.0, draw_frame(rng), 1)[0]
@@ -205,7 +205,7 @@ def _draw_shell(rng, scan, signal, contrast, tissue):
 
 
 def _draw_enhancing(rng, scan, signal, contrast, tissue):
-    """Draw dura, falx, vessels and pituitary into `signal` (n,), in place."""
+    """Draw dura, falx, vessels, pituitary and choroid plexus into `signal` (n,), in place."""
     distance, points = scan.distance, scan.points
     waves = noise(points, 38.0, draw_frame(rng), 1)[0]
     thin = np.float32(rng.uniform(0.35, 0.9))
@@ -214,12 +214,14 @@ def _draw_enhancing(rng, scan, signal, contrast, tissue):
     lower_edge = 8 + 0.004 * np.maximum(-20 - points[:, 1], 0) ** 2  # mm; the tentorium meets the falx behind
     falx = np.exp(-((scan.midline / thin) ** 2)) * _step(points[:, 2] - lower_edge, 3.0)
     falx *= _step(distance + 22, 2.0) * (distance < 1)
+    plexus = contrast.fluid + (contrast.gray - contrast.fluid) * rng.uniform(0.2, 0.6)
     for share, level in (
         (dura, contrast.dura),
         (np.clip(falx, 0, 1), contrast.dura),
         (tissue["veins"] * (distance < 5), contrast.veins),
         (tissue["arteries"], contrast.arteries),
         (tissue["pituitary"], contrast.enhancing * 0.9),
+        (tissue["choroid"] * _step(plexus - signal, 0.05), contrast.veins),
     ):
         signal += (level - signal) * share
 

@@ -8,7 +8,10 @@ import numpy as np
 
 __all__ = ["CHANNELS", "HEAD", "face_channels"]
 
-CHANNELS = ("fat", "muscle", "air", "eye", "mucosa", "veins", "arteries", "pituitary", "bone", "marrow")
+CHANNELS = (
+    *("fat", "muscle", "air", "eye", "mucosa", "veins", "arteries", "pituitary", "bone", "marrow"),
+    "choroid",
+)
 HEAD = tomllib.loads(files("tumorsim").joinpath("simulation/head.toml").read_text(encoding="utf-8"))
 
 

@@ -107,7 +107,7 @@ def _build(name, labels, affine, to_native):
     behind = (mm[..., 2] > 15) | (mm[..., 1] < -75)
     sinus = np.clip(groove / 2 + 0.5, 0, 1) * (distance < 1.5) * behind * fluid
     extras["veins"] = np.maximum(extras["veins"], sinus.astype(np.float32))
-    extras["pituitary"] = face["pituitary"] * fluid
+    extras |= {"pituitary": face["pituitary"] * fluid, "choroid": face["choroid"]}
 
     areas = area_maps(mm)
     tissue_here = tissue.sample(mm.reshape(-1, 3)).reshape(3, *HEAD_SHAPE)

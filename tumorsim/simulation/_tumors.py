@@ -16,6 +16,15 @@ _FREE_PLACE = 0.3  # share of tumors whose place, tail and ring do not depend on
 _DURA = 1.5  # mm outside the brain's envelope
 _PIA = -1.5  # the same for what grows in the brain and seldom breaks through its surface
 _BELOW_SELLA = 20.0  # the same for what grows in the sella, which lies in bone
+_DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
+# Diameter in mm: median, spread of its logarithm, ends; share that is drawn evenly in log-volume, its ends in ml.
+_SIZES = {
+    "metastasis": (8.0, 0.6, 3, 35, 0.10, 17, 60),
+    "meningioma": (23.7, 0.4, 8, 54, 0.12, 0.3, 2.0),
+    "schwannoma": (15.0, 0.5, 5, 40, 0.0, 1, 1),
+    "glioma": (50.0, 0.32, 20, 70, 0.20, 0.6, 9.0),
+    "pituitary_adenoma": (26.0, 0.32, 11, 40, 0.0, 1, 1),
+}
 
 
 @dataclass
@@ -84,7 +93,7 @@ class Place(NamedTuple):
 
     point: np.ndarray  # (3,), mm
     outward: np.ndarray | None  # (3,), of the dura that it sits on, if any
-    kind: str  # "brain", "callosum", "dura", "falx", "canal" or "sella"
+    kind: str  # "brain", "brainstem", "callosum", "dura", "falx", "canal" or "sella"
 
 
 class TumorType(NamedTuple):
@@ -123,6 +132,28 @@ def _forget_looks(rng, lesion):
     _draw(rng, lesion, tail=(5, 14, 0.3))
 
 
+def _draw_radius(rng, name):
+    """Draw the radius in mm of a tumor of the type `name` from `_SIZES`."""
+    median, spread, low, high, share, least, most = _SIZES[name]
+    if rng.random() < share:
+        volume = 1000 * np.exp(rng.uniform(np.log(least), np.log(most)))
+        return (0.75 * volume / np.pi) ** (1 / 3)
+    return np.clip(rng.lognormal(np.log(median), spread), low, high) / 2
+
+
+def _move_inward(lesion, share):
+    """Move a large tumor, which reaches inward, from the brain's surface toward its hemisphere's middle."""
+    side = np.sign(lesion.center[0]) or 1.0
+    lesion.center = lesion.center + share * lesion.radius * (_DEEP * (side, 1, 1) - lesion.center)
+
+
+def _add_lobes(rng, lesion, number):
+    """Fuse `number` smaller balls with a tumor, in random directions."""
+    for direction in (rng.standard_normal(3) for _ in range(number)):
+        away = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0) * lesion.radius
+        lesion.lobes += ((lesion.center + away, rng.uniform(0.4, 0.7) * lesion.radius),)
+
+
 def _stretch(rng, spread):
     """Draw a volume-keeping stretch (3, 3) in a random direction."""
     rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
@@ -138,22 +169,32 @@ def _count_metastases(rng):
 
 def _place_metastasis(rng, head):
     """Draw gray-white junction 81 %, cerebellum 14 %, brainstem 5 % (Lee 2022)."""
-    where = (head.junction, head.cerebellum, head.brainstem)[rng.choice(3, p=(0.81, 0.14, 0.05))]
-    return Place(where[rng.integers(len(where))] + rng.uniform(-1, 1, 3), None, "brain")
+    where = rng.choice(3, p=(0.81, 0.14, 0.05))
+    points = (head.junction, head.cerebellum, head.brainstem)[where]
+    kind = "brainstem" if where == 2 else "brain"
+    return Place(points[rng.integers(len(points))] + rng.uniform(-1, 1, 3), None, kind)
 
 
 def _build_metastasis(rng, place, typical):
-    """Build a round, sharp tumor: solid when small, ring-enhancing when large, edema out of proportion."""
-    radius = np.clip(rng.lognormal(np.log(8), 0.6), 3, 35) / 2
-    ring = rng.random() < 1 / (1 + np.exp(-(2 * radius - 14) / 3))  # seldom at 6 mm, nearly always at 20
-    lesion = Lesion(_seat(place, radius, 0.6), radius, _stretch(rng, 0.08), bumps=rng.uniform(0.02, 0.07))
-    lesion.rim = rng.uniform(0.18, 0.4) * radius + 1.0 if ring else 0.0
+    """Build a mostly round, sharp tumor: solid when small, ring-enhancing when large, much edema.
+
+    Margin, roundness, rim and edema overlap with those of a glioma, so that no single one tells them apart.
+    """
+    radius = _draw_radius(rng, "metastasis")
+    radius = min(radius, 11.0) if place.kind == "brainstem" else radius
+    ring = rng.random() < 0.9 / (1 + np.exp(-(2 * radius - 14) / 3))  # seldom at 6 mm, mostly at 20
+    lesion = Lesion(_seat(place, radius, 0.6), radius, _stretch(rng, rng.uniform(0.05, 0.14)))
+    if radius > 12 and place.kind == "brain" and lesion.center[2] > -20:  # not in the cerebellum
+        _move_inward(lesion, 0.008)
+    if rng.random() < 0.2:
+        _add_lobes(rng, lesion, 1)
+    _draw(rng, lesion, bumps=(0.02, 0.1), ragged=(0.1, 0.6, 0.3), border=(0.2, 0.45))
+    lesion.rim = rng.uniform(0.1, 0.35) * radius + 1.0 if ring else 0.0
     lesion.edema = rng.uniform(2, 14) * min(radius / 4, 1.4) if rng.random() < 0.75 else 0.0
     _draw(rng, lesion, push=(0.3, 0.7), inside=(0.1, 1.0), grain=(0.03, 0.14), level=(1.15, 1.9))
     return lesion
 
 
-_MENINGIOMA_MM3 = 7000.0  # median before large ones are refused
 _BENT = 1.4
 
 
@@ -188,15 +229,14 @@ def _seat(place, radius, share):
 
 
 def _build_meningioma(rng, place, typical):
-    """Build a broad-based, even, bright tumor; median 6.5 ml, 0.4-90 (Kreil 2005)."""
-    volume = np.clip(rng.lognormal(np.log(_MENINGIOMA_MM3), 1.22), 250, 82000)
+    """Build a broad-based, even, bright tumor; median 6.5 ml, 0.4-90 (Kreil 2005), and smaller ones."""
     seat, flat = rng.uniform(0.3, 0.75), rng.uniform(1.0, 1.5)
     normal = np.zeros(3) if place.outward is None else place.outward
     one_sided = place.kind == "falx" and rng.random() < 0.8
     kept = 1.0 if place.outward is None else 1 / flat
     if one_sided or place.kind in ("dura", "canal"):  # which cut off a cap, and some more where they bend
         kept *= (0.5 + 0.75 * seat - 0.25 * seat**3) / _BENT
-    radius = (0.75 * volume / kept / np.pi) ** (1 / 3)
+    radius = _draw_radius(rng, "meningioma") / np.cbrt(kept)
     lesion = Lesion(_seat(place, radius, seat), radius, bumps=rng.uniform(0.03, 0.1))
     lesion.axes = (np.eye(3) + (flat - 1) * np.outer(normal, normal)) @ _stretch(rng, 0.06)
     if one_sided:
@@ -219,7 +259,7 @@ def _place_schwannoma(rng, head):
 
 def _build_schwannoma(rng, place, typical):
     """Build a cone into the canal and a ball in the cistern; patchy and cystic above 25 mm."""
-    radius = np.clip(rng.lognormal(np.log(15), 0.5), 5, 40) / 2
+    radius = _draw_radius(rng, "schwannoma")
     lesion = Lesion(_seat(place, radius, 0.75), radius, _stretch(rng, 0.08), bumps=rng.uniform(0.02, 0.07))
     if place.kind == "canal":
         wide = min(radius, rng.uniform(2.4, 3.6))
@@ -232,8 +272,6 @@ def _build_schwannoma(rng, place, typical):
     return lesion
 
 
-_GLIOMA_MM = 50.0  # median diameter before skull and falx cut it
-_DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
 # Areas, share (Larjavaara 2007).
 _GLIOMA_AREAS = {
     ("frontal",): 0.40,
@@ -259,30 +297,28 @@ def _place_glioma(rng, head):
 
 def _build_glioma(rng, place, typical):
     """Build an irregular tumor: an uneven rim round necrosis, or with little enhancement, or operated on."""
-    radius = np.clip(rng.lognormal(np.log(_GLIOMA_MM), 0.32), 24, 68) / 2
+    radius = _draw_radius(rng, "glioma")
     lesion = Lesion(_seat(place, radius, 0.7), 0.9 * radius, _stretch(rng, 0.16))
     if place.kind == "callosum":  # the butterfly
         lesion.axes = np.diag((0.72, 1.18, 1.18)) @ _stretch(rng, 0.06)
     elif abs(lesion.center[0]) > 3:
         lesion.falx = int(np.sign(lesion.center[0]))
-        if place.kind == "brain":  # a large one reaches inward
-            lesion.center += 0.008 * radius * (_DEEP * (lesion.falx, 1, 1) - lesion.center)
+        if place.kind == "brain":
+            _move_inward(lesion, 0.009)
     if place.kind != "dura":
         lesion.beyond = _PIA
-    for direction in (rng.standard_normal(3) for _ in range(rng.integers(4))):
-        away = direction / np.linalg.norm(direction) * rng.uniform(0.6, 1.0) * lesion.radius
-        lesion.lobes += ((lesion.center + away, rng.uniform(0.4, 0.7) * lesion.radius),)
-    _draw(rng, lesion, bumps=(0.08, 0.17), ragged=(0.4, 1.0))
+    _add_lobes(rng, lesion, rng.integers(4))
+    _draw(rng, lesion, bumps=(0.06, 0.17), ragged=(0.3, 1.0))
     lesion.edema = min(radius * rng.uniform(0.25, 1.0), 20) if rng.random() < 0.85 else 0.0
-    _draw(rng, lesion, border=(0.25, 0.7), grain=(0.08, 0.2), push=(0.1, 0.5), inside=(0.3, 1.05))
+    _draw(rng, lesion, border=(0.22, 0.7), grain=(0.08, 0.2), push=(0.1, 0.5), inside=(0.3, 1.05))
     _draw(rng, lesion, level=(1.15, 1.8), halo=(0.06, 0.3, 0.45), patchy=(0.1, 0.4, 0.5))
     lesion.halo *= radius
     kind = rng.random()
-    if kind < 0.33:  # hardly enhances, if at all in patches
-        _draw(rng, lesion, level=(0.6, 0.95), patchy=(0.05, 0.4, 0.6), border=(0.5, 1.4), grain=(0.04, 0.12))
-        _draw(rng, lesion, inside=(1.2, 2.0))
+    if kind < 0.33:  # dark or as bright as the brain, which it displaces; enhances, if at all, in patches
+        _draw(rng, lesion, level=(0.55, 1.0), patchy=(0.05, 0.35, 0.4), border=(0.4, 1.4), grain=(0.03, 0.12))
+        _draw(rng, lesion, inside=(1.2, 2.0), push=(0.3, 0.9))
         lesion.halo = 0.0
-    elif kind < 0.51:
+    elif kind < 0.51 and radius > 8:
         _draw(rng, lesion, inside=(0, 0.12), rim=(1.2, 4.0))
         lesion.cavity, lesion.halo, lesion.patchy, lesion.push = True, 0.0, 0.0, 0.0
     elif kind < 0.9:
@@ -292,9 +328,6 @@ def _build_glioma(rng, place, typical):
     return lesion
 
 
-_ADENOMA_MM = 26.0  # median diameter
-
-
 def _place_adenoma(rng, head):
     """Draw a point of the sella, which lies in the midline."""
     return Place(np.array([0.0, 3.5, -34]) + rng.uniform(-1, 1, 3) * (2, 1.5, 1.5), None, "sella")
@@ -302,7 +335,7 @@ def _place_adenoma(rng, head):
 
 def _build_adenoma(rng, place, typical):
     """Build a smooth tumor, waisted between sella and cistern when large; cystic or bled in some."""
-    radius = np.clip(rng.lognormal(np.log(_ADENOMA_MM), 0.32), 11, 40) / 2
+    radius = _draw_radius(rng, "pituitary_adenoma")
     up = np.array([0.0, 0.15, 1.0]) if place.kind == "sella" else rng.standard_normal(3)
     up /= np.linalg.norm(up)
     center = _seat(place, radius, 0.8)
