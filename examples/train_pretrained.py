@@ -64,6 +64,7 @@ def main():
     parser.add_argument("--max-epochs", type=int, default=75, help="of 100 batches, on simulated patients")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
+    parser.add_argument("--n-jobs", type=int, default=2, help="processes that simulate, threads that read")
     parser.add_argument(
         "--until", default="folds", choices=("simulate", "pretrain", "ship", "folds"), help="stop after it"
     )
@@ -103,7 +104,9 @@ def simulate(args):
         if not (folder / "manifest.csv").exists():
             seed = 10_000 * (args.random_state + 1) + chunk
             heads = training_heads(args.heads)
-            make_cohort(CHUNK, random_state=seed, anatomies=heads, output_dir=folder, n_jobs=2, progress=True)
+            make_cohort(
+                CHUNK, random_state=seed, anatomies=heads, output_dir=folder, n_jobs=args.n_jobs, progress=True
+            )  # fmt: skip
         cohorts.append(renamed(load_cohort(folder / "manifest.csv"), f"{chunk:03d}"))
     return Cohort(tumor for cohort in cohorts for tumor in cohort)
 
@@ -144,7 +147,7 @@ def pretrain(args, simulated):
     if not path.exists():
         embedder = TumorEmbedder(
             task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, recipe=Recipe(precision=args.precision),
-            n_jobs=2, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
+            n_jobs=args.n_jobs, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip
         embedder.fit(simulated, resume=True).save(path)
@@ -187,7 +190,7 @@ def last_stage(args, base, stacks, simulated, path, name):
     labels = mixed.labels
     labels.loc[np.isin(mixed.patient_ids, patients[n_typed:]), "type"] = None
     embedder = TumorEmbedder.from_pretrained(
-        base, tasks=TASKS, task_weights=WEIGHTS, recipe__precision=args.precision, n_jobs=2,
+        base, tasks=TASKS, task_weights=WEIGHTS, recipe__precision=args.precision, n_jobs=args.n_jobs,
         cache_dir=args.out / "cache", checkpoint_dir=args.out / path.stem,
         random_state=args.random_state, verbose=1, **recipe,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from tumorsim.simulation import _tumors
 from tumorsim.simulation._anatomy import load_head
 from tumorsim.simulation._appearance import _brightness
 from tumorsim.simulation._simulate import _find
-from tumorsim.simulation._tumors import TYPES, draw_lesion
+from tumorsim.simulation._tumors import TYPES, _draw_radius, draw_lesion
 
 N_DRAWN = 120
 
@@ -120,7 +120,7 @@ def test_meningiomas_and_metastases_come_to_the_posterior_fossa_as_well(typical)
 @pytest.mark.parametrize(
     ("name", "median", "largest"),
     [
-        ("metastasis", (0.15, 0.6), 30),
+        ("metastasis", (0.15, 0.7), 75),
         ("meningioma", (4, 16), 130),
         ("schwannoma", (0.8, 3), 40),
         ("glioma", (22, 60), 180),
@@ -133,6 +133,47 @@ def test_volumes_are_those_of_the_type(typical, head, name, median, largest):
     assert median[0] < np.median(found) < median[1]
     assert found.max() < largest
     assert (found > 0.014).mean() > 0.9
+
+
+def test_sizes_of_types_overlap(typical, head):
+    """A tenth of the metastases exceeds 15 ml, and of gliomas and meningiomas a tenth and more is small."""
+    ml = {name: volumes(typical[name], head) for name in ("metastasis", "glioma", "meningioma")}
+    assert np.mean(ml["metastasis"] > 15) == pytest.approx(0.10, abs=0.06)  # 2 standard errors
+    assert 30 < ml["metastasis"].max() < 75
+    assert np.mean(ml["glioma"] < 9) == pytest.approx(0.22, abs=0.08)
+    assert 0.3 < ml["glioma"].min() < 1.5
+    assert np.mean(ml["meningioma"] < 2) == pytest.approx(0.2, abs=0.1)
+    radii = [_draw_radius(np.random.default_rng(seed), "meningioma") for seed in range(2000)]
+    assert 0.3 < 4 / 3 * np.pi * np.min(radii) ** 3 / 1000 < 0.35  # ml of a ball
+
+
+def test_rings_of_metastases_and_gliomas_overlap_in_every_figure(typical):
+    """Border, unevenness and rim differ between the types on average; no cut through one of them tells all."""
+    rings = {
+        name: [lesion for lesion in typical[name] if lesion.rim > 0 and not lesion.cavity]
+        for name in ("metastasis", "glioma")
+    }
+    for figure in (
+        lambda lesion: lesion.border,
+        lambda lesion: lesion.bumps,
+        lambda lesion: lesion.ragged,
+        lambda lesion: np.linalg.norm(np.log(np.linalg.eigvalsh(lesion.axes.T @ lesion.axes))),
+        lambda lesion: -lesion.edema / lesion.radius,
+    ):
+        found = {name: np.array([figure(lesion) for lesion in lesions]) for name, lesions in rings.items()}
+        above = found["glioma"][:, None] - found["metastasis"]
+        share = np.mean(above > 0) + 0.5 * np.mean(above == 0)  # area under the curve
+        assert 0.6 < share < 0.99
+        assert found["metastasis"].max() > found["glioma"].min()
+
+
+def test_metastases_of_the_brainstem_are_small(typical):
+    """Where a large one would fill the whole brainstem none is drawn."""
+    places = [TYPES["metastasis"].place(np.random.default_rng(seed), load_head()) for seed in range(300)]
+    stem = [place for place in places if place.kind == "brainstem"]
+    assert len(stem) == pytest.approx(15, abs=11)  # 5 %, 3 standard errors
+    built = [TYPES["metastasis"].build(np.random.default_rng(i), p, True) for i, p in enumerate(stem * 20)]
+    assert max(lesion.radius for lesion in built) <= 11
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -159,6 +200,15 @@ def test_gliomas_keep_inside_the_brain_and_to_their_side(typical, head):
         assert grid.distance[inside].max() <= 0
         if lesion.falx:
             assert (lesion.falx * grid.points[inside, 0]).min() >= 0
+
+
+def test_gliomas_that_hardly_enhance_show_by_their_mass(typical):
+    """They are as dark as fluid-rich tissue or as bright as the brain, have no rim, and displace the brain."""
+    plain = [lesion for lesion in typical["glioma"] if lesion.level <= 1]
+    levels = np.array([lesion.level for lesion in plain])
+    assert levels.min() < 0.7 and levels.max() > 0.9
+    assert all(lesion.rim == 0 and lesion.halo == 0 and lesion.push >= 0.3 for lesion in plain)
+    assert np.mean([lesion.patchy > 0 for lesion in plain]) < 0.65
 
 
 def test_looks_of_gliomas_are_shared_out(typical):

@@ -20,7 +20,7 @@ _DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
 # Diameter in mm: median, spread of its logarithm, ends; share that is drawn evenly in log-volume, its ends in ml.
 _SIZES = {
     "metastasis": (8.0, 0.6, 3, 35, 0.10, 17, 60),
-    "meningioma": (23.7, 0.4, 8, 54, 0.12, 0.3, 2.0),
+    "meningioma": (23.7, 0.4, 8.4, 54, 0.12, 0.3, 2.0),
     "schwannoma": (15.0, 0.5, 5, 40, 0.0, 1, 1),
     "glioma": (50.0, 0.32, 20, 70, 0.20, 0.6, 9.0),
     "pituitary_adenoma": (26.0, 0.32, 11, 40, 0.0, 1, 1),
