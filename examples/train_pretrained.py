@@ -103,10 +103,8 @@ def simulate(args):
         folder = args.out / "simulated" / f"{chunk:03d}"
         if not (folder / "manifest.csv").exists():
             seed = 10_000 * (args.random_state + 1) + chunk
-            heads = training_heads(args.heads)
-            make_cohort(
-                CHUNK, random_state=seed, anatomies=heads, output_dir=folder, n_jobs=args.n_jobs, progress=True
-            )  # fmt: skip
+            options = {"output_dir": folder, "n_jobs": args.n_jobs, "progress": True}
+            make_cohort(CHUNK, random_state=seed, anatomies=training_heads(args.heads), **options)
         cohorts.append(renamed(load_cohort(folder / "manifest.csv"), f"{chunk:03d}"))
     return Cohort(tumor for cohort in cohorts for tumor in cohort)
 

@@ -112,7 +112,7 @@ def plant(archive):
     a.table.loc[a.table["case_id"] == case.case_id, "label_hemisphere"] = ""
     a.expect("duplicated voxels", max((case, other), key=lambda c: list(a.table["case_id"]).index(c.case_id)))
 
-    case = a.case(lambda t: t.bbox[1][2] - t.bbox[0][2] >= 2 and t.case.shape[2] > 28)
+    case = a.case(lambda t: np.diff(t.bbox, axis=0).min() >= 4 and t.case.shape[2] > 28)  # no tiny lesion
     box = next(t.bbox for t in a.cohort if t.case is case)
     low = int(np.clip(box[0][2] - 4, 0, case.shape[2] - 24))
     lost = np.eye(4) @ np.diag([*np.sign(np.diag(case.affine)[:3]) + (np.diag(case.affine)[:3] == 0), 1])
@@ -142,7 +142,8 @@ def plant(archive):
     box = next(t.bbox for t in a.cohort if t.case is case)
     one = box.sum(axis=0) // 2
     mask[tuple(one)] = 1
-    affine = case.affine @ np.diag([0.6, 0.6, 0.6, 1])  # so small a voxel that one is no lesion
+    shrink = (8 / case.spacing.prod()) ** (1 / 3)
+    affine = case.affine @ np.diag([shrink, shrink, shrink, 1])  # a voxel of 8 mm3 is no lesion
     a.replace(case, "mask", mask, affine)
     a.replace(case, "image", case.load_image(), affine)
     a.one_tumor(case, [one, one + 1])

@@ -6,8 +6,11 @@ import pytest
 from tumorsim import make_cohort
 from tumorsim.exceptions import GeometryError
 from tumorsim.io import save_nifti
-from tumorsim.simulation._anatomy import template_tissue
+from tumorsim.simulation._anatomy import load_head, template_tissue
+from tumorsim.simulation._appearance import draw_intensities
+from tumorsim.simulation._face import CHANNELS
 from tumorsim.simulation._heads import load_label_head
+from tumorsim.simulation._scan import draw_scan
 
 # The map below is the template itself, smaller, turned and moved: map's mm → MNI mm.
 TURN = np.array([[1.08, 0.06, 0.0], [-0.07, 1.12, 0.08], [0.02, -0.07, 1.05]])
@@ -50,6 +53,8 @@ def test_a_turned_template_lies_on_the_template_again(label_file):
     found, expected = head.brain.sample(points), template_tissue().sample(points)
     assert np.corrcoef(found[1], expected[1])[0, 1] > 0.85
     assert np.corrcoef(found[0], expected[0])[0, 1] > 0.8
+    plexus = head.extras.sample(np.array([[24, -39, 10], [-24, -39, 10], [0, 20, 40]], np.float32))
+    assert (plexus[CHANNELS.index("choroid")] > 0.5).tolist() == [True, True, False]
     np.testing.assert_allclose(head.scale, np.linalg.norm(np.linalg.inv(TURN), axis=0) ** -1, rtol=0.06)
     midline = head.shell.sample(np.array([[-20, -20, 30], [20, -20, 30]], np.float32))[3]
     assert midline[0] < -10 and midline[1] > 10
@@ -78,9 +83,9 @@ def test_tumors_are_put_into_it(label_file, tmp_path):
 
 def test_bad_anatomies_are_named(tmp_path):
     """Nothing there, an empty folder, no cortex: each says so."""
-    with pytest.raises(ValueError, match="must name files or folders of label maps, or 'mni152'"):
+    with pytest.raises(ValueError, match=r"must name files of label maps, folders .*'mni152'. Got 'nowhere'"):
         make_cohort(1, anatomies="nowhere")
-    with pytest.raises(ValueError, match="must hold NIfTI or NRRD files"):
+    with pytest.raises(ValueError, match="folders that hold NIfTI or NRRD files"):
         make_cohort(1, anatomies=tmp_path)
     save_nifti(tmp_path / "flat.nii.gz", np.full((8, 8, 8), 2, np.int16), np.eye(4))
     with pytest.raises(GeometryError, match="must hold FreeSurfer's label 3"):
@@ -100,3 +105,18 @@ def test_real_heads_hold_tumors(real_data):
     assert ((0.9 < head.scale) & (head.scale < 1.3)).all()
     cohort = make_cohort(4, random_state=0, spacing=4.0, anatomies=file)
     assert len(cohort.cases) == 4 and set(cohort.labels["front_rear"]) <= {"front", "rear"}
+
+
+def test_choroid_plexus_enhances_in_the_ventricles():
+    """It is brighter than the fluid around it, and leaves the brain beside the ventricles as it is."""
+    rng = np.random.default_rng(2)
+    scan = draw_scan(rng, 2.0, load_head())
+    signal = draw_intensities(rng, scan, [], [])
+    plexus = scan.head.extras.sample(scan.points)[CHANNELS.index("choroid")]
+    gray, white, brain = scan.head.brain.sample(scan.points)
+    fluid = (brain > 0.9) & (gray + white < 0.15) & (scan.distance < -20)
+    inside, beside = signal[fluid & (plexus > 0.9)], signal[fluid & (plexus < 0.01)]
+    assert len(inside) > 30
+    assert np.median(inside) > 1.5 * np.median(beside)
+    solid = signal[(gray + white > 0.9) & (plexus > 0.9) & (scan.distance < -20)]
+    assert np.median(solid) < np.median(inside)

@@ -148,7 +148,7 @@ def test_sizes_of_types_overlap(typical, head):
 
 
 def test_rings_of_metastases_and_gliomas_overlap_in_every_figure(typical):
-    """Border, unevenness and rim differ between the types on average; no cut through one of them tells all."""
+    """Border, shape, rim and edema differ between the types on average, but no figure tells all."""
     rings = {
         name: [lesion for lesion in typical[name] if lesion.rim > 0 and not lesion.cavity]
         for name in ("metastasis", "glioma")
@@ -172,7 +172,7 @@ def test_metastases_of_the_brainstem_are_small(typical):
     places = [TYPES["metastasis"].place(np.random.default_rng(seed), load_head()) for seed in range(300)]
     stem = [place for place in places if place.kind == "brainstem"]
     assert len(stem) == pytest.approx(15, abs=11)  # 5 %, 3 standard errors
-    built = [TYPES["metastasis"].build(np.random.default_rng(i), p, True) for i, p in enumerate(stem * 20)]
+    built = [TYPES["metastasis"].build(np.random.default_rng(i), p) for i, p in enumerate(stem * 20)]
     assert max(lesion.radius for lesion in built) <= 11
 
 
@@ -203,7 +203,7 @@ def test_gliomas_keep_inside_the_brain_and_to_their_side(typical, head):
 
 
 def test_gliomas_that_hardly_enhance_show_by_their_mass(typical):
-    """They are as dark as fluid-rich tissue or as bright as the brain, have no rim, and displace the brain."""
+    """They are dark or as bright as the brain, have no rim, and displace the brain."""
     plain = [lesion for lesion in typical["glioma"] if lesion.level <= 1]
     levels = np.array([lesion.level for lesion in plain])
     assert levels.min() < 0.7 and levels.max() > 0.9

@@ -81,13 +81,9 @@ def _draw_linear(rng, scale):
 
     The size that is drawn varies about `scale` (3,), MNI mm per mm of the person.
     """
-    rotation = np.eye(3)
-    for axis, angle in enumerate(np.radians(rng.uniform(-12, 12, 3))):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[[i, j], [i, j]] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        rotation = turn @ rotation
+    from scipy.spatial.transform import Rotation
+
+    rotation = Rotation.from_euler("xyz", rng.uniform(-12, 12, 3), degrees=True).as_matrix()
     size = np.clip(rng.uniform(0.92, 1.08) * rng.uniform(0.96, 1.04, 3), 0.9, 1.1)
     return np.diag(scale * size) @ rotation
 

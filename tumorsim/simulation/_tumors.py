@@ -17,7 +17,7 @@ _DURA = 1.5  # mm outside the brain's envelope
 _PIA = -1.5  # the same for what grows in the brain and seldom breaks through its surface
 _BELOW_SELLA = 20.0  # the same for what grows in the sella, which lies in bone
 _DEEP = np.array([28.0, -16, 16])  # mm, the middle of the right hemisphere
-# Diameter in mm: median, spread of its logarithm, ends; share that is drawn evenly in log-volume, its ends in ml.
+# Diameter in mm: median, spread of its logarithm, ends; share with even log-volume instead, its ends in ml.
 _SIZES = {
     "metastasis": (8.0, 0.6, 3, 35, 0.10, 17, 60),
     "meningioma": (23.7, 0.4, 8.4, 54, 0.12, 0.3, 2.0),
@@ -102,7 +102,7 @@ class TumorType(NamedTuple):
     weight: float  # share of patients
     count: Callable  # rng → tumors per patient
     place: Callable  # rng, head → Place
-    build: Callable  # rng, Place, typical (bool) → Lesion
+    build: Callable  # rng, Place → Lesion
 
 
 def draw_lesion(name, rng, head):
@@ -110,7 +110,7 @@ def draw_lesion(name, rng, head):
     typical = rng.random() >= _FREE_PLACE
     source = name if typical else list(TYPES)[rng.integers(len(TYPES))]
     place = TYPES[source].place(rng, head)
-    lesion = TYPES[name].build(rng, place, typical)
+    lesion = TYPES[name].build(rng, place)
     if place.kind == "sella":
         lesion.beyond = _BELOW_SELLA
     if not typical:
@@ -175,7 +175,7 @@ def _place_metastasis(rng, head):
     return Place(points[rng.integers(len(points))] + rng.uniform(-1, 1, 3), None, kind)
 
 
-def _build_metastasis(rng, place, typical):
+def _build_metastasis(rng, place):
     """Build a mostly round, sharp tumor: solid when small, ring-enhancing when large, much edema.
 
     Margin, roundness, rim and edema overlap with those of a glioma, so that no single one tells them apart.
@@ -228,7 +228,7 @@ def _seat(place, radius, share):
     return place.point if place.outward is None else place.point - place.outward * share * radius
 
 
-def _build_meningioma(rng, place, typical):
+def _build_meningioma(rng, place):
     """Build a broad-based, even, bright tumor; median 6.5 ml, 0.4-90 (Kreil 2005), and smaller ones."""
     seat, flat = rng.uniform(0.3, 0.75), rng.uniform(1.0, 1.5)
     normal = np.zeros(3) if place.outward is None else place.outward
@@ -257,7 +257,7 @@ def _place_schwannoma(rng, head):
     return Place(np.array(point) * (side, 1, 1) + rng.uniform(-2, 2, 3), None, "brain")
 
 
-def _build_schwannoma(rng, place, typical):
+def _build_schwannoma(rng, place):
     """Build a cone into the canal and a ball in the cistern; patchy and cystic above 25 mm."""
     radius = _draw_radius(rng, "schwannoma")
     lesion = Lesion(_seat(place, radius, 0.75), radius, _stretch(rng, 0.08), bumps=rng.uniform(0.02, 0.07))
@@ -295,7 +295,7 @@ def _place_glioma(rng, head):
     return Place(found[rng.integers(len(found))].copy(), None, "brain")
 
 
-def _build_glioma(rng, place, typical):
+def _build_glioma(rng, place):
     """Build an irregular tumor: an uneven rim round necrosis, or with little enhancement, or operated on."""
     radius = _draw_radius(rng, "glioma")
     lesion = Lesion(_seat(place, radius, 0.7), 0.9 * radius, _stretch(rng, 0.16))
@@ -333,7 +333,7 @@ def _place_adenoma(rng, head):
     return Place(np.array([0.0, 3.5, -34]) + rng.uniform(-1, 1, 3) * (2, 1.5, 1.5), None, "sella")
 
 
-def _build_adenoma(rng, place, typical):
+def _build_adenoma(rng, place):
     """Build a smooth tumor, waisted between sella and cistern when large; cystic or bled in some."""
     radius = _draw_radius(rng, "pituitary_adenoma")
     up = np.array([0.0, 0.15, 1.0]) if place.kind == "sella" else rng.standard_normal(3)
@@ -363,16 +363,15 @@ def _build_adenoma(rng, place, typical):
     return lesion
 
 
+def _few(*shares):
+    """Return a function rng → number of tumors, from the shares of patients with 1, 2 and so on."""
+    return lambda rng: 1 + int(rng.choice(len(shares), p=shares))
+
+
 TYPES = {
     "metastasis": TumorType(0.28, _count_metastases, _place_metastasis, _build_metastasis),
-    "meningioma": TumorType(
-        0.22, lambda rng: 1 + int(rng.choice(3, p=(0.85, 0.11, 0.04))), _place_meningioma, _build_meningioma
-    ),
-    "schwannoma": TumorType(
-        0.15, lambda rng: 1 + (rng.random() < 0.03), _place_schwannoma, _build_schwannoma
-    ),
-    "glioma": TumorType(
-        0.20, lambda rng: 1 + int(rng.choice(3, p=(0.88, 0.09, 0.03))), _place_glioma, _build_glioma
-    ),
-    "pituitary_adenoma": TumorType(0.15, lambda rng: 1, _place_adenoma, _build_adenoma),
+    "meningioma": TumorType(0.22, _few(0.85, 0.11, 0.04), _place_meningioma, _build_meningioma),
+    "schwannoma": TumorType(0.15, _few(0.97, 0.03), _place_schwannoma, _build_schwannoma),
+    "glioma": TumorType(0.20, _few(0.88, 0.09, 0.03), _place_glioma, _build_glioma),
+    "pituitary_adenoma": TumorType(0.15, _few(1.0), _place_adenoma, _build_adenoma),
 }
