@@ -92,27 +92,61 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
 
 @torch.inference_mode()
 def embed_boxes(network, image, boxes):
-    """Return float32 embeddings (m, n_channels) of boxes (m, 2, 3) of prepared voxels (x, y, z), in one pass.
+    """Return float32 embeddings (m, n_channels) of boxes (m, 2, 3) of prepared voxels (x, y, z).
 
-    The image is cut to what the boxes' receptive field can see, which leaves the result that of the whole
-    image: a cut inside it lies beyond the field, and at its border zeros follow in both cases.
+    Stem and blocks work only on what the rest of the network can see from the boxes, which leaves the result
+    that of the whole image: a cut inside it lies beyond what is seen, and at its border zeros follow in both
+    cases. Boxes far apart have parts of their own where that is less work.
     """
     boxes = np.asarray(boxes, dtype=np.int64)
     image = pad_to_cells(np.asarray(image, dtype=np.float32))
-    size = np.array(image.shape) // FACTOR
-    reach = network.halo + 1  # one more: interpolation looks at the next cell
-    first = np.maximum(boxes[:, 0].min(axis=0) // FACTOR - reach, 0)
-    last = np.minimum(-(-boxes[:, 1].max(axis=0) // FACTOR) + reach, size)
-    crop = image[crop_slices(np.stack([first, last]) * FACTOR)]
-    cells = _cells(network, crop)
-    return roi_pool_upsampled(cells, boxes - first * FACTOR, factor=FACTOR).float().cpu().numpy()
+    result = np.empty((len(boxes), network.config["n_channels"]), dtype=np.float32)
+    for rows, part in _parts(boxes, np.array(image.shape) // FACTOR, network.halo):
+        cells = _stem(network, image[crop_slices(part * FACTOR)])
+        result[rows] = _pool_boxes(network.blocks, cells, boxes[rows] - part[0] * FACTOR)
+    return result
+
+
+def _pool_boxes(blocks, cells, boxes):
+    """Return embeddings (m, c) of boxes from the cells (1, c, x, y, z) that the first of `blocks` reads."""
+    if not len(blocks):
+        return roi_pool_upsampled(cells, boxes, factor=FACTOR).float().cpu().numpy()
+    result = np.empty((len(boxes), cells.shape[1]), dtype=np.float32)
+    for rows, part in _parts(boxes, np.array(cells.shape[2:]), sum(block.halo for block in blocks)):
+        seen = to_device(cells[(slice(None), slice(None), *crop_slices(part))], cells.device)
+        result[rows] = _pool_boxes(blocks[1:], blocks[0](seen), boxes[rows] - part[0] * FACTOR)
+    return result
+
+
+def _parts(boxes, size, halo):
+    """Yield (rows, part) so that each part (2, 3) of the cells holds what its rows of `boxes` can see.
+
+    Parts are joined while the joint one has no more cells than the two.
+    """
+    reach = halo + 1  # one more: interpolation looks at the next cell
+    first = np.maximum(boxes[:, 0] // FACTOR - reach, 0)
+    last = np.minimum(-(-boxes[:, 1] // FACTOR) + reach, size)
+    groups = [[row] for row in range(len(boxes))]
+    while len(groups) > 1:
+        joint = np.maximum(last[:, None], last) - np.minimum(first[:, None], first)
+        cells = (last - first).prod(axis=1)
+        excess = joint.prod(axis=2) - cells[:, None] - cells
+        np.fill_diagonal(excess, 1)
+        a, b = sorted(np.unravel_index(excess.argmin(), excess.shape))
+        if excess[a, b] > 0:
+            break
+        first[a], last[a] = np.minimum(first[a], first[b]), np.maximum(last[a], last[b])
+        groups[a] += groups.pop(b)
+        first, last = np.delete(first, b, axis=0), np.delete(last, b, axis=0)
+    for rows, *part in zip(groups, first, last, strict=True):
+        yield rows, np.stack(part)
 
 
 @torch.inference_mode()
 def mask_probability(network, image):
     """Return the probability of tumor at each of the prepared voxels; float32 (x, y, z)."""
     padded = pad_to_cells(np.asarray(image, dtype=np.float32))
-    cells = _cells(network, padded)
+    cells = network.blocks(_stem(network, padded))
     result = np.empty(padded.shape, dtype=np.float32)
     for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo, TILE):
         tile = to_device(padded[crop_slices(outer * FACTOR)][None, None], cells.device)
@@ -123,8 +157,8 @@ def mask_probability(network, image):
     return result[tuple(slice(n) for n in image.shape)]
 
 
-def _cells(network, image):
-    """Return cells (1, c, x/4, y/4, z/4) of an image (x, y, z); the stem works tile by tile."""
+def _stem(network, image):
+    """Return the stem's cells (1, c, x/4, y/4, z/4) of an image (x, y, z), made tile by tile."""
     parameter = next(network.parameters())
     size = np.array(image.shape) // FACTOR
     stems = None
@@ -136,7 +170,7 @@ def _cells(network, image):
         if stems is None:
             stems = to_device(part.new_empty((1, part.shape[1], *size.tolist())), parameter.device)
         stems[(slice(None), slice(None), *crop_slices(inner))] = part
-    return network.blocks(stems)
+    return stems
 
 
 def _tiles(size, halo, side):

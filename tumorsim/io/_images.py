@@ -32,9 +32,20 @@ ORIENTATION_REMEDY = (
     "image = nibabel.load(FILE); image.set_sform(image.affine, 1); nibabel.save(image, NEW_FILE)."
 )
 MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment replaces it
+
+
+def _open_gzip(path, mode):
+    """Open a gzip file by isal where it is installed, which unpacks in a third of the time."""
+    try:
+        from isal import igzip
+    except ImportError:
+        return gzip.open(path, mode)
+    return igzip.open(path, mode)
+
+
 _COMPRESSED = {
-    ".gz": (gzip.open, 1100),
-    ".mgz": (gzip.open, 1100),
+    ".gz": (_open_gzip, 1100),
+    ".mgz": (_open_gzip, 1100),
     ".bz2": (bz2.open, 2_000_000),
 }  # at most so dense
 _SPARE = 2**24  # bytes that may follow the voxels
@@ -355,10 +366,10 @@ def _most_voxels():
 
 
 def _plain_array(array, shape, what):
-    """Return voxels in this machine's byte order and `shape`, floats as float32."""
+    """Return voxels in this machine's byte order and `shape`, floats as float32; in memory as they were."""
     if array.dtype.kind not in "uif":
         raise GeometryError(f"{what} must hold one number per voxel. Got {array.dtype}.")
     kind = (
         np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
     )  # as torch wants
-    return np.ascontiguousarray(array.reshape(shape, order="F"), dtype=kind)
+    return np.asarray(array.reshape(shape, order="F"), dtype=kind)

@@ -32,6 +32,8 @@ class Convolution(nn.Conv3d):
 class ResBlock(nn.Module):
     """Two 3×3×3 convolutions with batch norm and ReLU, and a shortcut; (n, c_in, …) → (n, c_out, …)."""
 
+    halo = 2  # cells that a feature can see on each side
+
     def __init__(self, c_in, c_out):
         super().__init__()
         self.conv1 = Convolution(c_in, c_out, 3, padding=1, bias=False)
@@ -169,7 +171,7 @@ class Network(nn.Module):
         self.mask_head = (PaperMaskHead if paper else FoldMaskHead)(n_channels)
         self.tasks = tuple(n_classes)
         self.heads = nn.ModuleList(nn.Linear(n_channels, n_classes[task]) for task in self.tasks)
-        self.halo = 2 * n_blocks + self.stem.halo  # cells that a feature can see on each side
+        self.halo = n_blocks * ResBlock.halo + self.stem.halo  # cells that a feature can see on each side
         self._frozen = False
 
     def freeze_backbone(self):

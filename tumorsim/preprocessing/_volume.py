@@ -14,7 +14,7 @@ __all__ = ["MAX_VOXELS", "Preprocessing", "Volume", "head_mask", "normalize_inte
 
 _VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
 MAX_VOXELS = 512**3
-_BLOCK = 2**22  # weights of an axis at a time
+_ROWS = 16  # of the matrix of an axis at a time
 
 
 @dataclass(frozen=True)
@@ -167,21 +167,26 @@ def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
     >>> [round(float(v), 2) for v in resample(ramp, (1, 1, 1), (2, 1, 1), (4, 1, 1)).ravel()]
     [0.71, 2.5, 4.5, 6.29]
     """
-    tensor = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # torch warns of read-only arrays
-    order, between = range(3), [math.prod((*new_shape[: i + 1], *array.shape[i + 1 :])) for i in range(2)]
+    array = np.asarray(array)
+    array = array.astype(np.float32, order="K", copy=not array.flags.writeable)  # torch warns of read-only
+    layout = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
+    array = np.ascontiguousarray(array.transpose(layout))  # files have x innermost: no copy, but of flipped
+    old, new, lag = (np.asarray(v, dtype=float)[layout] for v in (spacing, new_spacing, offset))
+    tensor, wanted = torch.from_numpy(array), [int(n) for n in np.asarray(new_shape)[layout]]
+    order, between = range(3), [math.prod((*wanted[: i + 1], *array.shape[i + 1 :])) for i in range(2)]
     if max(between) > MAX_VOXELS:  # else thick slices of many pixels would fill memory on the way
-        order = sorted(order, key=lambda axis: new_shape[axis] / array.shape[axis])
+        order = sorted(order, key=lambda axis: wanted[axis] / array.shape[axis])
     for axis in order:
-        ratio = float(new_spacing[axis]) / float(spacing[axis])
-        start = float(offset[axis]) / float(spacing[axis])
-        if abs(ratio - 1) < 1e-6 and not start and tensor.shape[axis] == new_shape[axis]:
+        ratio, start, shape = new[axis] / old[axis], lag[axis] / old[axis], tensor.shape
+        if abs(ratio - 1) < 1e-6 and not start and shape[axis] == wanted[axis]:
             continue
-        parts = [
-            torch.tensordot(weights, tensor.narrow(axis, first, weights.shape[1]), dims=([1], [axis]))
-            for weights, first in _axis_weights(tensor.shape[axis], new_shape[axis], ratio, start)
-        ]
-        tensor = torch.movedim(parts[0] if len(parts) == 1 else torch.cat(parts), 0, axis)
-    return np.ascontiguousarray(tensor.numpy())
+        rows = tensor.reshape(math.prod(shape[:axis]), shape[axis], -1)
+        parts = []
+        for weights, first in _axis_weights(shape[axis], wanted[axis], ratio, start):
+            seen = rows[:, first : first + weights.shape[1]]
+            parts.append(weights @ seen if seen.shape[2] > 1 else (seen[..., 0] @ weights.T)[..., None])
+        tensor = torch.cat(parts, dim=1).reshape(*shape[:axis], wanted[axis], *shape[axis + 1 :])
+    return np.ascontiguousarray(tensor.numpy().transpose(np.argsort(layout)))
 
 
 def normalize_intensity(image, spacing):
@@ -243,13 +248,12 @@ def _intensity_range(image):
 def _axis_weights(n_in, n_out, ratio, start):
     """Yield the (n_out, n_in) matrix that resamples an axis by `ratio`, new over old, from `start`.
 
-    In blocks (n rows, some columns), each with its first column: outside, the matrix is 0.
+    In blocks (up to 16 rows, some columns), each with its first column: outside, the matrix is 0.
     """
-    rows = n_out if n_out * n_in <= _BLOCK else max(1, int((_BLOCK / max(ratio, 1.0)) ** 0.5))
-    for row in range(0, n_out, rows):
-        position = start + (np.arange(row, min(row + rows, n_out)) + 0.5) * ratio - 0.5
+    reach = int(np.ceil(max(ratio, 1.0)))
+    for row in range(0, n_out, _ROWS):
+        position = start + (np.arange(row, min(row + _ROWS, n_out)) + 0.5) * ratio - 0.5
         position = np.clip(position, 0, n_in - 1)
-        reach = n_in if rows == n_out else int(np.ceil(max(ratio, 1.0)))
         first, last = max(0, int(position[0]) - reach), min(n_in, int(position[-1]) + reach + 1)
         distance = np.abs(position[:, None] - np.arange(first, last)[None])
         weights = np.maximum(0, 1 - distance / max(ratio, 1.0))

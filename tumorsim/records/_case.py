@@ -125,7 +125,7 @@ class Case:
         if self.mask is None:
             return None
         self.check_grid()
-        array = load_image(self.mask)[0] if isinstance(self.mask, str) else self.mask[0]
+        array = np.ascontiguousarray(load_image(self.mask)[0] if isinstance(self.mask, str) else self.mask[0])
         if array.dtype.kind == "f":
             whole = np.isfinite(array) & (array == np.round(array))
             if not whole.all():
