@@ -10,15 +10,16 @@ labelled scans; ours are the 93 stacks made from figshare 1512427 (CC BY 4.0). T
 skipped where its result is in ``RUN`` and goes on where it was killed:
 
 1. simulate patients in the other heads and in the MNI152 template,
-2. train on them alone: ``simulated.safetensors``; where the truth is known to the millimetre, more tasks
-   teach finer place (bands of MNI coordinates) and whether the tumor is a ring,
+2. train on them alone, or on from the weights ``--start``: ``simulated.safetensors``; where the truth is
+   known to the millimetre, more tasks teach finer place (bands of MNI coordinates) and whether it is a ring,
 3. drop those tasks and go on with real stacks in half of each batch, three times: beside all simulated
    patients; beside all, but with the types of 400 only, since simulated types overlap; beside as many as
    there are stacks. The weights of the three are averaged: ``pretrained.safetensors``, and once more for
    each of five folds without a fifth of the stacks, by contiguous blocks of case numbers
    (``fold-0.safetensors`` …), which `python -m benchmarks.pretrained` scores.
 
-About two hours and a half on two cores with bfloat16 convolutions, and four and a half more for the folds.
+On one core with bfloat16 convolutions an epoch takes about two minutes: two hours and a half for step 2, an
+hour and a half for step 3, and as much for each fold. `docs/lab.md` has the commands of a whole run.
 """
 
 import argparse
@@ -68,6 +69,9 @@ def main():
     parser.add_argument(
         "--until", default="folds", choices=("simulate", "pretrain", "ship", "folds"), help="stop after it"
     )
+    parser.add_argument("--start", help="weights to train on from in step 2, such as t1c-v6-simulated")
+    parser.add_argument("--pasted", type=Path, help="manifest of `benchmarks.pasting`, used in step 3")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(N_FOLDS)))
     parser.add_argument("--register", metavar="NAME", help="make the result a part of this clone's package")
     args = parser.parse_args()
 
@@ -86,8 +90,9 @@ def main():
         register(result, args.register, version, **ABOUT, card=card)
     if args.until == "ship":
         return
-    for fold, held_out in enumerate(folds(stacks)):
-        rest = stacks[np.setdiff1d(np.arange(len(stacks)), held_out)]
+    held_out = list(folds(stacks))
+    for fold in args.folds:
+        rest = stacks[np.setdiff1d(np.arange(len(stacks)), held_out[fold])]
         go_on(args, base, rest, simulated, args.out / f"fold-{fold}.safetensors")
 
 
@@ -143,11 +148,17 @@ def pretrain(args, simulated):
     """Train on simulated patients alone; returns the model file."""
     path = args.out / "simulated.safetensors"
     if not path.exists():
-        embedder = TumorEmbedder(
-            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, recipe=Recipe(precision=args.precision),
-            n_jobs=args.n_jobs, cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
+        options = dict(
+            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, n_jobs=args.n_jobs,
+            cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip
+        if args.start:
+            as_before = {"recipe__mask_dice": 0.5, "recipe__mask_balance": 0.5}
+            embedder = TumorEmbedder.from_pretrained(args.start, **options, **as_before)
+            embedder.set_params(recipe__precision=args.precision)
+        else:
+            embedder = TumorEmbedder(recipe=Recipe(precision=args.precision), **options)
         embedder.fit(simulated, resume=True).save(path)
     return path
 
@@ -185,6 +196,9 @@ def last_stage(args, base, stacks, simulated, path, name):
         return path
     patients = np.random.default_rng(args.random_state).permutation(np.unique(simulated.patient_ids))
     mixed = stacks + simulated[np.flatnonzero(np.isin(simulated.patient_ids, patients[:n_patients]))]
+    if args.pasted:  # of the stacks that may be seen
+        pasted = load_cohort(args.pasted)
+        mixed += pasted[np.flatnonzero(pasted.table["source"].isin(stacks.table["case_id"]))]
     labels = mixed.labels
     labels.loc[np.isin(mixed.patient_ids, patients[n_typed:]), "type"] = None
     embedder = TumorEmbedder.from_pretrained(
