@@ -1,8 +1,17 @@
-"""Make shipped weights of trained models: the mean of several runs, and its entry in the registry."""
+"""Make shipped weights of trained models: their mean, the scans that trained them, their registry's entry.
 
+    python -m benchmarks.shipping t1c-v6 --scans STACKS/scans.csv
+    python -m benchmarks.shipping t1c-v6-simulated --no-scans
+
+writes into the metadata of registered weights the salted hashes of the real scans that trained them, and
+``docs/model_card.md``. Tensors and fingerprint stay; the registry gets the file's new SHA-256.
+"""
+
+import argparse
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +22,9 @@ from safetensors.torch import save_file
 
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import atomic_path, content_key
+from tumorsim.manifest import build_manifest
 from tumorsim.nn import Network
+from tumorsim.training import hash_scans
 from tumorsim.weights import (
     Weights,
     find_weights,
@@ -24,9 +35,11 @@ from tumorsim.weights import (
     save_model,
 )
 
-__all__ = ["average_models", "register"]
+__all__ = ["average_models", "describe_again", "register"]
 
 MAX_BYTES = 6_000_000  # the wheel's limit
+
+CARD = Path(__file__).parents[1] / "docs/model_card.md"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # a plain file name, on every system
 
@@ -134,6 +147,8 @@ def _mean_config(network, configs, classes):
     record = dict(max(records, key=lambda record: record["n_tumors"]))
     for key in ("data", "licenses"):
         record[key] = sorted(set().union(*(record.get(key, []) for record in records)))
+    scans = [other.get("scans") for other in records]
+    record["scans"] = None if None in scans else {salt: by[salt] for by in scans for salt in by}
     return first | {
         "classes": classes,
         "aspects": head_aspects(network),
@@ -202,3 +217,59 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     with atomic_path(registry.path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return weights
+
+
+def describe_again(name, cases, *, card=None, registry_path=None):
+    """Write anew what registered weights say of the real scans that trained them, and their model card.
+
+    Parameters
+    ----------
+    name : str
+        Of the registry; the file lies beside it.
+    cases : sequence of Case
+        The real scans; none, where all of them were simulated.
+    card : str, optional
+        Model card (Markdown). Default: the one that the file has.
+    registry_path : str or Path, optional
+        Default: the installed package's registry.
+
+    Returns
+    -------
+    weights : Weights
+        With the new SHA-256 and size. Tensors, preprocessing and so the fingerprint are what they were.
+    """
+    registry = load_registry(registry_path)
+    old = registry.get(name)
+    path = registry.path.parent / old.file
+    with tempfile.TemporaryDirectory() as folder:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+            metadata = opened.metadata()
+        config = json.loads(metadata["config"])
+        config["training"]["scans"] = hash_scans(cases)
+        made = Path(folder) / old.file
+        save_file(tensors, made, metadata=metadata | {"config": json.dumps(config)})
+        about = {"license": old.license, "description": old.description, "registry_path": registry.path}
+        return register(made, name, old.version, card=card, default=registry.default == name, **about)
+
+
+def main(arguments=None):
+    """Write anew what registered weights say of their training scans."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name")
+    scans = parser.add_mutually_exclusive_group(required=True)
+    scans.add_argument("--scans", type=Path, help="scan table of the real scans that trained the weights")
+    scans.add_argument("--no-scans", action="store_true", help="no real scan trained them")
+    options = parser.parse_args(arguments)
+    cases = []
+    if options.scans is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            cases = build_manifest(options.scans, Path(folder) / "scans.csv").cases
+    weights = describe_again(options.name, cases, card=CARD.read_text(encoding="utf-8"))
+    print(f"{weights.file}: {len(cases)} real scans, {weights.size} bytes, SHA-256 {weights.sha256}")
+
+
+if __name__ == "__main__":
+    main()

@@ -63,7 +63,8 @@ def test_held_out_patients_are_queries(folder, tmp_path):
     for name in ("trained", "held-out"):
         run("embed", tmp_path / f"model-{name}.csv", "--model", model, "-o", tmp_path / f"{name}.npz")
     asked = ("--queries", tmp_path / "held-out.npz", "-o", tmp_path / "knn.csv", "--overwrite")
-    run("evaluate", tmp_path / "trained.npz", *asked)
+    assert "flatter" not in run("evaluate", tmp_path / "trained.npz", *asked).output
+    assert "4 of 4 tumors trained this model" in run("evaluate", tmp_path / "trained.npz").output
     assert pd.read_csv(tmp_path / "knn.csv")["n_queries"].eq(2).all()
     refused = run("evaluate", folder / "archive.npz", *asked, code=2).output
     assert "must come from one model" in refused
@@ -246,6 +247,7 @@ def test_evaluate_reads_embeddings_and_index(folder, tmp_path):
     by_file = run("evaluate", folder / "archive.npz", "--n-neighbors 1,3 -o", tmp_path / "knn.csv").output
     by_index = run("evaluate", folder / "index", "--n-neighbors 1,3").output
     assert by_file.startswith(by_index.rstrip("\n"))
+    assert "6 of 6 tumors trained this model: these scores flatter. To measure on new patients" in by_index
     table = pd.read_csv(tmp_path / "knn.csv")
     assert {"type", "hemisphere", "log_volume"} <= set(table["task"]) and set(table["k"]) == {1, 3}
 

@@ -244,10 +244,10 @@ def test_a_killed_run_goes_on(embedder, archive, tmp_path):
     embed_archive(embedder, archive[:4], partial_dir=folder)
     kept = sorted(folder.iterdir())
     assert len(kept) == 4
-    np.save(
-        kept[0], np.full((1, embedder.n_features_out_), 7.0, np.float32)
-    )  # a mark that cannot be computed
-    X, _ = embed_archive(embedder, archive, partial_dir=folder)
+    marked = np.append(np.full((1, embedder.n_features_out_), 7.0, np.float32), [[0]], axis=1)
+    np.save(kept[0], marked)  # what cannot be computed: sevens, of a tumor that trained nothing
+    X, columns = embed_archive(embedder, archive, partial_dir=folder)
+    assert sum(columns["in_training"]) == len(archive) - 1
     assert (X == 7.0).all(axis=1).sum() == 1 and len(list(folder.iterdir())) == 6
     other = phantoms.tiny(max_epochs=1, random_state=1).fit(archive)
     assert not (embed_archive(other, archive, partial_dir=folder)[0] == 7.0).any()

@@ -3,16 +3,18 @@
 import json
 import threading
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from phantoms import cohort, tiny
+from phantoms import cohort, stored_as, tiny
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tumorsim import TumorEmbedder
+from tumorsim import Case, Tumor, TumorEmbedder
 from tumorsim.exceptions import WeightsError
+from tumorsim.manifest import build_manifest
 from tumorsim.weights import fingerprint
 
 
@@ -219,3 +221,69 @@ def test_float16_model_embeds_nearly_the_same(fitted, tumors, tmp_path):
     assert np.linalg.norm(half - X) < 5e-3 * np.linalg.norm(X)
     assert loaded.fingerprint_ != fitted.fingerprint_
     assert loaded.fingerprint_ == json.loads(contents(path)[1]["config"])["fingerprint"]
+
+
+def test_model_file_knows_the_scans_that_trained_it(fitted, tumors, file, tmp_path):
+    """Scans of training are found again after a load, in any format and axis order; others are not."""
+    loaded = TumorEmbedder.load(file, device="cpu")
+    (salt, hashes), *others = loaded.training_["scans"].items()
+    assert len(hashes) == 4 and not others and set(map(len, hashes)) == {16}
+    other = tumors[3].case
+    array, affine = stored_as(*tumors[0].case.image, "PIL")
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "same.nii.gz")
+    changed = other.load_image().copy()
+    changed[20, 20, 20] += 1
+    again = [
+        Tumor(Case(image, case_id=name, patient_id="p"), [(9, 9, 9), (12, 12, 12)], tumor_id=name)
+        for name, image in (("same", tmp_path / "same.nii.gz"), ("changed", (changed, other.affine)))
+    ]
+    assert loaded.trained_on([*tumors, *again]).tolist() == [True] * 4 + [True, False]
+    tiny(max_epochs=1).fit(tumors).save(file)
+    assert salt not in TumorEmbedder.load(file).training_["scans"]  # another run, another salt
+
+
+def test_simulated_patients_are_no_training_scans(tumors):
+    """What was simulated is in no archive, so only the real scans of a mixture are hashed."""
+    mixed = [
+        Tumor(t.case, t.bbox, tumor_id=t.tumor_id, labels=t.labels, mask_value=t.mask_value, metadata=m)
+        for t, m in zip(tumors, [{"dataset": "simulated"}, {"dataset": "own"}] * 2, strict=True)
+    ]
+    embedder = tiny(max_epochs=1).fit(mixed)
+    assert embedder.trained_on(tumors).tolist() == [False, True, False, True]
+
+
+def test_fine_tuning_adds_to_the_training_scans(fitted, tumors, file):
+    """The new scans count as well as those of the initial weights; a model without hashes says nothing."""
+    more = cohort(8)[4:]
+    own = {"patch_size": 24, "batch_size": 2, "max_epochs": 1, "batches_per_epoch": 2, "lr": 0.01}
+    gone_on = TumorEmbedder.from_pretrained(file, device="cpu", **own).fit(more)
+    assert len(gone_on.training_["scans"]) == 2
+    assert gone_on.trained_on([*tumors, *more]).all() and not fitted.trained_on(more).any()
+    silent = TumorEmbedder.load(file, device="cpu")
+    del silent.training_["scans"]
+    assert silent.trained_on(tumors) is None
+    silent.save(file)
+    after = TumorEmbedder.from_pretrained(file, device="cpu", **own).fit(more)
+    assert after.trained_on(more) is None
+
+
+@pytest.mark.parametrize("scans", [[], {"a": "b"}, 3])
+def test_malformed_training_scans_are_refused(file, scans):
+    """Hashes are a dict of lists."""
+    tensors, metadata = contents(file)
+    config = json.loads(metadata["config"])
+    config["training"]["scans"] = scans
+    save_file(tensors, file, metadata=metadata | {"config": json.dumps(config)})
+    with pytest.raises(WeightsError, match="damaged"):
+        TumorEmbedder.load(file)
+
+
+@pytest.mark.real
+def test_shipped_weights_know_the_real_stacks(real_data, tmp_path):
+    """The default weights were trained on all 93 stacks, those before them on none; nor on other scans."""
+    stacks = build_manifest(real_data / "stacks" / "scans.csv", tmp_path / "stacks.csv")
+    others = Case(real_data / "real" / "brain1_image.nrrd", case_id="a", patient_id="a")
+    others = [Tumor(others, [(9, 9, 9), (12, 12, 12)], tumor_id="a")]
+    embedder = TumorEmbedder.from_pretrained()
+    assert embedder.trained_on(stacks).all() and not embedder.trained_on(others).any()
+    assert not TumorEmbedder.from_pretrained("t1c-v6-simulated").trained_on(stacks).any()

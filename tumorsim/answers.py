@@ -11,6 +11,7 @@ __all__ = [
     "describe_agreement",
     "describe_closeness",
     "describe_summary",
+    "describe_training",
     "describe_vote",
     "describe_where",
     "summarize",
@@ -190,6 +191,24 @@ def votes(
         given = table["abstains"].isna().to_numpy()
         table.loc[given, "probability"] = calibration.predict(table[given])
     return table
+
+
+def describe_training(table, consequence):
+    """Return a sentence on how many tumors the model was trained on, with what follows; None if on none.
+
+    Column ``in_training`` of the table, a row per tumor, is true, false or missing.
+
+    Examples
+    --------
+    >>> describe_training(pd.DataFrame({"in_training": [True, False]}), "these scores flatter")
+    '1 of 2 tumors trained this model: these scores flatter.'
+    """
+    known = table["in_training"].dropna() if "in_training" in table else ()
+    if not any(value is True or value is np.True_ for value in known):
+        return None
+    least = "" if len(known) == len(table) else "At least "
+    n = sum(bool(value) for value in known)
+    return f"{least}{n} of {counted(len(table), 'tumor')} trained this model: {consequence}."
 
 
 def describe_vote(vote):

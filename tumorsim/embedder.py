@@ -192,7 +192,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         counts = {task: factors[task] for task in plan.classes}
         return self._set_fitted(
             network, plan.recipe, preprocessing, plan.classes, scale, counts, history,
-            training.describe_data(plan.tumors) | start,
+            training.describe_data(plan.tumors, model and model.training_) | start,
         )  # fmt: skip
 
     def initialize(self, tumors: Cohort | Sequence[Tumor], y=None) -> TumorEmbedder:
@@ -304,6 +304,19 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         best = {task: table.idxmax(axis=1) for task, table in self.predict_proba(tumors).items()}
         return pd.DataFrame(best, index=range(len(tumors)))
 
+    def trained_on(self, tumors: Cohort | Sequence[Tumor]) -> np.ndarray | None:
+        """Tell which tumors lie in scans that this model or its `initial_weights` were trained on.
+
+        Voxels are compared, by salted hashes in the model file. Simulated patients do not count.
+
+        Returns
+        -------
+        ndarray of shape (n_tumors,), dtype=bool, or None
+            None where the model file has no hashes.
+        """
+        check_fitted(self, "network_")
+        return training.find_trained(self.training_, check_tumors(tumors))
+
     def segment(self, case: Case, *, threshold: float = 0.5) -> np.ndarray:
         """Propose a tumor mask for a scan.
 
@@ -341,11 +354,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "fingerprint": self.fingerprint_,
             "history": self.history_,
             "training": self.training_,
-            "parameters": {
-                **self.recipe_.get_params(),
-                "tasks": self.tasks,
-                "task_weights": self.task_weights,
-            },
+            "parameters": self.recipe_.get_params()
+            | {"tasks": self.tasks, "task_weights": self.task_weights},
         }
         weights.save_model(path, self.network_, config, dtype)
 

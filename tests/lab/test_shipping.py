@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from phantoms import TINY, cohort, tiny
 from safetensors import safe_open
 
-from benchmarks.shipping import average_models, register
+from benchmarks.shipping import average_models, describe_again, register
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import content_key
@@ -155,3 +155,35 @@ def test_tasks_in_another_order_are_averaged(model, tumors, tmp_path):
     rows = [network.heads[i].weight.detach() for network, i in ((a, 1), (b, 0), (mean, 1))]
     apart = [row[0] - row[1] for row in rows]
     assert_allclose(apart[2], (apart[0] + apart[1]) / 2, atol=1e-6)
+
+
+def test_training_scans_are_written_into_registered_weights(model, tumors, packaged):
+    """Hashes and card are new, the registry has the new SHA-256; tensors and fingerprint are the same."""
+    before = load_registry(packaged).get()
+    fingerprint, tensors = load_model(model)[1]["fingerprint"], load_model(model)[0].state_dict()
+    cases = [tumor.case for tumor in tumors[:2]]
+    after = describe_again("t1c-v1", cases, card="# New", registry_path=packaged)
+    registry = load_registry(packaged)
+    assert registry.get() == after and registry.default == "t1c-v1"
+    assert after.sha256 != before.sha256 and after.license == before.license
+    path = packaged.parent / after.file
+    assert verify_weights("t1c-v1", registry=registry)["fingerprint"] == fingerprint
+    assert all(tensor.equal(tensors[name]) for name, tensor in load_model(path)[0].state_dict().items())
+    embedder = TumorEmbedder.load(path, device="cpu")
+    assert embedder.trained_on(tumors).tolist() == [True, True, False, False]
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["model_card"] == "# New"
+    describe_again("t1c-v1", [], registry_path=packaged)
+    assert not TumorEmbedder.load(path, device="cpu").trained_on(tumors).any()
+
+
+def test_a_mean_knows_the_scans_of_all_its_parts(siblings, tumors, tmp_path):
+    """Hashes of the averaged models are put together; where one has none, the mean has none."""
+    average_models(siblings, tmp_path / "mean")
+    mean = TumorEmbedder.load(tmp_path / "mean", device="cpu")
+    assert mean.trained_on(tumors).all() and len(mean.training_["scans"]) == 3  # the start's and two runs'
+    silent = TumorEmbedder.load(siblings[0], device="cpu")
+    del silent.training_["scans"]
+    silent.save(tmp_path / "silent")
+    average_models([tmp_path / "silent", siblings[1]], tmp_path / "mean")
+    assert TumorEmbedder.load(tmp_path / "mean", device="cpu").trained_on(tumors) is None

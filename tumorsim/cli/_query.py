@@ -148,7 +148,7 @@ def evaluate(
     from tumorsim.retrieval import evaluate_files
 
     check_output(output, calibrate_votes, overwrite=overwrite)
-    result, calibration = evaluate_files(
+    result, calibration, warning = evaluate_files(
         source,
         queries=queries,
         n_neighbors=parse_numbers(n_neighbors, "--n-neighbors"),
@@ -156,6 +156,8 @@ def evaluate(
         random_state=random_state,
     )
     say(format_knn_table(result))
+    if warning is not None:
+        say(warning)
     if output is not None:
         write_table(output, result)
         say(f"Wrote {output}.")

@@ -17,6 +17,7 @@ from tumorsim.io._images import (
     read_geometry,
     save_nifti,
     states_orientation,
+    voxel_key,
 )
 from tumorsim.io._locks import locked
 
@@ -36,5 +37,6 @@ __all__ = [
     "save_embeddings",
     "save_nifti",
     "states_orientation",
+    "voxel_key",
     "write_array",
 ]

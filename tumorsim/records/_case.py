@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
-from tumorsim.io import arrays_of_nibabel, load_image, read_geometry, states_orientation
+from tumorsim.io import arrays_of_nibabel, load_image, read_geometry, states_orientation, voxel_key
 from tumorsim.records.columns import clean_id
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Case:
         self.patient_id = clean_id(patient_id, "patient_id")
         self.image = _check_source(image, f"image of case '{case_id}'")
         self.mask = None if mask is None else _check_source(mask, f"mask of case '{case_id}'")
+        self._voxel_key = None  # of the voxels that were read last
 
     def __repr__(self):
         return f"Case(case_id={self.case_id!r}, patient_id={self.patient_id!r}, has_mask={self.has_mask})"
@@ -108,7 +109,15 @@ class Case:
                 f"The image of case '{self.case_id}' must be finite. Got {bad} NaN or infinite voxels"
                 f"{of_file(self.image)}. Replace them, for instance by the background value."
             )
+        self._voxel_key = voxel_key(array, self.affine)
         return array
+
+    @property
+    def voxel_key(self) -> str:
+        """Hash of the voxels that were read last (`io.voxel_key`); where none were, the image is read."""
+        if self._voxel_key is None:
+            self.load_image()
+        return self._voxel_key
 
     def load_mask(self) -> np.ndarray | None:
         """Return the mask's integers, shape (nx, ny, nz), or None where there is no mask.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim.answers import describe_training
 from tumorsim.calibration import VoteCalibration, calibrate_votes
 from tumorsim.evaluation import evaluate_knn
 from tumorsim.exceptions import IndexMismatchError
@@ -95,7 +96,8 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     -------
     X : ndarray of shape (n_tumors, n_features), dtype=float32
     columns : dict of list
-        The cohort's table, with absolute paths of images and masks.
+        The cohort's table, with absolute paths of images and masks; where the model knows, ``in_training``
+        tells which tumors it was trained on (`TumorEmbedder.trained_on`).
 
     Raises
     ------
@@ -105,14 +107,14 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     from tqdm import tqdm
 
     tumors.check()
-    X = np.zeros((len(tumors), embedder.n_features_out_), dtype=np.float32)
+    done = np.zeros((len(tumors), embedder.n_features_out_ + 1), dtype=np.float32)  # the last: in training
     groups = group_by_case(tumors)
     files = [_partial_file(partial_dir, embedder, [tumors[r] for r in rows]) for rows in groups]
     left = []
     with tqdm(total=len(groups), desc="embedding", unit="scan", disable=None if progress else True) as bar:
         for rows, file in zip(groups, files, strict=True):
             if file is not None and file.is_file():
-                X[rows] = np.load(file, allow_pickle=False)
+                done[rows] = np.load(file, allow_pickle=False)
                 bar.update()
             else:
                 left.append((rows, file))
@@ -120,16 +122,21 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
         for start in range(0, len(left), step):
             part = left[start : start + step]
             rows = [row for rows, _ in part for row in rows]
-            X[rows] = np.asarray(embedder.transform(tumors[rows]))
+            done[rows, :-1] = np.asarray(embedder.transform(tumors[rows]))
+            trained = embedder.trained_on(tumors[rows])
+            done[rows, -1] = np.nan if trained is None else trained
             for rows, file in part:
                 if file is not None:
                     with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                        write_array(opened, X[rows])
+                        write_array(opened, done[rows])
             bar.update(len(part))
     columns = tumors.table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
         columns[name] = [str(Path(p).resolve()) if isinstance(p, str) else None for p in columns[name]]
-    return X, columns
+    columns.pop("in_training", None)  # of another model
+    if not np.isnan(done[:, -1]).any():
+        columns["in_training"] = done[:, -1].astype(bool).tolist()
+    return np.ascontiguousarray(done[:, :-1]), columns
 
 
 def load_embedder(model: str | PathLike | None = None, *, device: str = "auto", n_jobs: int = 2):
@@ -185,7 +192,7 @@ def evaluate_files(
     n_neighbors: Sequence[int] = (1, 3, 5, 10, 20),
     calibrate: bool = False,
     random_state: int = 0,
-) -> tuple[pd.DataFrame, VoteCalibration | None]:
+) -> tuple[pd.DataFrame, VoteCalibration | None, str | None]:
     """Evaluate an archive that was embedded: how well its neighbors tell labels and shape.
 
     Parameters
@@ -204,6 +211,8 @@ def evaluate_files(
     result : DataFrame
         Of `evaluation.evaluate_knn`.
     calibration : VoteCalibration or None
+    warning : str or None
+        That the model was trained on the queries, and what to do then.
 
     Raises
     ------
@@ -230,9 +239,16 @@ def evaluate_files(
             )
         asked = {"query_X": X, "query_table": table}
     result = evaluate_knn(index.embeddings_, index.metadata_, n_neighbors=n_neighbors, **options, **asked)
+    warning = describe_training(asked.get("query_table", index.metadata_), "these scores flatter")
+    if warning is not None:
+        warning += (
+            " To measure on new patients, hold some out of training ('tumorsim fit --hold-out 0.2') and give "
+            "them as --queries, or embed with a model that saw none of them (--model t1c-v6-simulated)."
+        )
     if not calibrate:
-        return result, None
-    return result, calibrate_votes(index, X, table, n_neighbors=n_neighbors[0], space=space)
+        return result, None, warning
+    calibration = calibrate_votes(index, X, table, n_neighbors=n_neighbors[0], space=space)
+    return result, calibration, warning
 
 
 def _partial_file(folder, embedder, tumors):
@@ -240,5 +256,6 @@ def _partial_file(folder, embedder, tumors):
     image = tumors[0].case.image
     if folder is None or not isinstance(image, str):
         return None
-    content = [embedder.space_.fingerprint, content_key(image), [t.bbox.tolist() for t in tumors]]
+    salts = sorted(embedder.training_.get("scans") or ())
+    content = [embedder.space_.fingerprint, salts, content_key(image), [t.bbox.tolist() for t in tumors]]
     return partial_file(folder, content, ".npy")

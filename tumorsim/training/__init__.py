@@ -5,12 +5,14 @@ from tumorsim.training._loop import settle_batch_norms, train
 from tumorsim.training._plan import plan_training
 from tumorsim.training._prefetch import prefetch_scans
 from tumorsim.training._recipe import Recipe, resolve_recipe
-from tumorsim.training._samples import describe_data
+from tumorsim.training._samples import describe_data, find_trained, hash_scans
 from tumorsim.training._targets import head_weights, label_table
 
 __all__ = [
     "Recipe",
     "describe_data",
+    "find_trained",
+    "hash_scans",
     "head_weights",
     "label_table",
     "only_run",

@@ -1,5 +1,10 @@
 """Tumors with class numbers → prepared scans, as training reads them."""
 
+import hashlib
+import secrets
+
+import numpy as np
+
 import tumorsim
 from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import CohortError
@@ -8,7 +13,9 @@ from tumorsim.records import group_by_case
 from tumorsim.training._patches import TrainingCase
 from tumorsim.training._prefetch import prefetch_scans
 
-__all__ = ["describe_cases", "describe_data", "load_training_cases"]
+__all__ = ["describe_cases", "describe_data", "find_trained", "hash_scans", "load_training_cases"]
+
+_SALT_BYTES, _HASH_DIGITS = 8, 16
 
 
 def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose):
@@ -57,8 +64,14 @@ def describe_cases(cases):
     ]
 
 
-def describe_data(tumors):
-    """Return what a model file says of the tumors that it was trained on; a dict that JSON can hold."""
+def describe_data(tumors, initial=None):
+    """Return what a model file says of the tumors that it was trained on; a dict that JSON can hold.
+
+    `initial` is the same of the model that training began with; where it has no hashes of scans, neither has
+    what is returned. Simulated patients are no scans of an archive, and are not among the hashed.
+    """
+    before = {} if initial is None else initial.get("scans")
+    scans = hash_scans([t.case for t in tumors if dataset_of(t) != "simulated"])
     return {
         "n_tumors": len(tumors),
         "n_scans": len(group_by_case(tumors)),
@@ -66,7 +79,34 @@ def describe_data(tumors):
         "data": sorted({dataset_of(t) for t in tumors}),
         "licenses": sorted({str(t.metadata["license"]) for t in tumors if t.metadata.get("license")}),
         "tumorsim": tumorsim.__version__,
+    } | ({} if before is None else {"scans": before | scans})
+
+
+def hash_scans(cases):
+    """Return a new salt → the scans' salted hashes, sorted; an empty dict of no scans.
+
+    A hash is the first 16 hexadecimal digits of the SHA-256 of salt and `Case.voxel_key`.
+    """
+    salt = secrets.token_hex(_SALT_BYTES)
+    hashes = sorted({_hash(salt, case) for case in cases})
+    return {salt: hashes} if hashes else {}
+
+
+def find_trained(record, tumors):
+    """Tell which tumors lie in scans of a training `record`: bool (n_tumors,), or None without hashes."""
+    if record.get("scans") is None:
+        return None
+    known = {salt: set(hashes) for salt, hashes in record["scans"].items()}
+    cases = {id(tumor.case): tumor.case for tumor in tumors}
+    found = {
+        key: any(_hash(salt, case) in hashes for salt, hashes in known.items()) for key, case in cases.items()
     }
+    return np.array([found[id(tumor.case)] for tumor in tumors], dtype=bool)
+
+
+def _hash(salt, case):
+    """Return the salted hash of a scan's voxels."""
+    return hashlib.sha256(f"{salt}{case.voxel_key}".encode()).hexdigest()[:_HASH_DIGITS]
 
 
 def dataset_of(tumor):

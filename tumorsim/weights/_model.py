@@ -178,6 +178,9 @@ def _checked_config(config):
             raise ValueError(f"'{key}' is not what it should be")
     if any(not isinstance(entry, dict) for entry in config.get("history", [])):
         raise ValueError("'history' is not a list of entries")
+    scans = config.get("training", {}).get("scans")
+    if scans is not None and not all(isinstance(hashes, list) for hashes in scans.values()):
+        raise ValueError("'scans' is not a dict of lists")
     for task, names in config["classes"].items():
         check_text(task, "task")
         if not isinstance(names, list) or len({check_text(name, "class") for name in names}) < len(names):
