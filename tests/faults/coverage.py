@@ -1,7 +1,8 @@
 """Damage one reader's files guided by coverage, with atheris.
 
-Run ``python -m tests.faults.coverage READER -max_total_time=300`` in a clone. Further arguments are libFuzzer's. A defect stops the run and leaves the input in a file ``crash-…``; the same
-command with that file's name reads it again. Needs ``pip install atheris``.
+Run ``python -m tests.faults.coverage READER -max_total_time=300`` in a clone. Further arguments are
+libFuzzer's. A defect stops the run and leaves the input in a file ``crash-…``; the same command with that file's
+name reads it again.
 """
 
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers of the tests
-
 
 
 def main():
