@@ -16,7 +16,7 @@ from tumorsim import training, weights
 from tumorsim._validation import check_choice, check_fitted, check_integer, printable
 from tumorsim.exceptions import WeightsError
 from tumorsim.inference import classify, embed_tumors, segment_case
-from tumorsim.nn import choose_device, to_device
+from tumorsim.nn import agreed, choose_device, joined_processes, to_device
 from tumorsim.preprocessing import MAX_VOXELS, Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, Tumor, check_tumors
 from tumorsim.spaces import feature_scale
@@ -140,7 +140,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         return cls(recipe=Recipe.named("paper")).set_params(**parameters)
 
     def fit(self, tumors: Cohort | Sequence[Tumor], y=None, *, resume: bool = False) -> TumorEmbedder:
-        """Train on the tumors' labels and masks.
+        """Train on the tumors' labels and masks, in all processes of torchrun, where it started them.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         resume : bool, default=False
             Go on from the checkpoint in `checkpoint_dir`; where there is none, begin. The seed is that of the
             interrupted run unless `random_state` is an integer. On the same machine and number of threads
-            the result is that of an uninterrupted run, bit for bit.
+            and processes the result is that of an uninterrupted run, bit for bit.
 
         Returns
         -------
@@ -168,26 +168,28 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             If the loss is not finite, or the checkpoint is damaged, of another run, cannot be written, or is
             being written by another process.
         """
-        seed = training.run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
-        model = self._initial_model()
-        plan = self._plan(tumors, y, seed, model)
-        plan.check_learnable()
         device = choose_device(self.device)
-        factors = training.head_weights(plan.classes, self.task_weights)
-        preprocessing, start = plan.preprocessing, {}
-        if model is not None:
-            preprocessing = plan.start_from(
-                model.network_, model.classes_, model.preprocessing_, freeze=self.freeze_backbone
-            )
-            start = {"initial_weights": model.fingerprint_, "freeze_backbone": self.freeze_backbone}
-        network = to_device(plan.network, device)
-        with training.only_run(self.checkpoint_dir):
-            cases = plan.load_cases(preprocessing, **self._reading())
-            history, pooled = training.train(
-                network, cases, plan.classes, plan.recipe, device, seed=seed, task_weights=factors,
-                start=start | preprocessing.to_dict(), n_jobs=self.n_jobs, checkpoint_dir=self.checkpoint_dir,
-                resume=resume, verbose=self.verbose,
-            )  # fmt: skip
+        with joined_processes(device):
+            seed = training.run_seed(self.random_state, checkpoint_dir=self.checkpoint_dir, resume=resume)
+            seed = agreed(seed, device)
+            model = self._initial_model()
+            plan = self._plan(tumors, y, seed, model)
+            plan.check_learnable()
+            factors = training.head_weights(plan.classes, self.task_weights)
+            preprocessing, start = plan.preprocessing, {}
+            if model is not None:
+                preprocessing = plan.start_from(
+                    model.network_, model.classes_, model.preprocessing_, freeze=self.freeze_backbone
+                )
+                start = {"initial_weights": model.fingerprint_, "freeze_backbone": self.freeze_backbone}
+            network = to_device(plan.network, device)
+            with training.only_run(self.checkpoint_dir):
+                cases = plan.load_cases(preprocessing, **self._reading())
+                history, pooled = training.train(
+                    network, cases, plan.classes, plan.recipe, device, seed=seed, task_weights=factors,
+                    start=start | preprocessing.to_dict(), n_jobs=self.n_jobs,
+                    checkpoint_dir=self.checkpoint_dir, resume=resume, verbose=self.verbose,
+                )  # fmt: skip
         scale = feature_scale(pooled, weights.head_aspects(network), factors)
         counts = {task: factors[task] for task in plan.classes}
         return self._set_fitted(
@@ -246,7 +248,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         """Check all parameters and return what `fit` and `initialize` begin with."""
         check_integer(self.n_jobs, "n_jobs", minimum=1)
         check_choice(self.freeze_backbone, "freeze_backbone", (True, False))
-        choose_device(self.device)
         if self.freeze_backbone and self.initial_weights is None:
             raise ValueError("'freeze_backbone' needs 'initial_weights': else nothing is ever learned.")
         if model is None and self.recipe == "fine-tune":

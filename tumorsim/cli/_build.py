@@ -169,7 +169,9 @@ def check(
     epilog="\b\nExample:\n"
     "  tumorsim fit archive.csv -o model.safetensors --checkpoint-dir run --resume\n"
     "  tumorsim fit archive.csv -o model.safetensors --initial-weights default --tasks outcome\n\n"
-    "With --checkpoint-dir a run that was stopped goes on by the same command with --resume."
+    "With --checkpoint-dir a run that was stopped goes on by the same command with --resume.\n\n"
+    "\b\nOn several GPUs, or cores of several machines:\n"
+    "  torchrun --nproc-per-node=2 -m tumorsim fit archive.csv -o model.safetensors --cache-dir cache"
 )
 def fit(
     archive: opt.Archive,
@@ -178,14 +180,17 @@ def fit(
     paper: Annotated[bool, Option("--paper", help="The paper's recipe; it needs a GPU.")] = False,
     max_epochs: Annotated[int | None, Option(min=1)] = None,
     batches_per_epoch: Annotated[int | None, Option(min=1)] = None,
-    batch_size: Annotated[int | None, Option(min=1, help="Patches per step.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Patches per step, of all processes.")] = None,
+    accumulate: Annotated[
+        int | None, Option(min=1, help="Parts of a batch, one after the other: less memory.")
+    ] = None,
     spacing: Annotated[float | None, Option(help="Millimetres per voxel of the network's grid.")] = None,
     patch_size: Annotated[int | None, Option(help="Voxels on a patch's edge, a multiple of 4.")] = None,
     n_channels: Annotated[int | None, Option(min=1, help="Numbers in an embedding.")] = None,
     n_blocks: Annotated[int | None, Option(min=1, help="ResBlocks in the backbone.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     precision: Annotated[
-        str | None, Option(help="float32, or bfloat16: twice as fast on some hardware.")
+        str | None, Option(help="float32; bfloat16, fast on some hardware; mixed: bfloat16 on GPUs.")
     ] = None,
     initial_weights: Annotated[
         str | None, Option(help="Begin with a model file, or with shipped weights: 'default', or a name.")
@@ -208,13 +213,17 @@ def fit(
     Options that are not given keep the recipe's values. With --hold-out the patients that were trained on and
     those that were not are written as manifests beside the model.
     """
+    from tumorsim.nn import process_rank
+
+    first = process_rank() == 0  # of the processes that torchrun started, the one that writes
     check_output(output, overwrite=overwrite)
-    if hold_out is not None:
+    if hold_out is not None and first:
         tables = (output.with_name(f"{output.stem}-{side}.csv") for side in ("trained", "held-out"))
         check_output(*tables, overwrite=overwrite or resume)
     given = {"tasks": split_names(tasks), "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch}
     given |= {"batch_size": batch_size, "spacing": spacing, "patch_size": patch_size, "lr": lr}
     given |= {"n_channels": n_channels, "n_blocks": n_blocks, "recipe__precision": precision}
+    given |= {"recipe__accumulate": accumulate}
     given |= {"freeze_backbone": freeze_backbone or None, "cache_dir": cache_dir}
     given |= {"checkpoint_dir": checkpoint_dir}
     given = {name: value for name, value in given.items() if value is not None}
@@ -226,13 +235,16 @@ def fit(
     cohort = load_cohort(archive, skip_bad=skip_bad)
     if hold_out is not None:
         cohort, kept = hold_out_patients(cohort, output, test_share=hold_out, random_state=random_state)
-        say(f"Wrote {output.stem}-trained.csv and {output.stem}-held-out.csv, which has {kept!r}.")
+        if first:
+            say(f"Wrote {output.stem}-trained.csv and {output.stem}-held-out.csv, which has {kept!r}.")
     if initial_weights is not None:
         embedder = TumorEmbedder.from_pretrained(None if initial_weights == "default" else initial_weights)
     else:
         embedder = TumorEmbedder(recipe=Recipe.named("paper" if paper else "default"))
     embedder.set_params(**given, device=device, n_jobs=n_jobs, random_state=random_state, verbose=1)
     embedder.fit(cohort, resume=resume)
+    if not first:
+        return
     embedder.save(output)
     first, last = embedder.history_[0], embedder.history_[-1]
     for name in (n for n in last if n.startswith("loss")):

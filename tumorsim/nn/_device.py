@@ -2,11 +2,15 @@
 
 import torch
 
-__all__ = ["choose_device", "to_device"]
+from tumorsim.nn._processes import process_rank
+
+__all__ = ["autocast", "choose_device", "to_device"]
 
 
 def choose_device(device="auto"):
     """Return a ``torch.device``: ``"auto"`` takes CUDA, else MPS, else the CPU.
+
+    Each process of torchrun has a CUDA device of its own.
 
     Raises
     ------
@@ -19,17 +23,26 @@ def choose_device(device="auto"):
     device(type='cpu')
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        other = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else other
     try:
         chosen = torch.device(device)
+        if chosen == torch.device("cuda") and (number := process_rank(local=True)):
+            chosen = torch.device("cuda", number)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError) as err:  # AssertionError: CUDA in a CPU build
         raise ValueError(
             f"Parameter 'device' must be 'auto' or a device that this machine has. Got {device!r} ({err})."
         ) from err
     return chosen
+
+
+def autocast(device, precision):
+    """Return the context in which convolutions compute in a `precision` of `Recipe`."""
+    low = precision == "bfloat16"
+    if precision == "mixed" and device.type == "cuda":
+        low = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def to_device(module_or_tensor, device):

@@ -1,7 +1,9 @@
-"""The multitask loss, in which a missing label drops its term."""
+"""The multitask loss, in which a missing label drops its term; that of all processes of a run."""
 
 import torch
 from torch.nn import functional
+
+from tumorsim.nn._processes import all_rows, n_processes
 
 __all__ = ["balanced_cross_entropy", "dice_loss", "multitask_loss", "supervised_contrastive"]
 
@@ -17,7 +19,8 @@ def dice_loss(logits, target, *, smooth=1.0):
     """
     probability, target = logits.sigmoid().flatten(1), target.flatten(1)  # (n, voxels)
     overlap = (probability * target).sum(dim=1)
-    return 1 - ((2 * overlap + smooth) / (probability.sum(dim=1) + target.sum(dim=1) + smooth)).mean()
+    dice = (2 * overlap + smooth) / (probability.sum(dim=1) + target.sum(dim=1) + smooth)
+    return 1 - all_rows(dice).mean()
 
 
 def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
@@ -26,13 +29,13 @@ def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
     `share` is the tumor's part of its element, but at least `least`, so that a tumor of a few voxels does not
     drown all others: 0 is plain cross-entropy, 1 gives all tumor and all other voxels equal weight.
     """
-    if not balance:
+    if not balance and n_processes() == 1:
         return functional.binary_cross_entropy_with_logits(logits, target)
     loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1)
     target = target.flatten(1)  # (n, voxels)
     share = target.mean(dim=1, keepdim=True).clamp(min=least)
     weight = 1 + target * (share**-balance - 1)
-    return ((loss * weight).sum(dim=1) / weight.sum(dim=1)).mean()
+    return all_rows((loss * weight).sum(dim=1) / weight.sum(dim=1)).mean()
 
 
 def supervised_contrastive(embeddings, labels, *, temperature=TEMPERATURE):
@@ -78,6 +81,7 @@ def multitask_loss(
     Returns
     -------
     total : scalar Tensor
+        The same in all processes of a run, of the batches of all of them.
     parts : dict of scalar Tensor
         Unweighted, only of the heads that had a label in this batch; ``contrastive`` where it was asked for
         and two labels agree.
@@ -88,20 +92,22 @@ def multitask_loss(
     """
     parts = {}
     known = batch.mask_known
-    if "mask" in outputs and bool(known.any()):
+    if "mask" in outputs and bool(all_rows(known).any()):
         logits, target = outputs["mask"][known], batch.mask[known]
         parts["mask"] = balanced_cross_entropy(logits, target, balance=mask_balance)
         if mask_dice:
             parts["mask"] = parts["mask"] + mask_dice * dice_loss(logits, target)
     tasks = [name for name in outputs if name not in ("mask", "embedding")]
-    for task, target in zip(tasks, batch.labels.T, strict=True):
+    labels = all_rows(batch.labels)
+    for task, target in zip(tasks, labels.T, strict=True):
         if bool((target != MISSING).any()):
+            logits = all_rows(outputs[task])
             weight = None if class_weights is None else class_weights[task]
-            parts[task] = functional.cross_entropy(outputs[task], target, weight=weight, ignore_index=MISSING)
+            parts[task] = functional.cross_entropy(logits, target, weight=weight, ignore_index=MISSING)
     total = sum(task_weights[name] * part for name, part in parts.items())
     if contrastive and tasks:
         column = tasks.index(CONTRASTED) if CONTRASTED in tasks else 0
-        part = supervised_contrastive(outputs["embedding"], batch.labels[:, column])
+        part = supervised_contrastive(all_rows(outputs["embedding"]), labels[:, column])
         if part is not None:
             parts["contrastive"] = part
             total = total + contrastive * part

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tumorsim.nn._processes import BatchNorm
 from tumorsim.nn._roi_pool import roi_pool_upsampled
 
 __all__ = ["ARCHITECTURES", "FACTOR", "Network"]
@@ -37,9 +38,9 @@ class ResBlock(nn.Module):
     def __init__(self, c_in, c_out):
         super().__init__()
         self.conv1 = Convolution(c_in, c_out, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm3d(c_out)
+        self.norm1 = BatchNorm(c_out)
         self.conv2 = Convolution(c_out, c_out, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm3d(c_out)
+        self.norm2 = BatchNorm(c_out)
         self.shortcut = nn.Identity() if c_in == c_out else Convolution(c_in, c_out, 1)
 
     def forward(self, x):
@@ -58,9 +59,9 @@ class PaperStem(nn.Module):
     def __init__(self, n_channels):
         super().__init__()
         self.conv1 = Convolution(1, n_channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm3d(n_channels)
+        self.norm1 = BatchNorm(n_channels)
         self.conv2 = Convolution(n_channels, n_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm3d(n_channels)
+        self.norm2 = BatchNorm(n_channels)
         self.down = Convolution(n_channels, n_channels, FACTOR, stride=FACTOR)
 
     def detail(self, x):
@@ -83,11 +84,11 @@ class FoldStem(nn.Module):
     def __init__(self, n_channels):
         super().__init__()
         self.conv1 = Convolution(HALF**3, self.n_detail, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm3d(self.n_detail)
+        self.norm1 = BatchNorm(self.n_detail)
         self.conv2 = Convolution(self.n_detail, self.n_detail, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm3d(self.n_detail)
+        self.norm2 = BatchNorm(self.n_detail)
         self.mix = Convolution(self.n_detail * HALF**3, n_channels, 1, bias=False)
-        self.norm = nn.BatchNorm3d(n_channels)
+        self.norm = BatchNorm(n_channels)
 
     def detail(self, x):
         """Return features at half resolution, (n, 16, x/2, y/2, z/2)."""

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from tumorsim._validation import printable
 from tumorsim.exceptions import TrainingError
 from tumorsim.io import atomic_path, locked, remove_leftovers
+from tumorsim.nn import process_rank
 
 __all__ = ["CHECKPOINT", "load_checkpoint", "only_run", "run_seed", "save_checkpoint", "saved_seed"]
 
@@ -24,12 +25,14 @@ CHECKPOINT = "checkpoint.safetensors"
 def only_run(checkpoint_dir):
     """Keep other runs out of a folder of checkpoints, if there is one, and remove what a killed run left.
 
+    Of the processes of one run, the first does so for all.
+
     Raises
     ------
     TrainingError
         If another run is going on in it.
     """
-    if checkpoint_dir is None:
+    if checkpoint_dir is None or process_rank() > 0:
         yield
         return
     busy = TrainingError(

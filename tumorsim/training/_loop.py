@@ -4,16 +4,19 @@ import hashlib
 import json
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tumorsim.exceptions import TrainingError
-from tumorsim.nn import multitask_loss, to_device
+from tumorsim.nn import agreed, all_rows, autocast, multitask_loss, n_processes, process_rank, to_device
 from tumorsim.training._checkpoint import load_checkpoint, save_checkpoint
 from tumorsim.training._patches import PatchSampler
 from tumorsim.training._prefetch import prefetch
@@ -30,6 +33,9 @@ def train(
     resume=False, verbose=1,
 ):  # fmt: skip
     """Train `network` in place.
+
+    Processes that have joined share the patches of each batch, and end with the same network. The first
+    writes the checkpoint and shows progress.
 
     Parameters
     ----------
@@ -67,23 +73,29 @@ def train(
     sampler = PatchSampler(
         cases, classes, patch_shape=recipe.patch_size, batch_size=recipe.batch_size, augment=recipe.augment,
         box_jitter=recipe.box_jitter, random_state=seed, balance_datasets=recipe.balance_datasets,
+        n_shares=recipe.accumulate * n_processes(),
     )  # fmt: skip
+    verbose = verbose and process_rank() == 0
     optimizer = _make_optimizer(network, recipe)
     parts = [recipe.get_params(), task_weights, classes, seed, start, describe_cases(cases)]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     history = []
     if resume and checkpoint_dir is not None:
         history = load_checkpoint(Path(checkpoint_dir), network, optimizer, identity, device)
+    if agreed(len(history), device) != len(history):
+        raise TrainingError("All processes must see the same checkpoint. Put it in a folder that they share.")
 
     total = recipe.max_epochs * recipe.batches_per_epoch
     done = len(history) * recipe.batches_per_epoch
     network.train()
+    module = network if n_processes() == 1 else DistributedDataParallel(network)
     step = partial(
-        _step, network, optimizer, recipe=recipe, task_weights=task_weights, device=device,
+        _step, module, optimizer, recipe=recipe, task_weights=task_weights, device=device,
         class_weights=_class_weights(cases, classes, device) if recipe.balance_classes else None,
     )  # fmt: skip
     # one thread for each batch: a team of threads for every one would fight the network's for the cores
-    batches = prefetch(sampler.batch, range(done, total), n_jobs=n_jobs, torch_threads=1)
+    shares = ((number, share) for number in range(done, total) for share in _shares(sampler))
+    batches = prefetch(lambda item: sampler.batch(*item), shares, n_jobs=n_jobs, torch_threads=1)
     hidden = None if verbose else True  # None: hidden where there is no terminal
     with (
         _words_on_interrupt(history, recipe.max_epochs, checkpoint_dir),
@@ -94,7 +106,7 @@ def train(
             history.append(_epoch(step, batches, recipe, epoch, bar if verbose else None))
             if verbose and not sys.stderr.isatty():  # a log file takes one line per epoch, not a bar
                 print(_epoch_line(history, recipe.max_epochs), file=sys.stderr, flush=True)
-            if checkpoint_dir is not None:
+            if checkpoint_dir is not None and process_rank() == 0:
                 save_checkpoint(Path(checkpoint_dir), network, optimizer, identity, seed, history)
     pooled = _settle(network, sampler, total, min(50, max(10, recipe.batches_per_epoch)), device)
     network.eval()
@@ -139,7 +151,7 @@ def _epoch(step, batches, recipe, epoch, bar):
     for number in range(recipe.batches_per_epoch):
         done = epoch * recipe.batches_per_epoch + number
         lr = _learning_rate(recipe, done / recipe.batches_per_epoch)
-        for name, value in step(next(batches), lr).items():
+        for name, value in step(islice(batches, recipe.accumulate), lr).items():
             sums[name] = sums.get(name, 0.0) + value
             counts[name] = counts.get(name, 0) + 1
         if bar is not None:
@@ -167,27 +179,37 @@ def _epoch_line(history, max_epochs):
     return f"epoch {last['epoch']}/{max_epochs}: {losses}; about {minutes:.0f} min left"
 
 
-def _step(network, optimizer, batch, lr, *, recipe, task_weights, device, class_weights):
-    """Do one gradient step and return the losses as floats."""
-    batch = batch.to(device, to_device)
+def _step(network, optimizer, batches, lr, *, recipe, task_weights, device, class_weights):
+    """Do one gradient step on the parts of a batch and return the losses, of all processes, as floats."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        outputs = network(batch.image, batch.boxes, batch.index)
     shares = {name: getattr(recipe, name) for name in ("mask_dice", "mask_balance", "contrastive")}
-    total, parts = multitask_loss(
-        outputs, batch, task_weights=task_weights, class_weights=class_weights, **shares
-    )
-    if not parts:  # a batch without any label teaches nothing
+    losses, case_ids = {}, []
+    for number, batch in enumerate(batches, start=1):
+        batch = batch.to(device, to_device)
+        waits = n_processes() > 1 and number < recipe.accumulate  # to exchange gradients once per step
+        with network.no_sync() if waits else nullcontext():
+            with autocast(device, recipe.precision):
+                outputs = network(batch.image, batch.boxes, batch.index)
+            total, parts = multitask_loss(
+                outputs, batch, task_weights=task_weights, class_weights=class_weights, **shares
+            )
+            for name, part in ({"total": total} | parts if parts else {}).items():
+                losses.setdefault(name, []).append(float(part.detach()))
+            if n_processes() > 1:  # which wait for the gradients of heads without labels, too
+                total = total + 0 * sum(output.sum() for output in outputs.values())
+            if parts or n_processes() > 1:
+                (total / recipe.accumulate).backward()
+        case_ids += batch.case_ids
+    if not losses:  # a batch without any label teaches nothing
         return {}
-    values = {name: float(part.detach()) for name, part in ({"total": total} | parts).items()}
-    total.backward()
+    values = {name: fmean(some) for name, some in losses.items()}
     norm = float(torch.nn.utils.clip_grad_norm_(_trainable(network), recipe.gradient_clip))
     if not np.isfinite([values["total"], norm]).all():
         bad = ", ".join(f"{name} {value:g}" for name, value in (values | {"gradient": norm}).items())
         raise TrainingError(
-            f"The loss must stay finite. Got {bad} on a batch of the cases {', '.join(batch.case_ids)}. "
+            f"The loss must stay finite. Got {bad} on a batch of the cases {', '.join(case_ids)}. "
             "Look at these scans, or lower 'lr'."
         )
     optimizer.step()
@@ -219,6 +241,11 @@ def _learning_rate(recipe, epoch):
     return recipe.lr * float(0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm))))
 
 
+def _shares(sampler):
+    """Return the shares of each batch that this process takes, one after the other."""
+    return range(process_rank(), sampler.n_shares, n_processes())
+
+
 def _settle(network, sampler, first, n_batches, device):
     """Set running means to those of `n_batches` batches under the final weights; return their embeddings."""
     network.train()
@@ -229,10 +256,10 @@ def _settle(network, sampler, first, n_batches, device):
     pooled = []
     with torch.no_grad():
         for number in range(first, first + n_batches):
-            batch = sampler.batch(number)
-            pooled.append(
-                network(to_device(batch.image, device), batch.boxes, batch.index)["embedding"].cpu()
-            )
+            for share in _shares(sampler):
+                batch = sampler.batch(number, share)
+                found = network(to_device(batch.image, device), batch.boxes, batch.index)["embedding"]
+                pooled.append(all_rows(found).cpu())
     for norm in norms:
         norm.momentum = 0.1
     return torch.cat(pooled).numpy()

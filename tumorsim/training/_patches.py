@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,16 +57,17 @@ class PatchSampler:
     weighs no more than someone with one. With `balance_datasets`, data sets take turns, patch by patch, so
     that each has the same share however many patients it has. The patch lies at random on the condition
     that it holds the whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors
-    that are whole in the patch count too. Parameters are those of `Recipe`.
+    that are whole in the patch count too. Parameters are those of `Recipe`; each of `n_shares` equal parts
+    of a batch can be made by itself.
     """
 
     def __init__(
         self, cases, classes, *, patch_shape, batch_size, augment, box_jitter, random_state,
-        balance_datasets=False,
+        balance_datasets=False, n_shares=1,
     ):  # fmt: skip
         self.cases = list(cases)
         self.patch_shape = np.array(patch_shape, dtype=np.int64)
-        self.batch_size = batch_size
+        self.batch_size, self.n_shares = batch_size, n_shares
         self.augment = augment
         self.box_jitter = box_jitter
         self.random_state = random_state
@@ -77,16 +79,21 @@ class PatchSampler:
                 pool.setdefault(case.patient_id, []).append((number, tumor))
         self._pools = [[pools[name][patient] for patient in sorted(pools[name])] for name in sorted(pools)]
 
-    def batch(self, number):
-        """Return batch `number` of the run as a `Batch`."""
+    def batch(self, number, share=0):
+        """Return one of the shares of batch `number` of the run as a `Batch`."""
         rng = np.random.default_rng((self.random_state, number))
         images, masks, known, boxes, index, labels, ids = [], [], [], [], [], [], []
-        for element in range(self.batch_size):
-            pool = self._pools[(number * self.batch_size + element) % len(self._pools)]
+        size = self.batch_size // self.n_shares
+        for element in range(-share * size, size):  # below 0 those of other shares: drawn, but not made
+            place = (number * self.n_shares + share) * size + element
+            pool = self._pools[place % len(self._pools)]
             choices = pool[rng.integers(len(pool))]
             case_number, tumor = choices[rng.integers(len(choices))]
             case = self.cases[case_number]
-            image, mask, case_boxes, case_labels = self._patch(case, tumor, rng)
+            make, case_boxes, case_labels = self._draw(case, tumor, rng)
+            if element < 0:
+                continue
+            image, mask = make()
             images.append(image)
             known.append(mask is not None)
             masks.append(torch.zeros_like(image) if mask is None else mask)
@@ -100,16 +107,12 @@ class PatchSampler:
             tuple(ids),
         )  # fmt: skip
 
-    def _patch(self, case, tumor, rng):
-        """Return image and mask (x, y, z), boxes (m, 2, 3) and labels (m, n_tasks) of one patch."""
+    def _draw(self, case, tumor, rng):
+        """Draw a patch: what makes its image and mask (x, y, z), boxes (m, 2, 3), labels (m, n_tasks)."""
         turn, mirror = _random_turn(rng, case.volume.spacing) if self.augment else (np.eye(3), False)
         boxes = _turned(case.boxes, turn)  # (n, 2, 3), real numbers, relative to the turned origin
         view = _turned_view(case.volume.image.shape, turn)
         corner = _place(boxes[tumor], view, self.patch_shape, rng)
-        known = case.volume.mask is not None
-        arrays = (case.volume.image, case.volume.mask) if known else (case.volume.image,)
-        patch = _cut(arrays, turn, corner, self.patch_shape)  # (1 or 2, x, y, z)
-        image, mask = patch[0], patch[1] / 255 if known else None
         boxes = boxes - corner
         half_voxel = 0.5  # boxes of a turned case have broken edges; half a voxel outside is still inside
         whole = ((boxes[:, 0] >= -half_voxel) & (boxes[:, 1] <= self.patch_shape + half_voxel)).all(axis=1)
@@ -120,9 +123,18 @@ class PatchSampler:
             for task, table in enumerate(self._mirrors):
                 if table is not None:
                     labels[:, task] = np.where(labels[:, task] == MISSING, MISSING, table[labels[:, task]])
-        if self.augment:
-            image, mask = _change_look(image, mask, boxes, rng)
-        return image, mask, boxes, labels
+        look = _draw_look(self.patch_shape, boxes, rng) if self.augment else ()
+        return partial(self._make, case.volume, turn, corner, look), boxes, labels
+
+    def _make(self, volume, turn, corner, look):
+        """Return image and mask (x, y, z) of a patch that was drawn, the mask None where it is unknown."""
+        known = volume.mask is not None
+        arrays = (volume.image, volume.mask) if known else (volume.image,)
+        patch = _cut(arrays, turn, corner, self.patch_shape)  # (1 or 2, x, y, z)
+        image, mask = patch[0], patch[1] / 255 if known else None
+        for change in look:
+            image, mask = change(image, mask)
+        return image, mask
 
     def _jitter(self, boxes, rng):
         """Stretch and shift boxes (m, 2, 3) at random."""
@@ -234,28 +246,44 @@ def _whole_voxels(boxes, shape):
     return np.stack([start, stop], axis=1).astype(np.int64)
 
 
-def _change_look(image, mask, boxes, rng):
-    """Return the patch as another scanner might show it, and the mask of what that shows."""
+def _draw_look(shape, boxes, rng):
+    """Draw how another scanner might show a patch: functions of image and mask (x, y, z), in order."""
+    look = []
     if rng.random() < 0.3:
-        image = _thick_slices(image, int(rng.integers(2, 5)), int(rng.integers(3)), rng)
+        thickness, axis = int(rng.integers(2, 5)), int(rng.integers(3))
+        look.append(_of_image(_thick_slices, thickness, axis, int(rng.integers(thickness))))
     if rng.random() < 0.2:
-        image, mask = _cropped_view(image, mask, boxes, rng)
+        look.append(partial(_blank_around, shown=_draw_view(shape, boxes, rng)))
     if rng.random() < 0.3:
-        image = image * _bias_field(image.shape, rng)
+        coarse = rng.normal(0, rng.uniform(0.02, 0.12), (1, 1, 4, 4, 4)).astype(np.float32)
+        look.append(_of_image(_biased, coarse))
     if rng.random() < 0.2:
-        image = _blurred(image, float(rng.uniform(0.4, 1.0)))
+        look.append(_of_image(_blurred, float(rng.uniform(0.4, 1.0))))
     if rng.random() < 0.5:
-        image = image.clamp(min=0) ** float(rng.uniform(0.8, 1.25))
+        gamma = float(rng.uniform(0.8, 1.25))
+        look.append(_of_image(lambda image: image.clamp(min=0) ** gamma))
     if rng.random() < 0.5:
-        noise = np.random.default_rng(rng.integers(2**63)).standard_normal(image.shape, dtype=np.float32)
-        image = image + float(rng.uniform(0, 0.06)) * torch.from_numpy(noise) * (image > 0.02)
-    return image * float(rng.uniform(0.8, 1.2)), mask
+        look.append(_of_image(_noisy, rng.integers(2**63), float(rng.uniform(0, 0.06))))
+    factor = float(rng.uniform(0.8, 1.2))
+    return [*look, _of_image(lambda image: image * factor)]
 
 
-def _bias_field(shape, rng):
-    """Return a factor (x, y, z) about 1 that varies slowly, as a coil's field does."""
-    coarse = torch.from_numpy(rng.normal(0, rng.uniform(0.02, 0.12), (1, 1, 4, 4, 4)).astype(np.float32))
-    return functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0].exp()
+def _of_image(change, *drawn):
+    """Return a function of image and mask that changes the image by ``change(image, *drawn)``."""
+    return lambda image, mask: (change(image, *drawn), mask)
+
+
+def _noisy(image, seed, spread):
+    """Return `image` (x, y, z) with noise where it shows something."""
+    noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    return image + spread * torch.from_numpy(noise) * (image > 0.02)
+
+
+def _biased(image, coarse):
+    """Return `image` (x, y, z) times a factor that varies slowly, as a coil's field does."""
+    coarse = torch.from_numpy(coarse)
+    field = functional.interpolate(coarse, size=tuple(image.shape), mode="trilinear", align_corners=True)
+    return image * field[0, 0].exp()
 
 
 def _blurred(image, sigma):
@@ -270,10 +298,9 @@ def _blurred(image, sigma):
     return image[0, 0]
 
 
-def _thick_slices(image, thickness, axis, rng):
-    """Average runs of `thickness` voxels along `axis` and interpolate them back."""
+def _thick_slices(image, thickness, axis, shift):
+    """Average runs of `thickness` voxels along `axis`, from `shift` on, and interpolate them back."""
     shape = list(image.shape)
-    shift = int(rng.integers(thickness))
     rolled = torch.roll(image, shift, axis)
     few = shape.copy()
     few[axis] = -(-shape[axis] // thickness)
@@ -283,11 +310,16 @@ def _thick_slices(image, thickness, axis, rng):
     return torch.roll(torch.from_numpy(resample(thick, ratio, np.ones(3), shape)), -shift, axis)
 
 
-def _cropped_view(image, mask, boxes, rng):
-    """Blank what lies beyond a random slab that holds every box, as in a scan of few slices."""
+def _draw_view(shape, boxes, rng):
+    """Draw a slab that holds every box, as in a scan of few slices: 1 inside, 0 beyond, one axis long."""
     axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
     low = int(rng.integers(0, boxes[:, 0, axis].min() + 1))
-    high = int(rng.integers(boxes[:, 1, axis].max(), image.shape[axis] + 1))
-    shown = torch.zeros([n if a == axis else 1 for a, n in enumerate(image.shape)])
+    high = int(rng.integers(boxes[:, 1, axis].max(), shape[axis] + 1))
+    shown = torch.zeros([int(n) if a == axis else 1 for a, n in enumerate(shape)])
     shown.narrow(axis, low, high - low).fill_(1)
+    return shown
+
+
+def _blank_around(image, mask, shown):
+    """Return image and mask (x, y, z), which may be None, with zeros where `shown` is 0."""
     return image * shown, None if mask is None else mask * shown

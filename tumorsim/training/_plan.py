@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tumorsim.nn import Network
+from tumorsim.nn import Network, n_processes
 from tumorsim.preprocessing import Preprocessing
 from tumorsim.records import check_tumors, group_by_case
 from tumorsim.training._recipe import Recipe
@@ -27,7 +27,11 @@ class Plan:
     network: Network  # on the CPU
 
     def check_learnable(self):
-        """Raise ``ValueError`` if there is nothing to learn."""
+        """Raise ``ValueError`` if there is nothing to learn, or batches cannot be shared out."""
+        size, parts = self.recipe.batch_size, self.recipe.accumulate
+        if size % (parts * n_processes()):
+            rule = "'batch_size' must be a multiple of 'accumulate' times the number of processes"
+            raise ValueError(f"Parameter {rule}. Got {size}, {parts} and {n_processes()}.")
         if not self.classes and not any(tumor.case.has_mask for tumor in self.tumors):
             raise ValueError("Tumors must carry a mask, or a label with at least two classes. Got neither.")
         if self.recipe.contrastive and not self.classes:

@@ -7,6 +7,8 @@ from itertools import islice
 import torch
 from tqdm import tqdm
 
+from tumorsim.nn import process_rank
+
 __all__ = ["prefetch", "prefetch_scans"]
 
 
@@ -34,6 +36,8 @@ def prefetch(make, items, *, n_jobs, torch_threads=None):
 
 def prefetch_scans(make, scans, *, n_jobs, description, verbose):
     """Iterate over ``make(scan)`` in order through `prefetch`, with a progress bar if `verbose`."""
-    hidden = None if verbose and len(scans) > 1 else True  # None: hidden where there is no terminal
+    hidden = (
+        None if verbose and len(scans) > 1 and process_rank() == 0 else True
+    )  # None: hidden where there is no terminal
     made = prefetch(make, scans, n_jobs=n_jobs)
     return tqdm(made, description, total=len(scans), unit="scan", disable=hidden)

@@ -38,7 +38,10 @@ class Recipe(BaseEstimator):
     patch_size : int or tuple of 3 int, default=72
         Voxels of a training patch, a multiple of 4.
     batch_size : int, default=4
-        Patches per step.
+        Patches per step, those of all processes of torchrun together.
+    accumulate : int, default=1
+        Parts of a batch that pass the network one after the other, which saves memory: the network is changed
+        by the mean of their gradients. Batch norms see one part at a time.
     max_epochs, batches_per_epoch : int, default=30, 100
     optimizer : {"adamw", "sgd"}, default="adamw"
         ``sgd`` uses Nesterov momentum 0.9.
@@ -69,9 +72,10 @@ class Recipe(BaseEstimator):
     balance_datasets : bool, default=False
         Give every data set (column ``dataset`` of a manifest) the same share of the patches, however many
         patients it has: for few scans of your own beside many others.
-    precision : {"float32", "bfloat16"}, default="float32"
+    precision : {"float32", "mixed", "bfloat16"}, default="float32"
         Of convolutions in training. ``bfloat16`` is about twice as fast where the hardware has it (AVX-512
-        BF16, AMX, recent GPUs) and slower elsewhere. Embeddings are always computed in float32.
+        BF16, AMX, recent GPUs) and slower elsewhere; ``mixed`` is ``bfloat16`` on CUDA devices that have it
+        and ``float32`` elsewhere. Embeddings are always computed in float32.
 
     References
     ----------
@@ -91,6 +95,7 @@ class Recipe(BaseEstimator):
     spacing: float | tuple = 2.0
     patch_size: int | tuple = 72
     batch_size: int = 4
+    accumulate: int = 1
     max_epochs: int = 30
     batches_per_epoch: int = 100
     optimizer: str = "adamw"
@@ -139,12 +144,12 @@ class Recipe(BaseEstimator):
             If a parameter is out of range.
         """
         values = self.get_params(deep=False)
-        for name in ("n_channels", "n_blocks", "batch_size", "max_epochs", "batches_per_epoch"):
+        for name in "n_channels n_blocks batch_size accumulate max_epochs batches_per_epoch".split():
             values[name] = check_integer(values[name], name, minimum=1)
         check_choice(values["architecture"], "architecture", ARCHITECTURES)
         check_choice(values["optimizer"], "optimizer", ("adamw", "sgd"))
         check_choice(values["lr_schedule"], "lr_schedule", ("cosine", "milestones"))
-        check_choice(values["precision"], "precision", ("float32", "bfloat16"))
+        check_choice(values["precision"], "precision", ("float32", "mixed", "bfloat16"))
         for name in ("augment", "balance_classes", "balance_datasets"):
             values[name] = bool(check_choice(values[name], name, (True, False)))
         for name in ("lr", "gradient_clip"):

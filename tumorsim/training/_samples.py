@@ -4,11 +4,13 @@ import hashlib
 import secrets
 
 import numpy as np
+from torch import distributed
 
 import tumorsim
 from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import CohortError
 from tumorsim.geometry import select_mask
+from tumorsim.nn import n_processes, process_rank
 from tumorsim.records import group_by_case
 from tumorsim.training._patches import TrainingCase
 from tumorsim.training._prefetch import prefetch_scans
@@ -41,7 +43,12 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
             return f"case '{case.case_id}' ({where}): {err}"
 
     groups = group_by_case(tumors)
-    volumes = prefetch_scans(prepare, groups, n_jobs=n_jobs, description="preparing", verbose=verbose)
+    shown = {"n_jobs": n_jobs, "description": "preparing", "verbose": verbose}
+    if cache is not None and n_processes() > 1:  # each process fills its share of the cache
+        for _ in prefetch_scans(prepare, groups[process_rank() :: n_processes()], **shown):
+            pass
+        distributed.barrier()
+    volumes = prefetch_scans(prepare, groups, **shown)
     cases, problems = [], []
     for rows, volume in zip(groups, volumes, strict=True):
         if isinstance(volume, str):
