@@ -1,6 +1,8 @@
 """The package keeps to its limits: lines, files, bodies, private names and public lists."""
 
 import ast
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,18 @@ def test_room_lists_its_public_names(path):
         if isinstance(target, ast.Name)
     ]
     assert "__all__" in names
+
+
+def test_every_data_file_has_a_license():
+    """The table in `data/README.md` names each data file once, with a license whose text is in the clone."""
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    terms = {}
+    for names, license_name in re.findall(r"^\| (`.+?) \| (\S+) \|", text, flags=re.MULTILINE):
+        terms |= dict.fromkeys(re.findall(r"`(.+?)`", names), license_name)
+    files = [p.relative_to(ROOT / "data").as_posix() for p in (ROOT / "data").rglob("*") if p.is_file()]
+    assert [f for f in files if sum(fnmatch(f, pattern) for pattern in terms) != 1] == []
+    stated = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    expression = re.search(r'^license = "(.+)"', stated, flags=re.MULTILINE)[1].split(" AND ")
+    assert set(terms.values()) == set(expression)
+    texts = {p.stem for p in (ROOT.parent / "LICENSES").iterdir()}
+    assert set(expression) - texts == {"BSD-3-Clause"}  # LICENSE

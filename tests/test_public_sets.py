@@ -425,3 +425,19 @@ def test_every_layout_has_a_test():
     """No layout comes into the table without a tree that is read above."""
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in LAYOUTS if f'"{name}"' not in source] == []
+
+
+def test_examples_are_real_tumors_of_three_types():
+    """The package holds 12 whole scans with masks, attributed, that the weights of the demo never saw."""
+    cohort = load_dataset("examples")
+    assert len(cohort) == len(set(cohort.patient_ids)) == 12
+    assert (cohort.table["license"] == "CC BY 4.0").all()
+    assert cohort.table["source"].str.contains("figshare.1512427").all()
+    for tumor in cohort:
+        assert tumor.load_mask().any() and tumor.case.shape[2] >= 5
+    from tumorsim import TumorEmbedder
+
+    assert not TumorEmbedder.from_pretrained("t1c-v6-simulated").trained_on(cohort).any()
+    assert TumorEmbedder.from_pretrained("t1c-v6").trained_on(cohort).all()
+    with pytest.raises(ValueError, match="'brats-men' is not in the package"):
+        load_dataset("brats-men")

@@ -1,4 +1,4 @@
-"""The main job on simulated data, with the shipped weights: simulate, index, query, evaluate, and show."""
+"""The main job on real and simulated scans: simulate, index, query, evaluate, and show."""
 
 from pathlib import Path
 
@@ -6,17 +6,22 @@ import numpy as np
 
 __all__ = ["run_demo"]
 
+WEIGHTS = "t1c-v6-simulated"  # saw no real scan, so that no example flatters
+QUERY = "cheng-0998"  # a pituitary adenoma
 
-def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print):
-    """Walk the whole way once, on simulated scans, and leave figures and an answer sheet.
 
-    Three quarters of the patients form the archive, and one quarter are queries.
+def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print):
+    """Walk the whole way once, on real scans beside simulated ones, and leave figures and an answer sheet.
+
+    The archive are the 12 real example scans and three quarters of the simulated patients. The other quarter
+    tells how good retrieval is; one of the real scans is the query that is shown, and does not find itself.
 
     Parameters
     ----------
     output_dir : str or Path
         Receives ``scans/`` with ``manifest.csv``, ``index/``, ``knn.csv``, figures and ``answer.html``.
-    n_patients : int, default=60
+    n_patients : int, default=48
+        Simulated ones.
     random_state : int, default=0
     n_jobs : int, default=2
         Processes that simulate, threads that prepare.
@@ -28,38 +33,40 @@ def run_demo(output_dir, *, n_patients=60, random_state=0, n_jobs=2, echo=print)
     dict of Path
         What was written.
     """
-    from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, make_cohort
+    from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, load_dataset, make_cohort
     from tumorsim.evaluation import format_knn_table, split_patients
-    from tumorsim.weights import find_weights
+    from tumorsim.manifest import save_manifest
 
     output_dir = Path(output_dir)
-    echo(f"1/4 Simulating {n_patients} patients (nothing here is a real person) …")
+    real = load_dataset("examples")
+    echo(f"1/4 Simulating {n_patients} patients, beside {len(real)} real scans (J. Cheng, CC BY 4.0) …")
     options = {"random_state": random_state, "n_jobs": n_jobs, "progress": True}
-    cohort = make_cohort(n_patients, spacing=3.0, output_dir=output_dir / "scans", **options)
+    simulated = make_cohort(n_patients, spacing=3.0, output_dir=output_dir / "scans", **options)
+    rows, query_rows = split_patients(simulated.patient_ids, test_share=0.25, random_state=random_state)
+    archive, queries = real + simulated[rows], simulated[query_rows]
+    cohort = archive + queries
+    save_manifest(cohort, output_dir / "scans" / "manifest.csv")
     echo(cohort.summary().to_string())
-    rows, query_rows = split_patients(cohort.patient_ids, test_share=0.25, random_state=random_state)
-    archive, queries = cohort[rows], cohort[query_rows]
 
-    embedder = TumorEmbedder.from_pretrained().set_params(n_jobs=n_jobs, verbose=1)
-    echo(f"2/4 Embedding with shipped weights '{embedder.initial_weights}', and indexing {archive!r} …")
+    embedder = TumorEmbedder.from_pretrained(WEIGHTS).set_params(n_jobs=n_jobs, verbose=1)
+    echo(f"2/4 Embedding with weights '{WEIGHTS}', which saw no real scan, and indexing {archive!r} …")
     X = embedder.transform(archive)
     index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
     index.save(output_dir / "index")
 
-    echo(f"3/4 How good is retrieval? The archive is queried with {queries!r}.")
+    echo(f"3/4 How good is retrieval? The archive is queried with {queries!r} of simulated patients.")
     asked = {"query_X": embedder.transform(queries), "query_table": queries.table}
     result = evaluate_knn(X, archive.table, space=embedder.space_, random_state=random_state, **asked)
     result.to_csv(output_dir / "knn.csv", index=False)
     echo(format_knn_table(result))
 
-    echo("4/4 One tumor and its neighbors:")
-    by_size = np.argsort(queries.table["volume_mm3"].to_numpy())
-    query = queries[[int(by_size[3 * len(by_size) // 4])]]  # large enough to be seen well
-    answer = find_similar(embedder, index, query, n_neighbors=5)
+    echo("4/4 One real tumor and its neighbors among all others:")
+    query = real[np.flatnonzero(real.patient_ids == QUERY)]
+    answer = find_similar(embedder, index, query, n_neighbors=5, exclude="same_patient")
     echo(str(answer))
 
     files = _draw(output_dir, cohort, result, answer)
-    names = {"archive_name": "simulated patients", "model_name": find_weights()}
+    names = {"archive_name": "real example scans and simulated patients", "model_name": WEIGHTS}
     files["answer"] = answer.save_html(output_dir / "answer.html", **names)
     echo(f"Figures and the answer sheet are in {output_dir.resolve()}; open answer.html in a browser.")
     return files

@@ -13,7 +13,7 @@ from tumorsim.cli._parse import parse_columns, split_names
 @app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")
 def demo(
     out: Annotated[Path, Option(help="Folder for figures, tables and answer.html.")] = Path("tumorsim-demo"),
-    n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 60,
+    n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 48,
     random_state: opt.Seed = 0,
     n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
     overwrite: opt.Overwrite = False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorsim._validation import check_choice
-from tumorsim.manifest import cohort_from_scans, save_manifest
+from tumorsim.manifest import cohort_from_scans, load_cohort, save_manifest
 from tumorsim.public_sets._found import LAYOUTS, Found, Match
 from tumorsim.public_sets._readers import READERS
 from tumorsim.public_sets._tables import join_tables, resolve_overlaps
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["list_scans", "load_dataset"]
 
+_EXAMPLES = Path(__file__).parents[1] / "data" / "examples" / "manifest.csv"
+
 
 def load_dataset(
     name: str,
-    root: str | os.PathLike,
+    root: str | os.PathLike | None = None,
     *,
     output: str | os.PathLike | None = None,
     mask_value: int | str | None = None,
@@ -37,7 +39,8 @@ def load_dataset(
     ----------
     name : str
         A layout (``"brats-mets"``, ``"brats-men-rt"`` …), or ``"auto"``: every set that is found below
-        `root`, each recognized by the names of its cases.
+        `root`, each recognized by the names of its cases. ``"examples"`` are the 12 real stacks in the
+        package (CC BY 4.0), with no `root` and no options.
     root : str or Path
         A folder that holds the set at any depth. Nothing is written there.
     output : str or Path, optional
@@ -76,7 +79,16 @@ def load_dataset(
     See Also
     --------
     tumorsim.public_sets.list_scans : The cases alone, without reading a voxel.
+
+    Examples
+    --------
+    >>> load_dataset("examples").labels["type"].value_counts().sort_index().to_dict()
+    {'glioma': 4, 'meningioma': 4, 'pituitary_adenoma': 4}
     """
+    if name == "examples":
+        return load_cohort(_EXAMPLES)
+    if root is None:
+        raise ValueError(f"Data set '{name}' is not in the package. Give its folder as 'root'.")
     folder = None if output is None else Path(output).with_name(f"{Path(output).stem}_files")
     sets = _recognize(name, root, folder, progress)
     scans, lesions = [], {}
