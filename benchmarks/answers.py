@@ -82,7 +82,7 @@ def aspects(X, table, space, rng):
     names = [n for n, values in labels.items() if values.nunique() > 1 and n in index.aspects_]
     sized = "size" in index.aspects_
     patients = table["patient_id"].to_numpy()
-    plain, plain_seconds = _precisions(index, X, table, labels, None)
+    plain, plain_seconds = _precisions(index, X, table, labels, "embedding")
     rows = []
     for aspect in [*names, *(["place"] if "place" in index.aspects_ else []), *(["size"] if sized else [])]:
         use = np.ones(len(X), dtype=bool)
@@ -162,7 +162,9 @@ def vote_calibration(X, table, space, rng, *, n_neighbors=K):
         of[name] = table[part].reset_index(drop=True)
         if not part.any():
             return pd.DataFrame()
-        counted[name] = votes(index.search(X[part], n_neighbors), index.metadata_, n_neighbors=n_neighbors)
+        counted[name] = votes(
+            index.search(X[part], n_neighbors, aspects="embedding"), index.metadata_, n_neighbors=n_neighbors
+        )
     try:
         calibration = VoteCalibration().fit(counted["learn"], of["learn"])
     except ValueError as err:
@@ -269,7 +271,7 @@ def _p_values(X, table, space, inside, rows):
     if not inside.any() or not len(rows):
         return pd.Series([], index=patients[:0], dtype=float)
     index = TumorIndex().fit(X[inside], metadata=table[inside], space=space)
-    answer = index.search(X[rows], 1)
+    answer = index.search(X[rows], 1, aspects="embedding")
     return pd.Series(answer["p_value"].to_numpy(), index=patients[answer["query"]])
 
 

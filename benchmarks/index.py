@@ -189,7 +189,7 @@ def by_tumorsim(engine, X, queries, space, folder, clock):
     index = TumorIndex(engine=engine, **where).fit(X, metadata=table, space=space)
     index.kneighbors(queries[:1], K)
     row = {"build_s": clock() - start}
-    options = {"where": {"u": ("<", 0.5)}, "alpha": None}
+    options = {"where": {"u": ("<", 0.5)}, "alpha": None, "aspects": "embedding"}
     start = clock()
     answer = index.search(queries, K, **options)
     row |= {"search_s": clock() - start, "mb": resident_mb() - before}

@@ -96,8 +96,10 @@ def test_votes_are_calibrated_on_held_out_patients(folder, tmp_path):
     made = VoteCalibration.load(path)
     made.made_for_ = {"fingerprint": TumorIndex.load(folder / "index").space_.fingerprint, "n_neighbors": 3}
     made.save(path)
-    assert "of such votes of held-out patients" in ask(folder, *asked, "-n 3").output
-    assert "calibrated for plain answers" in ask(folder, *asked, "-n 3 --aspect type=1", code=2).output
+    plain = ask(folder, *asked, "-n 3 --aspect embedding").output
+    assert "of such votes of held-out patients" in plain
+    refused = ask(folder, *asked, "-n 3", code=2).output
+    assert "Its aspects is embedding, got type 1, place 1, size 1, look 1. Calibrate again" in refused
 
 
 def test_index_info_counts(folder):
@@ -177,11 +179,12 @@ def test_a_manifest_is_a_query_too(folder, tmp_path):
 
 
 def test_query_by_box_equals_query_by_mask(folder, tmp_path):
-    """A box is all that an embedding needs: the answer is that of the mask."""
-    ask(folder, "--mask", folder / "s1_mask.nii.gz", "-o", tmp_path / "mask.csv", scan="s1_image.nii.gz")
+    """A box is all that an embedding needs: the answer is that of the mask, but for the measured size."""
+    plain = ("--aspect", "embedding", "-o")
+    ask(folder, "--mask", folder / "s1_mask.nii.gz", *plain, tmp_path / "mask.csv", scan="s1_image.nii.gz")
     archive = pd.read_csv(folder / "archive.csv").set_index("case_id").loc["s1"]
     box = " ".join(str(archive[name]) for name in ("x0", "y0", "z0", "x1", "y1", "z1"))
-    ask(folder, "--box", box, "-o", tmp_path / "box.csv", scan="s1_image.nii.gz")
+    ask(folder, "--box", box, *plain, tmp_path / "box.csv", scan="s1_image.nii.gz")
     by_mask, by_box = (pd.read_csv(tmp_path / name) for name in ("mask.csv", "box.csv"))
     assert by_mask["tumor_id"].tolist() == by_box["tumor_id"].tolist()
     np.testing.assert_allclose(by_mask["distance"], by_box["distance"], atol=1e-5)

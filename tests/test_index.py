@@ -341,7 +341,7 @@ def test_aspects_equal_brute_force(data):
     combined = np.sqrt(combined)
     expected = np.argsort(combined[:4], axis=1, kind="stable")[:, :5]
     row = answer["tumor_id"].astype(int)
-    names = ["distance", "distance_type", "distance_side", "closer_than_type", "closer_than_side"]
+    names = ["distance", "distance_type", "distance_side", "distance_look", "closer_than_type"]
     assert answer.columns[2:7].tolist() == names
     assert row.tolist() == expected.ravel().tolist()
     np.testing.assert_allclose(answer["distance"], combined[answer["query"], row], atol=1e-9)
@@ -380,7 +380,9 @@ def test_aspects_that_mean_nothing_are_errors(aspects, error, match):
 
 def test_aspects_of_an_index_without_a_space_are_an_error(four):
     """An index that knows no aspects says how to give it some."""
-    with pytest.raises(ValueError, match="aspects are size; those of an embedder come with fit"):
+    with pytest.raises(
+        ValueError, match="aspects are size, and columns of numbers; those of an embedder come with fit"
+    ):
         four.search(FOUR, aspects={"type": 1})
 
 
@@ -567,7 +569,7 @@ def test_search_measures_what_heads_say(metric):
     offsets = {"type": rng.normal(size=3), "side": np.zeros(2)}
     space = EmbeddingSpace("f", aspects, [1.0, 2.0, 0.5, 3.0], offsets, {"type": 2.0})
     index = TumorIndex(metric=metric).fit(X, metadata={"patient_id": list(map(str, range(40)))}, space=space)
-    assert index.aspects_ == ("type",)  # the other head says the same of all tumors
+    assert index.aspects_ == ("type", "look")  # the other head says the same of all tumors
 
     points = space.coordinates(X)
     options = {"euclidean": {}, "cosine": {"metric": "cosine"}}

@@ -151,9 +151,11 @@ def test_size_place_and_percentiles_equal_brute_force(data):
     queries = rng.normal(size=(3, 3)).astype(np.float32)
     volumes = np.exp(rng.normal(7, 1, size=3))
     weights = data.draw(
-        st.sampled_from([{"size": 1}, {"size": 0.5, "type": 2}, {"place": 1, "size": 1}, {"type": 1}]),
+        st.sampled_from([{"size": 1}, {"size": 0.5, "type": 2}, {"place": 1, "size": 1}, {"type": 1}, None]),
         "weights",
     )
+    if weights is None or "type" in weights:
+        volumes[1] = np.nan  # this query has no measured size
     where = data.draw(st.sampled_from([None, {"type": "m"}, {"volume_mm3": ("!=", None)}]), "where")
     limit = data.draw(st.sampled_from([None, 1]), "limit")
     index = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("f", HEADS))
@@ -170,7 +172,7 @@ def test_size_place_and_percentiles_equal_brute_force(data):
         own, other = values
         apart, among = cdist(other, own), np.sqrt(((own[first] - own[second]) ** 2).sum(axis=1))
         among = among[~np.isnan(among)]
-        unit = np.median(among) if len(among) else 1.0
+        unit = (np.median(among) or among.mean()) if len(among) else 1.0
         return apart / (unit or 1.0), among / (unit or 1.0)
 
     def read(rows, points):
@@ -182,11 +184,16 @@ def test_size_place_and_percentiles_equal_brute_force(data):
     }
     parts = [aspects[name] for name in ("hemisphere", "region")]
     total = [np.sqrt(parts[0][i] ** 2 + parts[1][i] ** 2) for i in (0, 1)]
-    unit = (np.median(total[1]) if len(total[1]) else 0) or 1.0
+    unit = ((np.median(total[1]) or total[1].mean()) if len(total[1]) else 0) or 1.0
     aspects["place"] = tuple(values / unit for values in total)
     size = np.log(table["volume_mm3"].to_numpy())[:, None], np.log(volumes)[:, None]
     aspects["size"] = in_units(size)
-    combined = np.sqrt(sum(w * aspects[name][0] ** 2 for name, w in weights.items()))
+    given = dict.fromkeys(("type", "place", "size"), 1) if weights is None else weights
+    squares = np.stack([aspects[name][0] ** 2 for name in given])
+    w = np.array(list(given.values()), dtype=float)[:, None, None]
+    there = (w * ~np.isnan(squares)).sum(axis=0)
+    combined = np.where(there > 0, np.nansum(w * squares, axis=0) * w.sum() / np.maximum(there, 1e-9), np.nan)
+    combined = np.sqrt(combined)
     allowed = ~np.isnan(combined[0])
     if where is not None:
         allowed &= (table["label_type"] == "m") if "type" in where else table["volume_mm3"].notna()
@@ -201,7 +208,9 @@ def test_size_place_and_percentiles_equal_brute_force(data):
     rows = answer["tumor_id"].astype(int)
     assert list(zip(answer["query"], rows, strict=True)) == expected
     assert_allclose(answer["distance"], combined[answer["query"], rows], atol=1e-9)
-    for name, (apart, among) in aspects.items():
+    shown = ["type", "place", "size"]
+    assert [c for c in answer if c.startswith("distance_")] == [f"distance_{name}" for name in shown]
+    for name, (apart, among) in ((name, aspects[name]) for name in shown):
         mine = apart[answer["query"], rows]
         assert_allclose(answer[f"distance_{name}"], mine, atol=1e-9)
         share = [np.mean(among > d + 1e-9) if len(among) and d == d else np.nan for d in mine]
@@ -221,12 +230,98 @@ def test_size_is_measured_or_refused():
     assert plain["closer_than_size"].isna().tolist() == [False, False, True, False]
     assert "distance_size" not in index.search([[0.0]])
     for of in (None, {"volume_mm3": [None]}, {"volume_mm3": [0]}):
-        with pytest.raises(ValueError, match=r"volume greater than 0 in column 'volume_mm3'.*query 0"):
+        with pytest.raises(ValueError, match=r"volume greater than 0 in column 'volume_mm3'.*Got none"):
             index.search([[0.0]], aspects={"size": 1}, query_metadata=of)
     own = TumorIndex().fit(
         [[0.0], [1.0]], metadata={"volume_mm3": [1, 2]}, space=EmbeddingSpace("f", {"size": [[1]]})
     )
     assert own.search([[0.0]], aspects={"size": 1})["distance_size"].tolist() == [0, 1]  # a task named size
+
+
+def test_look_is_what_no_head_reads():
+    """It is the scaled features without the directions that heads read, over its median pair."""
+    rng = np.random.default_rng(7)
+    X, scale = rng.normal(size=(30, 4)).astype(np.float32), np.array([1.0, 2.0, 0.5, 3.0])
+    heads = {"type": rng.normal(size=(2, 4)), "hemisphere": rng.normal(size=(1, 4))}
+    rows = np.vstack(list(heads.values())) / scale
+    left = (X * scale) @ (np.eye(4) - np.linalg.pinv(rows) @ rows)
+    apart = cdist(left, left)
+    index = TumorIndex().fit(X, space=EmbeddingSpace("f", heads, scale))
+    answer = index.search(X[:3], 30, aspects={"look": 4})
+    row = answer["tumor_id"].astype(int)
+    expected = apart[answer["query"], row] / np.median(apart[np.triu_indices(30, 1)])
+    assert_allclose(answer["distance_look"], expected, atol=1e-6)
+    assert_allclose(answer["distance"], 2 * expected, atol=1e-6)
+    everything = {"type": np.eye(4)}  # nothing is left
+    assert TumorIndex().fit(X, space=EmbeddingSpace("f", everything)).aspects_ == ("type",)
+
+
+def test_default_aspects_are_those_that_exist():
+    """Heads, place, size and look share the weight; other metrics and bare arrays keep the plain distance."""
+    X, rng = np.random.default_rng(8).normal(size=(20, 3)), np.random.default_rng(8)
+    sized, heads = {"volume_mm3": rng.uniform(1, 9, size=20)}, {"type": [[1, 0, 0]], "region": [[0, 1, 0]]}
+    of_heads = EmbeddingSpace("f", heads)
+    for metadata, space, metric, expected in (
+        (sized, of_heads, "euclidean", ["type", "place", "size", "look"]),
+        (None, of_heads, "euclidean", ["type", "place", "look"]),
+        (sized, EmbeddingSpace("f", {"grade": [[1, 0, 0]]}), "euclidean", ["grade", "size", "look"]),
+        (sized, EmbeddingSpace("f"), "euclidean", ["size", "look"]),
+        (None, EmbeddingSpace("f"), "euclidean", []),
+        (sized, None, "euclidean", []),
+        (sized, of_heads, "cosine", []),
+    ):
+        index = TumorIndex(metric=metric).fit(X, metadata=metadata, space=space)
+        assert list(index.aspect_weights()) == expected
+        answer = index.search(X[:2], 4, query_metadata=None if metadata is None else {"volume_mm3": [2, 3]})
+        if not expected:
+            assert_allclose(answer["distance"].to_numpy().reshape(2, 4), index.kneighbors(X[:2], 4)[0])
+            continue
+        total = sum(answer[f"distance_{name}"] ** 2 for name in expected)
+        assert_allclose(answer["distance"], np.sqrt(total), atol=1e-9)
+    with pytest.raises(TypeError, match="or be 'embedding'"):
+        index.search(X[:2], aspects="looks")
+
+
+@pytest.mark.parametrize("engine", ["exact", "pynndescent"])
+def test_any_column_of_numbers_is_an_aspect(engine):
+    """By age the nearest are those of like age, in units of its median difference; unknown ages come last."""
+    ages = [30.0, 50.0, 70.0, None]
+    index = TumorIndex(engine=engine).fit(
+        np.zeros((4, 2)), metadata={"age": ages, "sex": ["f", "m", "f", "m"]}
+    )
+    answer = index.search([[0, 0]], 4, aspects={"age": 1}, query_metadata={"age": [66]})
+    assert answer["tumor_id"].tolist() == ["2", "1", "0"]
+    assert_allclose(answer["distance"], [4 / 20, 16 / 20, 36 / 20])
+    assert_allclose(answer["distance_age"], answer["distance"])
+    with pytest.raises(ValueError, match="Got 'sex'; aspects are none, and columns of numbers"):
+        index.search([[0, 0]], aspects={"sex": 1})
+    with pytest.raises(ValueError, match="'age' needs a number in column 'age' of 'query_metadata'"):
+        index.search([[0, 0]], aspects={"age": 1})
+
+
+def test_points_of_aspects_order_tumors_as_a_search_does():
+    """Their distances are a search's; a missing volume lies at the archive's mean."""
+    X, table = make_archive(np.random.default_rng(9), 30, 30, missing=0)
+    index = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("f", HEADS))
+    points = index.coordinates(aspects=None)
+    found = index.search(X[:2], 30, query_metadata=table[:2].drop(columns="patient_id"))
+    expected = cdist(points[:2], points)[found["query"], found["tumor_id"].astype(int)]
+    assert_allclose(found["distance"], expected, atol=1e-9)
+    assert_allclose(index.coordinates(X[:2], metadata=table[:2], aspects=None), points[:2])
+    assert_allclose(
+        index.coordinates(X[:1], aspects={"size": 1}), [index.coordinates(aspects={"size": 1}).mean(axis=0)]
+    )
+
+
+def test_each_query_has_tumors_of_its_own_to_leave_out():
+    """They are no results and no nearest case of a p-value, and others may have them."""
+    index = TumorIndex().fit(np.arange(30.0)[:, None])
+    near = [str(i) for i in range(8)]
+    answer = index.search([[3.0], [3.0]], 2, exclude=[near, []])
+    assert answer["tumor_id"].tolist() == ["8", "9", "3", "2"]
+    assert answer["p_value"].tolist() == [1 / 31, 1 / 31, 1, 1]  # all others have one at 1, and this one at 5
+    with pytest.raises(ValueError, match="as many as the 2 queries"):
+        index.search([[3.0], [3.0]], 2, exclude=[["3"]])
 
 
 def test_answers_must_not_share_names_with_metadata():

@@ -167,7 +167,7 @@ def test_what_a_filter_leaves_of_five_does_not_vote(embedder, index, archive):
         ({"where": {"dose": 1}}, "'where' must name columns"),
         ({"mask": "m.nii.gz", "box": (0, 0, 0, 1, 1, 1)}, "leave one out"),
         ({"key_file": "archive.key"}, "belong to a folder of DICOM"),
-        ({"vote_calibration": "votes.json", "max_per_patient": 2}, "calibrated for plain answers"),
+        ({"vote_calibration": "votes.json", "max_per_patient": 2}, "calibrated without conditions"),
     ],
 )
 def test_mistakes_are_found_before_voxels_are_read(embedder, index, options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +42,8 @@ class VoteCalibration:
     curves_ : dict
         Task → ``(slope, intercept)`` of the log-odds.
     made_for_ : dict
-        ``fingerprint`` of the embedder and ``n_neighbors`` of the answers, where `calibrate_votes` made it;
-        else empty.
+        ``fingerprint`` of the embedder, ``n_neighbors`` and ``aspects`` (weights; empty: the plain distance)
+        of the answers, where `calibrate_votes` made it; else empty.
     report_ : DataFrame
         One row per task: ``task``, ``n`` and, of the votes fitted on, ``brier_before``, ``brier_after``,
         ``ece_before``, ``ece_after``; before: the share itself, taken for a probability. `evaluate` returns
@@ -153,14 +154,17 @@ class VoteCalibration:
             ) from err
         return calibration
 
-    def check(self, index: TumorIndex, n_neighbors: int) -> None:
-        """Raise ``IndexMismatchError`` if made for another embedder or number of neighbors."""
+    def check(
+        self, index: TumorIndex, n_neighbors: int, aspects: Mapping[str, float] | str | None = None
+    ) -> None:
+        """Raise ``IndexMismatchError`` if made for another embedder, number of neighbors or distance."""
         check_fitted(self, "curves_")
-        for name, value in _made_for(index, n_neighbors).items():
-            if name in self.made_for_ and self.made_for_[name] != value:
+        held = {"aspects": {}} | self.made_for_  # before aspects the plain distance was the only one
+        for name, value in _made_for(index, n_neighbors, aspects).items():
+            if self.made_for_ and name in held and held[name] != value:
                 raise IndexMismatchError(
-                    "The vote calibration must be made for this index and number of neighbors. Its "
-                    f"{name} is {self.made_for_[name]}, got {value}. Calibrate again."
+                    "The vote calibration must be made for this index, number of neighbors and aspects. Its "
+                    f"{name} is {_said(held[name])}, got {_said(value)}. Calibrate again."
                 )
 
 
@@ -171,6 +175,7 @@ def calibrate_votes(
     *,
     n_neighbors: int = 5,
     space: EmbeddingSpace | None = None,
+    aspects: Mapping[str, float] | str | None = None,
 ) -> VoteCalibration:
     """Learn how often votes in the answers of an index are right, on held-out patients.
 
@@ -186,6 +191,8 @@ def calibrate_votes(
         As in the queries to come.
     space : EmbeddingSpace, optional
         Of the embedder of `X`, compared with that of the index.
+    aspects : mapping of str to float or "embedding", optional
+        As in the queries to come, see `TumorIndex.search`.
 
     Returns
     -------
@@ -206,9 +213,9 @@ def calibrate_votes(
                 f"Votes are calibrated on patients that the index does not hold. Got {len(both)} that it "
                 f"holds, among them {both[0]!r}."
             )
-    neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space)
+    neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space, aspects=aspects)
     calibration = VoteCalibration().fit(votes(neighbors, index.metadata_, n_neighbors=n_neighbors), metadata)
-    calibration.made_for_ = _made_for(index, n_neighbors)
+    calibration.made_for_ = _made_for(index, n_neighbors, aspects)
     return calibration
 
 
@@ -241,9 +248,17 @@ def _share(counted):
     return (counted["n_votes"] / counted["n_labelled"]).to_numpy(dtype=float)
 
 
-def _made_for(index, n_neighbors):
-    """Return what a calibration holds for: the embedder's fingerprint and the number of neighbors."""
-    return {"fingerprint": getattr(index.space_, "fingerprint", None), "n_neighbors": int(n_neighbors)}
+def _made_for(index, n_neighbors, aspects):
+    """Return what a calibration holds for: fingerprint, number of neighbors and weights of aspects."""
+    fingerprint, weights = getattr(index.space_, "fingerprint", None), index.aspect_weights(aspects)
+    return {"fingerprint": fingerprint, "n_neighbors": int(n_neighbors), "aspects": weights}
+
+
+def _said(value):
+    """Return what a calibration was made for in words."""
+    if not isinstance(value, dict):
+        return value
+    return ", ".join(f"{name} {weight:g}" for name, weight in value.items()) or "embedding"
 
 
 def _by_task(counted, metadata):

@@ -15,6 +15,13 @@ Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
 Seed = Annotated[int, Option(help="Seed.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
+Aspect = Annotated[
+    list[str] | None,
+    Option(
+        help="Weight of an aspect or of a column of numbers, such as type=1 or age=0.5; or embedding. "
+        "Default: type, place, size and look alike."
+    ),
+]
 MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
 MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
 MergeDistance = Annotated[

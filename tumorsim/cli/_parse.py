@@ -51,13 +51,15 @@ def parse_where(texts, metadata):
 
 
 def parse_aspects(texts):
-    """Return ``type=1`` and the like as a dict of weights, or None without any.
+    """Return ``type=1`` and the like as a dict of weights, "embedding" as it is, or None.
 
     Examples
     --------
-    >>> parse_aspects(["type=1", "region=0.5"])
-    {'type': 1.0, 'region': 0.5}
+    >>> parse_aspects(["type=1", "region=0.5"]), parse_aspects(["embedding"])
+    ({'type': 1.0, 'region': 0.5}, 'embedding')
     """
+    if texts and list(texts) == ["embedding"]:
+        return "embedding"
     aspects = {}
     for text in texts or ():
         name, separator, weight = text.partition("=")

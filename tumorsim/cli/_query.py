@@ -43,7 +43,7 @@ def query(
     exclude: Annotated[
         str | None, Option(help="Leave out same_patient, same_case, or ids such as a,b.")
     ] = None,
-    aspect: Annotated[list[str] | None, Option(help="Search by aspects, such as type=1 or size=0.5.")] = None,
+    aspect: opt.Aspect = None,
     max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
     alpha: Annotated[float, Option(min=0, max=1, help="No close match up to this p-value.")] = 0.05,
     calibrate: Annotated[list[str] | None, Option(help="Condition on what calibrates p-values.")] = None,
@@ -134,6 +134,7 @@ def evaluate(
     calibrate_votes: Annotated[
         Path | None, Option(help="Write how often votes of --queries are right.")
     ] = None,
+    aspect: opt.Aspect = None,
     output: opt.Table = None,
     overwrite: opt.Overwrite = False,
     random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
@@ -153,6 +154,7 @@ def evaluate(
         queries=queries,
         n_neighbors=parse_numbers(n_neighbors, "--n-neighbors"),
         calibrate=calibrate_votes is not None,
+        aspects=parse_aspects(aspect),
         random_state=random_state,
     )
     say(format_knn_table(result))

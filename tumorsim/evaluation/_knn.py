@@ -204,6 +204,7 @@ def neighbors_of_other_patients(
             k,
             query_metadata={"patient_id": [str(p) for p in query_patients]},
             exclude="same_patient",
+            aspects="embedding",
             max_per_patient=None,
             alpha=None,
         )

@@ -8,9 +8,9 @@ import pandas as pd
 from tumorsim._validation import check_choice, is_missing, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import allowed_uri
-from tumorsim.index._aspects import make_aspects, weighted_points
+from tumorsim.index._aspects import make_aspects, measured_aspect, random_pairs, weighted_points
 from tumorsim.index._engines import check_engine
-from tumorsim.index._exact import Coordinates, ExactEngine, whitening_basis
+from tumorsim.index._exact import Coordinates, PartialEngine, whitening_basis
 from tumorsim.index._tables import as_table, check_metadata, group_codes, join_tables, replace_rows
 from tumorsim.spaces import EmbeddingSpace
 
@@ -147,16 +147,32 @@ class Archive:
         own = [-1 if is_missing(value) else lookup.get((value,), -1) for value in table["patient_id"]]
         return codes, np.array(own, dtype=np.int64)
 
+    def aspects_of(self, weights):
+        """Return name → `Aspect` of all aspects of a search, columns of numbers among them."""
+        columns = [name for name in weights if name not in self.aspects]
+        pairs = random_pairs(self.patients()[0]) if columns else None
+        return self.aspects | {name: measured_aspect(self.metadata, name, pairs) for name in columns}
+
     def weighted(self, weights):
-        """Return the exact engine of weighted aspects, its points, and which rows have all measures."""
+        """Return the aspects by name, the engine of weighted ones, and its points, NaN where missing."""
 
         def make():
-            points = weighted_points(self.aspects, weights, self.embeddings, self.metadata)
-            known = ~np.isnan(points).any(axis=1)
-            points[~known] = 0
-            return ExactEngine(points, Coordinates()), points, known
+            aspects = self.aspects_of(weights)
+            points, which = weighted_points(aspects, weights, self.embeddings, self.metadata)
+            return aspects, PartialEngine(points, which, [w for w in weights.values() if w > 0]), points
 
         return self.last("weighted", tuple(weights.items()), make)
+
+    def points(self, X, metadata, weights):
+        """Return points of embeddings, default the archive's, whose distances a search by weights takes."""
+        if not weights:
+            return self.coordinates(self.embeddings if X is None else X)
+        held, _, points = self.weighted(weights)
+        middle = np.nan_to_num(np.nanmean(points, axis=0))
+        if X is not None:
+            table = None if metadata is None else as_table(metadata, len(X), "metadata")
+            points = weighted_points(held, weights, X, table)[0]
+        return np.where(np.isnan(points), middle, points)
 
     def last(self, name, key, make):
         """Return what was made under `key`, keeping only the last one of `name`, since it may be large."""

@@ -10,8 +10,16 @@ import pandas as pd
 from tumorsim._validation import check_real
 from tumorsim.answers import PLACE
 from tumorsim.index._exact import Coordinates, pair_distances
+from tumorsim.index._tables import kind_of, kind_of_dtype
 
-__all__ = ["SIZE_COLUMN", "check_weights", "make_aspects", "weighted_points"]
+__all__ = [
+    "check_weights",
+    "make_aspects",
+    "measured_aspect",
+    "random_pairs",
+    "standard_aspects",
+    "weighted_points",
+]
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
@@ -22,18 +30,18 @@ ROWS = 16_384  # mapped at once: bounds the float64 copies
 class Aspect:
     """One aspect of an archive: points whose distances are in units of its median over random pairs."""
 
-    parts: tuple  # of Coordinates, or a number that divides the logarithm of the measured volume
+    parts: tuple  # of Coordinates; of a measured aspect its column and what divides its numbers
     pairs: np.ndarray  # (n_pairs,) distances of random pairs of different patients, ascending
 
     @property
     def measured(self):
         """Whether the aspect comes from a column, not from features."""
-        return isinstance(self.parts[0], float)
+        return isinstance(self.parts[0], str)
 
     def points(self, X, table):
         """Return float64 points (n, n_coordinates), NaN where a measure is missing."""
         if self.measured:
-            return log_size(table, len(X))[:, None] / self.parts[0]
+            return measure(table, self.parts[0], len(X))[:, None] / self.parts[1]
         return _mapped(self.parts, X)
 
     def between(self, rows, embeddings, table, of_query, queries, query_table):
@@ -55,8 +63,9 @@ class Aspect:
 def make_aspects(embeddings, table, space, unit_length, codes):
     """Return name → `Aspect` of an archive, `codes` (n_rows,) being its patients.
 
-    They are those of the space that have a distance; ``place``, the sum of two or more of its tasks that
-    tell it; and ``size``, the logarithm of the column volume_mm3. A task named place or size comes first.
+    They are those of the space that have a distance; ``place``, the sum of its tasks that tell it; ``size``,
+    the logarithm of the column volume_mm3; and ``look``, what features carry beyond the heads. A task of one
+    of these names comes first.
     """
     pairs = random_pairs(codes)
     aspects = {}
@@ -64,27 +73,57 @@ def make_aspects(embeddings, table, space, unit_length, codes):
         coordinates = _coordinates(space, name, unit_length)
         if coordinates is not None:
             aspects[name] = _scaled([coordinates], embeddings, pairs)
+    named = () if space is None else space.aspects
     place = [part for name in PLACE if name in aspects for part in aspects[name].parts]
-    if len(place) > 1 and "place" not in aspects:
+    if place and "place" not in named:
         aspects["place"] = _scaled(place, embeddings, pairs)
-    if SIZE_COLUMN in table and "size" not in (() if space is None else space.aspects):
-        size = log_size(table, len(table))
-        apart = np.abs(size[pairs[0]] - size[pairs[1]])
-        apart, spread = _in_units(apart[~np.isnan(apart)])
-        aspects["size"] = Aspect((spread,), apart)
+    if SIZE_COLUMN in table and "size" not in named:
+        aspects["size"] = measured_aspect(table, SIZE_COLUMN, pairs)
+    look = None if space is None else _look(space, embeddings.shape[1])
+    if look is not None and "look" not in named:
+        aspects["look"] = _scaled([look], embeddings, pairs)
     return aspects
 
 
-def check_weights(aspects, known, space):
-    """Return weights of the `known` aspects of an index as a dict name → float."""
+def standard_aspects(known):
+    """Return the names of the `known` aspects that are always shown: tasks, place, size, look."""
+    tasks = [name for name in known if name not in (*PLACE, "place", "size", "look")]
+    return [*tasks, *(name for name in ("place", "size", "look") if name in known)]
+
+
+def measured_aspect(table, column, pairs):
+    """Return the aspect of a column of numbers."""
+    values = measure(table, column, len(table))
+    apart = np.abs(values[pairs[0]] - values[pairs[1]])
+    apart, spread = _in_units(apart[~np.isnan(apart)])
+    return Aspect((column, spread), apart)
+
+
+def is_measure(table, column):
+    """Tell whether a column of a table holds numbers, and at least one."""
+    held = table[column].dropna() if column in table else ()
+    if not len(held):
+        return False
+    kinds = map(kind_of, held) if held.dtype == object else [kind_of_dtype(held.dtype)]
+    return set(kinds) == {"numbers"}
+
+
+def check_weights(aspects, archive):
+    """Return weights of aspects of an `Archive` as a dict name → float; empty: the plain distance."""
+    if aspects is None and archive.metric == "euclidean" and archive.space is not None:
+        names = standard_aspects(archive.aspects)
+        return {} if names == ["look"] else dict.fromkeys(names, 1.0)
+    if aspects is None or (isinstance(aspects, str) and aspects == "embedding"):
+        return {}
     if not isinstance(aspects, Mapping) or not aspects:
-        rule = "Parameter 'aspects' must map aspect names to weights, for instance {'type': 1}."
-        raise TypeError(f"{rule} Got {aspects!r}.")
+        rule = "Parameter 'aspects' must map aspect names to weights, for instance {'type': 1}"
+        raise TypeError(f"{rule}, or be 'embedding'. Got {aspects!r}.")
+    space, known = archive.space, archive.aspects
     for name in aspects:
-        if name not in known:
+        if name not in known and not is_measure(archive.metadata, name):
             if space is not None and name in space.aspects:
                 raise ValueError(f"Aspect {name!r} reads nothing of the features and has no distance.")
-            listed = f"aspects are {', '.join(known) or 'none'}"
+            listed = f"aspects are {', '.join(known) or 'none'}, and columns of numbers"
             if space is None:
                 listed += "; those of an embedder come with fit(…, space=embedder.space_)"
             raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
@@ -95,16 +134,22 @@ def check_weights(aspects, known, space):
 
 
 def weighted_points(aspects, weights, X, table):
-    """Return points (n, n_coordinates) whose squared distance is the weighted sum of those of the aspects."""
-    return np.hstack([np.sqrt(w) * aspects[name].points(X, table) for name, w in weights.items() if w > 0])
+    """Return points (n, n_coordinates) and the aspect of each coordinate, (n_coordinates,).
+
+    Their squared distance is the weighted sum of those of the aspects; what is missing is NaN.
+    """
+    parts = [np.sqrt(w) * aspects[name].points(X, table) for name, w in weights.items() if w > 0]
+    return np.hstack(parts), np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
 
 
-def log_size(table, n_rows):
-    """Return log volumes in mm³, NaN where the table has none or the volume is not greater than 0."""
-    if table is None or SIZE_COLUMN not in table:
+def measure(table, column, n_rows):
+    """Return the numbers of a column, of volumes their logarithms; NaN where there is none."""
+    if table is None or column not in table:
         return np.full(n_rows, np.nan)
-    volume = pd.to_numeric(table[SIZE_COLUMN], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return np.log(np.where((volume > 0) & np.isfinite(volume), volume, np.nan))
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    if column == SIZE_COLUMN:
+        return np.log(np.where((values > 0) & np.isfinite(values), values, np.nan))
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def random_pairs(codes):
@@ -126,12 +171,23 @@ def _coordinates(space, name, unit_length):
     if space.offsets:
         says = partial(space.aspect_coordinates, name)
         return Coordinates(says, basis=np.eye(len(rows))) if rows.any() else None
-    rows = rows if space.scale is None else rows / space.scale  # that act on scaled features
-    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
-    if not sizes[0] > 0:
-        return None
-    basis = directions[sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]]
-    return Coordinates(space.coordinates, unit_length, basis)
+    basis = _directions(rows if space.scale is None else rows / space.scale)[0]
+    return Coordinates(space.coordinates, unit_length, basis) if len(basis) else None
+
+
+def _look(space, n_features):
+    """Return `Coordinates` of the scaled features where no head reads them, None if nothing is left."""
+    scale = np.ones(n_features) if space.scale is None else space.scale
+    rows = [rows / scale for rows in space.aspects.values()]  # that act on scaled features
+    beyond = _directions(np.vstack(rows))[1] if rows else np.eye(n_features)
+    return Coordinates(basis=beyond * scale) if len(beyond) else None
+
+
+def _directions(rows):
+    """Return orthonormal bases of the space that rows (k, n) span, and of its complement."""
+    _, sizes, directions = np.linalg.svd(rows)
+    rank = int((sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]).sum())
+    return directions[:rank], directions[rank:]
 
 
 def _scaled(parts, embeddings, pairs):
@@ -144,7 +200,8 @@ def _scaled(parts, embeddings, pairs):
 
 def _in_units(distances):
     """Return distances (n,), ascending, in units of their median (1 where there is none), and the unit."""
-    spread = (float(np.median(distances)) if len(distances) else 0.0) or 1.0
+    spread = float(np.median(distances) or np.mean(distances)) if len(distances) else 0.0
+    spread = spread or 1.0
     return np.sort(distances) / spread, spread
 
 

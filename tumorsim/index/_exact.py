@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["CandidateEngine", "Coordinates", "ExactEngine", "Frame", "whitening_basis"]
+__all__ = ["CandidateEngine", "Coordinates", "ExactEngine", "Frame", "PartialEngine", "whitening_basis"]
 
 BLOCK_BYTES = 8 * 2**20  # of pairs that are measured at once
 N_QUERIES, N_POINTS = 256, 8_192  # of one float32 product: 8 MB, which stays in a processor's cache
@@ -201,6 +201,58 @@ class ExactEngine:
         distance = (largest.astype(np.float64) + (1 + 5 * b) * square + 2 * TINY) / (1 - 4 * b)
         limit = (distance - (1 - b) * square).astype(np.float32)
         return np.nextafter(limit, np.float32(np.inf))
+
+
+class PartialEngine:
+    """Exact search among points with gaps: the aspects that both tumors have share the weight of all.
+
+    `aspects` (n_coordinates,) tells the aspect of each coordinate, `weights` (n_aspects,) how much it counts.
+    Rows, and queries, that lack the same aspects are searched together; pairs without a common one are no
+    neighbors.
+    """
+
+    def __init__(self, points, aspects, weights):
+        self._points, self._aspects, self._weights = points, aspects, np.asarray(weights, dtype=float)
+        self._rows = _by_gaps(points)
+        self._engines = {}
+
+    def nearest(self, X, n_neighbors, selection):
+        """Return distances and rows as `ExactEngine` does, of points (n_queries, n_coordinates)."""
+        distances, found = empty(len(X), n_neighbors)
+        for missing, queries in _by_gaps(X):
+            parts, own = [], selection.of(queries)
+            for number, (gaps, rows) in enumerate(self._rows):
+                keep = ~(missing | gaps)
+                if keep.any():
+                    near, row = self._engine(number, keep).nearest(
+                        self._scaled(X[queries], keep), n_neighbors, own.among(rows)
+                    )
+                    parts.append((near, np.where(row >= 0, rows[row], -1)))
+            if parts:
+                near, row = (np.hstack(values) for values in zip(*parts, strict=True))
+                order = np.lexsort((row, near))[:, :n_neighbors]
+                distances[queries] = np.take_along_axis(near, order, axis=1)
+                found[queries] = np.take_along_axis(row, order, axis=1)
+        return distances, found
+
+    def _scaled(self, points, keep):
+        """Return the coordinates of the aspects that are kept, which share the weight of all."""
+        share = self._weights.sum() / self._weights[np.unique(self._aspects[keep])].sum()
+        return points[:, keep] * np.sqrt(share)
+
+    def _engine(self, number, keep):
+        """Return the engine of the rows of a group, of the coordinates that are kept, made at first use."""
+        key = number, keep.tobytes()
+        if key not in self._engines:
+            points = self._scaled(self._points[self._rows[number][1]], keep)
+            self._engines[key] = ExactEngine(points, Coordinates())
+        return self._engines[key]
+
+
+def _by_gaps(points):
+    """Return pairs of missing coordinates (n_coordinates,) and the rows of points that lack just these."""
+    patterns, which = np.unique(np.isnan(points), axis=0, return_inverse=True)
+    return [(pattern, np.flatnonzero(which.ravel() == i)) for i, pattern in enumerate(patterns)]
 
 
 def _group_minima(product, wanted):

@@ -28,24 +28,38 @@ class Selection:
     allowed: np.ndarray | None = None  # (n_rows,) booleans
     row_codes: np.ndarray | None = None  # (n_rows,) integers
     query_codes: np.ndarray | None = None  # (n_queries,) integers
+    left_out: np.ndarray | None = None  # (n_queries,) of arrays of rows that a query may not have
 
     def of(self, queries):
         """Return the selection of some of the queries."""
-        codes = None if self.query_codes is None else self.query_codes[queries]
-        return Selection(self.allowed, self.row_codes, codes)
+        parts = (None if part is None else part[queries] for part in (self.query_codes, self.left_out))
+        return Selection(self.allowed, self.row_codes, *parts)
+
+    def among(self, rows):
+        """Return the selection where `rows`, ascending, are the whole archive."""
+        allowed, codes = (None if part is None else part[rows] for part in (self.allowed, self.row_codes))
+        left_out = self.left_out
+        if left_out is not None:
+            left_out = _arrays(np.flatnonzero(np.isin(rows, some)) for some in left_out)
+        return Selection(allowed, codes, self.query_codes, left_out)
 
     def pairs_allowed(self, of_query, row):
-        """Tell for pairs of query and row whether their codes differ, shape (n_pairs,)."""
-        if self.query_codes is None:
-            return np.ones(len(row), dtype=bool)
-        return self.query_codes[of_query] != self.row_codes[row]
+        """Tell for pairs of query and row whether the query may have the row, shape (n_pairs,)."""
+        may = np.ones(len(row), dtype=bool)
+        if self.query_codes is not None:
+            may = self.query_codes[of_query] != self.row_codes[row]
+        for query, rows in enumerate(self.left_out if self.left_out is not None else ()):
+            if len(rows):
+                may &= (of_query != query) | ~np.isin(row, rows)
+        return may
 
     def most_excluded(self):
-        """Return the largest number of rows that one of the queries loses by its code."""
+        """Return the largest number of rows that one of the queries loses by its code or by name."""
+        most = 0 if self.left_out is None else max(map(len, self.left_out), default=0)
         if self.query_codes is None or not (self.query_codes >= 0).any():
-            return 0
-        counts = np.bincount(self.row_codes)
-        return int(counts[self.query_codes[self.query_codes >= 0]].max())
+            return most
+        codes = self.query_codes[self.query_codes >= 0]
+        return most + int(np.bincount(self.row_codes, minlength=codes.max() + 1)[codes].max())
 
 
 def select(metadata, where, exclude, query_table, n_queries, codes_of):
@@ -60,11 +74,25 @@ def select(metadata, where, exclude, query_table, n_queries, codes_of):
         keys = zip(*(query_table[column] for column in columns), strict=True)
         query_codes = np.fromiter((lookup.get(key, -1) for key in keys), dtype=np.int64, count=n_queries)
         return Selection(allowed, row_codes, query_codes)
+    if len(exclude) and all(isinstance(ids, list) for ids in exclude):
+        if len(exclude) != n_queries:
+            rule = f"Lists of tumor ids in 'exclude' must be as many as the {n_queries} queries."
+            raise ValueError(f"{rule} Got {len(exclude)}.")
+        rows = (np.flatnonzero(metadata["tumor_id"].isin(ids)) if ids else np.arange(0) for ids in exclude)
+        return Selection(allowed, left_out=_arrays(rows))
     if not all(isinstance(value, str) for value in exclude):
         rule = "Parameter 'exclude' must be 'same_patient', 'same_case' or tumor ids as text."
         raise TypeError(f"{rule} Got {exclude!r}.")
     others = ~metadata["tumor_id"].isin(list(exclude)).to_numpy()
     return Selection(others if allowed is None else allowed & others)
+
+
+def _arrays(arrays):
+    """Return arrays as an array of objects."""
+    listed = list(arrays)
+    held = np.empty(len(listed), dtype=object)
+    held[:] = listed
+    return held
 
 
 def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:

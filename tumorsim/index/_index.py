@@ -15,6 +15,7 @@ from tumorsim._validation import check_choice, check_fitted, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import is_file
 from tumorsim.index._archive import METRICS, Archive, check_features, restore
+from tumorsim.index._aspects import check_weights
 from tumorsim.index._engines import check_engine, make_engine
 from tumorsim.index._milvus import Collection
 from tumorsim.index._parquet import read_parquet, write_parquet
@@ -91,8 +92,12 @@ class TumorIndex(BaseEstimator):
 
     @property
     def aspects_(self) -> tuple[str, ...]:
-        """Names of what `search` can weigh: aspects of the space, ``place`` and ``size``."""
+        """Names of what `search` can weigh beside columns of numbers: tasks, place, size and look."""
         return tuple(self._archive.aspects)
+
+    def aspect_weights(self, aspects: Mapping[str, float] | str | None = None) -> dict[str, float]:
+        """Return the weights that `search` uses for its parameter `aspects`; empty is the plain distance."""
+        return check_weights(aspects, self._fitted())
 
     def fit(
         self, X: ArrayLike, y=None, *, metadata: Metadata | None = None, space: Space = None, overwrite=False
@@ -131,7 +136,7 @@ class TumorIndex(BaseEstimator):
     def kneighbors(
         self, X: ArrayLike | None = None, n_neighbors: int | None = None, return_distance: bool = True
     ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
-        """Return the nearest rows, as scikit-learn's `NearestNeighbors` does.
+        """Return the nearest rows as scikit-learn's `NearestNeighbors` does: by the plain distance.
 
         Parameters
         ----------
@@ -168,7 +173,7 @@ class TumorIndex(BaseEstimator):
         space: Space = None,
         where: Mapping[str, object] | None = None,
         exclude: str | Sequence[str] | None = None,
-        aspects: Mapping[str, float] | None = None,
+        aspects: Mapping[str, float] | str | None = None,
         max_per_patient: int | None = 1,
         alpha: float | None = 0.05,
         calibration: Mapping[str, object] | None = None,
@@ -184,18 +189,21 @@ class TumorIndex(BaseEstimator):
         n_neighbors : int, default=5
             Rows per query; fewer where fewer tumors are left.
         query_metadata : DataFrame, dict of columns or list of dicts, optional
-            One row per query: ``patient_id`` and ``case_id`` for `exclude`, ``volume_mm3`` for size.
+            One row per query: ``patient_id`` and ``case_id`` for `exclude`, and measured columns.
         space : EmbeddingSpace, optional
             ``embedder.space_`` of the queries; another fingerprint than the index's is refused.
         where : mapping of str to condition, optional
             Column of the metadata (``type`` falls back to ``label_type``) → a value (None: missing); a list,
             tuple or set of values; ``(operator, value)`` with ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``;
             or a list of such pairs, which must all hold.
-        exclude : {"same_patient", "same_case"} or sequence of str, optional
-            Leave out tumors of the query's patient or case, or these tumor ids.
-        aspects : mapping of str to float, optional
-            Weights of `aspects_`; ``size`` (log volume) needs volume_mm3, and leaves out tumors without it.
-            The distance is the root of the weighted sum of their squares, each in units of its median.
+        exclude : {"same_patient", "same_case"}, sequence of str, or sequence of lists of str, optional
+            Leave out tumors of the query's patient or case, or these tumor ids, or for each query a list.
+        aspects : mapping of str to float or "embedding", optional
+            Weights of `aspects_` and of columns of numbers. The distance is the root of the weighted sum of
+            their squares, each in units of its median. Where a tumor lacks a measure, the other aspects share
+            its weight. Default: 1 for tasks such as ``type``, ``place``, ``size`` (log of ``volume_mm3``) and
+            ``look`` (features beyond the heads). ``"embedding"``: the plain distance, which is also the
+            default of other metrics and of bare arrays.
         max_per_patient : int or None, default=1
             Most tumors of one patient among the results of a query, if the metadata have ``patient_id``.
         alpha : float or None, default=0.05
@@ -222,36 +230,43 @@ class TumorIndex(BaseEstimator):
         conditions = (query_metadata, where, exclude, aspects, max_per_patient, alpha, calibration)
         return search(archive, self._get_engine, X, n_neighbors, *conditions)
 
-    def coordinates(self, X: ArrayLike | None = None) -> np.ndarray:
-        """Return points whose Euclidean distances order tumors as the index does, for maps and plots.
+    def coordinates(
+        self,
+        X: ArrayLike | None = None,
+        *,
+        metadata: Metadata | None = None,
+        aspects: Mapping[str, float] | str | None = "embedding",
+    ) -> np.ndarray:
+        """Return points whose Euclidean distances order tumors as a search does, for maps and plots.
 
-        Under the metrics euclidean and whitened the distance of two points is that of their tumors. Under
-        cosine the points have unit length, and half the squared distance is 1 - cosine.
+        Of aspects, and under the metrics euclidean and whitened, the distance of two points is that of their
+        tumors; a missing measure is put at the archive's mean. Under cosine the points have unit length, and
+        half the squared distance is 1 - cosine.
 
         Parameters
         ----------
         X : array-like of shape (n_rows, n_features), optional
             Embeddings of the same embedder; default: the archive's.
+        metadata : DataFrame, dict of columns or list of dicts, optional
+            Of `X`, with measured columns.
+        aspects : mapping of str to float or "embedding", default="embedding"
+            As in `search`.
 
         Returns
         -------
         ndarray of shape (n_rows, n_coordinates), dtype=float64
         """
         archive = self._fitted()
-        return archive.coordinates(archive.embeddings if X is None else self._check_X(X, archive.metric))
+        X = None if X is None else self._check_X(X, archive.metric)
+        return archive.points(X, metadata, check_weights(aspects, archive))
 
     def check_space(self, space: Space) -> None:
         """Raise unless embeddings of `space` can be compared with those of the index.
 
-        Parameters
-        ----------
-        space : EmbeddingSpace or None
-            ``embedder.space_``, so that a wrong model is refused before it embeds; None is not checked.
-
         Raises
         ------
         IndexMismatchError
-            If its fingerprint is not the index's, or the index was fitted without a space.
+            If its fingerprint is not the index's, or the index has no space. None is not checked.
         """
         self._fitted(space)
 
@@ -280,8 +295,7 @@ class TumorIndex(BaseEstimator):
         ----------
         X, metadata, space
             As in `fit`, of the same embedder; without `X` only metadata change. `metadata` must have
-            ``tumor_id``. Its columns replace the values of these tumors, new ones are missing in all others,
-            and absent ones stay as they are.
+            ``tumor_id``. Its columns replace these tumors' values; new ones are missing in all others.
 
         Raises
         ------
@@ -333,16 +347,14 @@ class TumorIndex(BaseEstimator):
     def load(cls, directory: str | Path, *, uri: str | None = None) -> Self:
         """Return the index that `save` wrote; embeddings stay on disk until they are used.
 
-        A folder may name a Milvus file, but only `uri` or the environment variable TUMORSIM_MILVUS_URI may
-        name a server. The token in TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
+        Only `uri` or TUMORSIM_MILVUS_URI may name a server, for which TUMORSIM_MILVUS_TOKEN is the token.
 
         Parameters
         ----------
         directory : str or Path
             The index.
         uri : str, optional
-            Address of its collection; default: that of the folder, where it is a file or the server of
-            TUMORSIM_MILVUS_URI.
+            Address of its collection; default: that of the folder, if a file or TUMORSIM_MILVUS_URI.
 
         Raises
         ------
@@ -420,8 +432,7 @@ class TumorIndex(BaseEstimator):
     def connect(cls, uri: str, collection: str) -> Self:
         """Return the index of a Milvus collection, which another client may have filled.
 
-        Embeddings and metadata are copied into this process. Whole numbers with missing values among them
-        become float64 on the way.
+        Everything is copied into this process; whole numbers with gaps become float64.
 
         Parameters
         ----------

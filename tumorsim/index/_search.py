@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_integer, check_real, is_missing
-from tumorsim.index._aspects import SIZE_COLUMN, check_weights, weighted_points
+from tumorsim.index._aspects import check_weights, standard_aspects, weighted_points
 from tumorsim.index._filters import Selection, nearest_per_group, select, where_mask
 from tumorsim.index._tables import as_table
 
@@ -36,21 +36,15 @@ def search(
     n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
     limit = check_integer(limit, "max_per_patient", minimum=1, allow_none=True)
     alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
-    weights = None if aspects is None else check_weights(aspects, archive.aspects, archive.space)
+    weights = check_weights(aspects, archive)
     table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
     selection = select(archive.metadata, where, exclude, table, len(X), archive.codes)
-    if weights is None:
-        engine, points, queries = engine(archive), archive.embeddings, X
+    if weights:
+        held, engine, points = archive.weighted(weights)
+        queries = weighted_points(held, weights, X, table)[0]
+        _check_measured(queries, held, weights if aspects is not None else (), X, table)
     else:
-        engine, points, known = archive.weighted(weights)
-        queries = weighted_points(archive.aspects, weights, X, table)
-        unknown = np.flatnonzero(np.isnan(queries).any(axis=1))
-        if len(unknown):
-            rule = f"a volume greater than 0 in column '{SIZE_COLUMN}' of 'query_metadata'"
-            raise ValueError(f"Aspect 'size' needs {rule}. Got none for query {unknown[0]}.")
-        if not known.all():
-            allowed = known if selection.allowed is None else known & selection.allowed
-            selection = Selection(allowed, selection.row_codes, selection.query_codes)
+        held, engine, points, queries = archive.aspects, engine(archive), archive.embeddings, X
     codes, own = archive.patients(table, len(X))
     n_neighbors = min(n_neighbors, len(archive))
     if limit is None or "patient_id" not in archive.metadata:
@@ -60,11 +54,13 @@ def search(
     query, place = np.nonzero(rows >= 0)
     row, distance = rows[query, place], distances[query, place]
     found = {"query": query, "rank": place + 1}
-    found["distance"] = distance if weights is not None else _to_metric(distance, archive.metric)
-    found |= _aspect_columns(archive, query, row, X, table)
+    found["distance"] = distance if weights else _to_metric(distance, archive.metric)
+    shown = {name: held[name] for name in dict.fromkeys([*standard_aspects(held), *weights])}
+    found |= _aspect_columns(archive, shown, query, row, X, table)
     if alpha is not None:
         engine = getattr(engine, "exact", engine)
-        nearest = engine.nearest(queries, 1, Selection(selection.allowed, codes, own))[0][:, 0]
+        others = Selection(selection.allowed, codes, own, selection.left_out)
+        nearest = engine.nearest(queries, 1, others)[0][:, 0]
         calibrated = _calibration(archive, engine, points, selection.allowed, calibration, weights)
         p = p_values(calibrated, nearest, own, alpha)
         found |= {"p_value": p[query], "no_close_match": p[query] <= alpha}
@@ -80,13 +76,26 @@ def _to_metric(distances, metric):
     return distances**2 / 2 if metric == "cosine" else distances
 
 
-def _aspect_columns(archive, query, rows, X, table):
+def _check_measured(queries, held, asked, X, table):
+    """Raise where a query has none of the aspects of a search, or all queries lack a column asked for."""
+    for name in asked:
+        if held[name].measured and np.isnan(held[name].points(X, table)).all():
+            column = held[name].parts[0]
+            what = "a volume greater than 0" if name == "size" else "a number"
+            rule = f"Aspect '{name}' needs {what} in column '{column}' of 'query_metadata'"
+            raise ValueError(f"{rule}. Got none. Leave the aspect out, or give the query's value.")
+    unknown = np.flatnonzero(np.isnan(queries).all(axis=1))
+    if len(unknown):
+        raise ValueError(f"A query needs one of the aspects {', '.join(asked)}. Query {unknown[0]} has none.")
+
+
+def _aspect_columns(archive, aspects, query, rows, X, table):
     """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
     distances = {}
-    for name, aspect in archive.aspects.items():
-        if not aspect.measured or (table is not None and SIZE_COLUMN in table):
+    for name, aspect in aspects.items():
+        if not aspect.measured or (table is not None and aspect.parts[0] in table):
             distances[name] = aspect.between(rows, archive.embeddings, archive.metadata, query, X, table)
-    closer = {f"closer_than_{name}": archive.aspects[name].closer_than(d) for name, d in distances.items()}
+    closer = {f"closer_than_{name}": aspects[name].closer_than(d) for name, d in distances.items()}
     return {f"distance_{name}": d for name, d in distances.items()} | closer
 
 
@@ -100,7 +109,7 @@ def _calibration(archive, engine, points, allowed, conditions, weights):
         if values and all(isinstance(v, bool) for v in values):
             eligible = where_mask(archive.metadata, {HELD_OUT: True})
     key = [None if m is None else hashlib.sha256(m.tobytes()).digest() for m in (allowed, eligible)]
-    key.append(None if weights is None else tuple(weights.items()))
+    key.append(tuple(weights.items()))
     codes = archive.patients()[0]
     return archive.last("calibration", key, lambda: calibrate(engine, points, allowed, eligible, codes))
 

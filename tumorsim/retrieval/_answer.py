@@ -46,8 +46,10 @@ class Answer:
         Whether the model proposed the tumors: nobody drew them.
     settings : dict
         Parameters of the search, in words.
-    show, aspects : tuple of str
-        Columns and aspects of the search, as given.
+    show : tuple of str
+        Further columns that are shown.
+    aspects : dict of str to float
+        Weights of the aspects that the distance joins; empty for the plain distance.
     index, embedder : TumorIndex, TumorEmbedder
         With which the answer was found.
     """
@@ -60,7 +62,7 @@ class Answer:
     proposed: bool
     settings: dict
     show: tuple
-    aspects: tuple
+    aspects: dict
     index: object
     embedder: object
 

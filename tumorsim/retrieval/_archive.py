@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -191,6 +191,7 @@ def evaluate_files(
     queries: str | PathLike | None = None,
     n_neighbors: Sequence[int] = (1, 3, 5, 10, 20),
     calibrate: bool = False,
+    aspects: Mapping[str, float] | str | None = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, VoteCalibration | None, str | None]:
     """Evaluate an archive that was embedded: how well its neighbors tell labels and shape.
@@ -205,6 +206,8 @@ def evaluate_files(
         As in `evaluation.evaluate_knn`.
     calibrate : bool, default=False
         Learn from `queries` how often votes of that one number of neighbors are right.
+    aspects : mapping of str to float or "embedding", optional
+        Of the votes, see `TumorIndex.search`. The result is always of the plain distance.
 
     Returns
     -------
@@ -247,8 +250,8 @@ def evaluate_files(
         )
     if not calibrate:
         return result, None, warning
-    calibration = calibrate_votes(index, X, table, n_neighbors=n_neighbors[0], space=space)
-    return result, calibration, warning
+    options = {"n_neighbors": n_neighbors[0], "space": space, "aspects": aspects}
+    return result, calibrate_votes(index, X, table, **options), warning
 
 
 def _partial_file(folder, embedder, tumors):

@@ -35,7 +35,7 @@ def find_similar(
     n_neighbors: int = 5,
     where: Mapping | None = None,
     exclude: str | Sequence[str] | None = None,
-    aspects: Mapping[str, float] | None = None,
+    aspects: Mapping[str, float] | str | None = None,
     max_per_patient: int | None = 1,
     alpha: float | None = 0.05,
     calibration: Mapping | None = None,
@@ -139,7 +139,8 @@ def find_similar(
     settings = {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
-    settings |= {"Aspects": ", ".join(f"{a} {w:g}" for a, w in aspects.items())} if aspects else {}
+    weights = index.aspect_weights(aspects)
+    settings["Aspects"] = ", ".join(f"{a} {w:g}" for a, w in weights.items()) or "none: the plain distance"
     return Answer(
         queries=tumors,
         X=X,
@@ -149,7 +150,7 @@ def find_similar(
         proposed=not (known or box is not None or scan.has_mask),
         settings=settings,
         show=tuple(show),
-        aspects=tuple(aspects or ()),
+        aspects=weights,
         index=index,
         embedder=embedder,
     )
@@ -177,14 +178,11 @@ def _check_search(index, where, exclude, aspects, show):
                 "Parameter 'exclude' must be same_patient, same_case, or tumor ids of the index. "
                 f"Got {unknown[0] if unknown else list(exclude)!r}."
             )
-    known = (("aspects", aspects or (), "aspects", index.aspects_), ("show", show, "columns", table.columns))
-    for name, given, what, names in known:
-        unknown = [value for value in given if value not in names]
-        if unknown:
-            listed = ", ".join(names) or "none"
-            raise ValueError(
-                f"Parameter '{name}' must name {what} of the index: {listed}. Got '{unknown[0]}'."
-            )
+    index.aspect_weights(aspects)
+    unknown = [name for name in show if name not in table]
+    if unknown:
+        listed = ", ".join(table.columns)
+        raise ValueError(f"Parameter 'show' must name columns of the index: {listed}. Got '{unknown[0]}'.")
     return table[where_mask(table, where or {})]
 
 
@@ -192,14 +190,14 @@ def _check_votes(index, *, vote_calibration, n_neighbors, where, aspects, max_pe
     """Return the vote calibration, read from its file where it is one, once it suits index and search."""
     if vote_calibration is None:
         return None
-    if where or aspects or max_per_patient != 1:
+    if where or max_per_patient != 1:
         raise ValueError(
-            "Votes are calibrated for plain answers. Give a vote calibration, or conditions, aspects and "
-            "more than one tumor per patient, but not both."
+            "Votes are calibrated without conditions. Give a vote calibration, or conditions and more than "
+            "one tumor per patient, but not both."
         )
     if not isinstance(vote_calibration, VoteCalibration):
         vote_calibration = VoteCalibration.load(vote_calibration)
-    vote_calibration.check(index, n_neighbors)
+    vote_calibration.check(index, n_neighbors, aspects)
     return vote_calibration
 
 
