@@ -257,7 +257,7 @@ def test_look_is_what_no_head_reads():
 
 
 def test_default_aspects_are_those_that_exist():
-    """Heads, place, size and look share the weight; other metrics and bare arrays keep the plain distance."""
+    """Heads, place and size weigh alike, look a quarter; bare arrays keep the plain distance."""
     X, rng = np.random.default_rng(8).normal(size=(20, 3)), np.random.default_rng(8)
     sized, heads = {"volume_mm3": rng.uniform(1, 9, size=20)}, {"type": [[1, 0, 0]], "region": [[0, 1, 0]]}
     of_heads = EmbeddingSpace("f", heads)
@@ -276,7 +276,9 @@ def test_default_aspects_are_those_that_exist():
         if not expected:
             assert_allclose(answer["distance"].to_numpy().reshape(2, 4), index.kneighbors(X[:2], 4)[0])
             continue
-        total = sum(answer[f"distance_{name}"] ** 2 for name in expected)
+        weights = index.aspect_weights()
+        assert set(weights.values()) == {1.0, 0.25} and weights["look"] == 0.25
+        total = sum(weights[name] * answer[f"distance_{name}"] ** 2 for name in expected)
         assert_allclose(answer["distance"], np.sqrt(total), atol=1e-9)
     with pytest.raises(TypeError, match="or be 'embedding'"):
         index.search(X[:2], aspects="looks")

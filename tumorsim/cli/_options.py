@@ -19,7 +19,7 @@ Aspect = Annotated[
     list[str] | None,
     Option(
         help="Weight of an aspect or of a column of numbers, such as type=1 or age=0.5; or embedding. "
-        "Default: type, place, size and look alike."
+        "Default: type, place and size 1, look 0.25."
     ),
 ]
 MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]

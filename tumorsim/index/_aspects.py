@@ -23,6 +23,7 @@ __all__ = [
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
+LOOK = 0.25  # weight where all others weigh 1, from simulated validation patients (docs/results.md)
 ROWS = 16_384  # mapped at once: bounds the float64 copies
 
 
@@ -112,7 +113,7 @@ def check_weights(aspects, archive):
     """Return weights of aspects of an `Archive` as a dict name → float; empty: the plain distance."""
     if aspects is None and archive.metric == "euclidean" and archive.space is not None:
         names = standard_aspects(archive.aspects)
-        return {} if names == ["look"] else dict.fromkeys(names, 1.0)
+        return {} if names == ["look"] else {name: LOOK if name == "look" else 1.0 for name in names}
     if aspects is None or (isinstance(aspects, str) and aspects == "embedding"):
         return {}
     if not isinstance(aspects, Mapping) or not aspects:
