@@ -1,8 +1,8 @@
 """Damage one reader's files guided by coverage, with atheris.
 
 Run ``python -m tests.faults.coverage READER -max_total_time=300`` in a clone. Further arguments are
-libFuzzer's. A defect stops the run and leaves the input in a file ``crash-…``; the same command with that file's
-name reads it again.
+libFuzzer's. A defect stops the run and leaves the input in a file ``crash-…``; the same command with its name
+reads it again.
 """
 
 import sys
