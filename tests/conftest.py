@@ -13,7 +13,6 @@ from hypothesis import settings
 from tumorsim import Case
 from tumorsim.io import save_nifti
 
-
 settings.register_profile("fixed", derandomize=True)  # a change is judged by the same examples as the last
 settings.register_profile("search", max_examples=2000, deadline=None)  # pytest --hypothesis-profile=search
 settings.load_profile("fixed")

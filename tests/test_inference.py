@@ -72,7 +72,7 @@ def test_tumors_far_apart_equal_the_plain_formula(architecture):
     """Parts of the blocks' input that part, join and touch borders give what the whole image gives."""
     network, image = trained_like(architecture, n_blocks=3, n_channels=4), image_of((190, 44, 42))
     starts = np.array([(0, 0, 0), (30, 20, 20), (36, 22, 18), (100, 5, 30), (101, 6, 31), (183, 38, 36)])
-    boxes = np.stack([starts, starts + (5, 6, 6)], axis=1)
+    boxes = np.stack([starts, starts + np.array((5, 6, 6))], axis=1)
     found = embed_boxes(network, image, boxes)
     assert_allclose(found, plain(network, image, boxes), atol=1e-4)
     assert_allclose(embed_boxes(network, image, boxes[::-1])[::-1], found, atol=1e-5)
