@@ -137,14 +137,21 @@ def test_neighbors_need_a_distance_each(cohort):
 
 
 def test_knn_curve_shows_every_task_and_chance(knn_table):
-    """Lines run through the values in order of k; chance is dotted; other metrics stay away."""
+    """Lines run through the values in order of k; chance and one interval are drawn, no other metric."""
     ax = plot_knn_curve(knn_table)
     lines = {line.get_label(): line for line in ax.lines}
-    assert set(ax.get_legend_handles_labels()[1]) == {"type", "hemisphere", "chance"}
+    assert set(ax.get_legend_handles_labels()[1]) == {
+        "type",
+        "hemisphere",
+        "chance (right edge)",
+        "95 % interval (k = 5)",
+    }
     np.testing.assert_allclose(lines["type"].get_xdata(), (1, 5, 10))
     np.testing.assert_allclose(lines["type"].get_ydata(), (0.71, 0.75, 0.8))
-    assert any(np.allclose(line.get_ydata(), 1 / 3) and line.get_linestyle() == ":" for line in ax.lines)
-    assert ax.get_xlabel() == "number of neighbors" and "20 queries" in ax.get_title()
+    assert any(np.allclose(line.get_ydata(), 1 / 3) for line in ax.lines if len(line.get_xdata()) == 2)
+    (low, high), *others = (c.get_segments()[0][:, 1] for c in ax.collections)  # intervals at k = 5
+    assert (low, high) == pytest.approx((0.65, 0.85)) and len(others) == 1
+    assert ax.get_xlabel() == "number of neighbors" and "20 queries" in ax.get_title(loc="left")
     assert plot_knn_curve(knn_table, metric="r2").get_ylabel() == "R²"
     _render(ax)
 
@@ -271,6 +278,6 @@ def test_cohort_with_places_has_a_glass_brain(cohort):
     )
     before = plt.get_fignums()
     axes = plot_cohort(placed)
-    assert len(axes) == 3 and axes[2].get_title() == "Places of 4 tumors (MNI)"
+    assert len(axes) == 3 and axes[2].get_title(loc="left") == "Places of 4 tumors (MNI)"
     _render(axes)
     assert plt.get_fignums() == before

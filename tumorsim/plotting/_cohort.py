@@ -108,11 +108,10 @@ def plot_cohort(cohort, *, task="type", figure=None):
     colors = [styles[kind]["color"] if kind in styles else MISSING_COLOR for kind in order]
     places = table[list(_PLACE)].to_numpy(dtype=float) if set(_PLACE) <= set(table) else np.empty((0, 3))
     known = np.isfinite(places).all(axis=1)
-    figure = new_figure((9.2, 3.6 + 3.2 * known.any())) if figure is None else figure
+    figure = new_figure((9.2, 3.6 + 3.6 * known.any())) if figure is None else figure
     if known.any():
         grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
         axes = np.array([figure.add_subplot(grid[part]) for part in ((0, 0), (0, 1), (1, slice(None)))])
-        _glass_brain(axes[2], places[known], kinds[known], order, colors)
     else:
         axes = figure.subplots(1, 2, width_ratios=(1.5, 1))
     parts = [table[kinds == kind] for kind in order]
@@ -121,6 +120,8 @@ def plot_cohort(cohort, *, task="type", figure=None):
     for ax in axes[:2]:
         finish(ax)
     axes[0].yaxis.get_major_locator().set_params(integer=True)
+    if known.any():
+        _glass_brain(axes[2], places[known], kinds[known], order, colors)
     return axes
 
 
@@ -151,11 +152,12 @@ def _glass_brain(ax, places, kinds, order, colors):
     """Draw places (n, 3) in MNI mm on nilearn's glass brain, colored by kind."""
     from nilearn.plotting import plot_glass_brain
 
+    ax.set_title(f"Places of {counted(len(places), 'tumor')} (MNI)", loc="left")
+    ax.figure.draw_without_rendering()  # so that the axes are where they will be: nilearn copies their place
     shown = plot_glass_brain(None, display_mode="ortho", figure=ax.figure, axes=ax, annotate=True)
     for kind, color in zip(order, colors, strict=True):
         if (kinds == kind).any():
             shown.add_markers(places[kinds == kind], marker_color=color, marker_size=18, alpha=0.8)
-    ax.set_title(f"Places of {counted(len(places), 'tumor')} (MNI)")
 
 
 def _project(X, method, random_state):
