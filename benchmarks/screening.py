@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.pretrained import masks, quartiles, score
-from examples.train_pretrained import FINER, WEIGHTS, folds, real_stacks, simulate
+from examples.train_pretrained import folds, real_stacks, simulate, weights_of_step_2
 from tumorsim import TumorEmbedder
 
 START = "t1c-v6-simulated"
@@ -35,6 +35,7 @@ def main():
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--random-state", type=int, default=0)
     parser.add_argument("--n-jobs", type=int, default=1)
+    parser.add_argument("--shape-tasks", action="store_true", help="learn bands of shape as well")
     args = parser.parse_args()
     path = args.out / "simulated.safetensors"
     if not path.exists():
@@ -51,7 +52,7 @@ def train(args, path):
     """Train `args.start` on with simulated patients; writes the model file."""
     simulated = simulate(args)
     embedder = TumorEmbedder.from_pretrained(
-        args.start, task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, n_jobs=args.n_jobs,
+        args.start, task_weights=weights_of_step_2(args), max_epochs=args.max_epochs, n_jobs=args.n_jobs,
         cache_dir=args.out / "cache", checkpoint_dir=args.out / "screening", random_state=args.random_state,
         recipe__precision=args.precision, recipe__mask_dice=0.5, recipe__mask_balance=0.5, verbose=1,
     )  # fmt: skip

@@ -40,6 +40,7 @@ from tumorsim.geometry import bbox_from_mask, crop_slices, ras_permutation
 from tumorsim.metrics import average_precision, dice, precision_at_k
 
 PARTS = ("rings", "masks", "empty", "shape", "met", "slices")
+UNITS = ("stack", "slice")
 SEED = 880_000
 SIZES = [0, 0.2, 1, 5, 15, 1000]  # ml
 N_EMPTY = 40
@@ -60,6 +61,7 @@ def main():
     parser.add_argument("--met", type=Path, help=f"folder of {MET}-t1c.nii.gz and its mask")
     parser.add_argument("--run", type=Path, help="folder of fold-0.safetensors and so on, for part 6")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--units", nargs="+", default=UNITS, choices=UNITS, help="of part 6")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -229,10 +231,10 @@ def met(args):
 def slices(args):
     """Return mAP and precision@10 of the real stacks, by folds, and of their slices one by one."""
     stacks = real_stacks(args)
-    single = Cohort(piece for tumor in stacks for piece in pieces(tumor))
     held_out = list(folds(stacks))
     rows = []
-    for unit, cohort in (("stack", stacks), ("slice", single)):
+    for unit in args.units:
+        cohort = stacks if unit == "stack" else Cohort(part for tumor in stacks for part in pieces(tumor))
         patients = cohort.patient_ids
         types = cohort.labels["type"].to_numpy(dtype=str)
         spaces = [coordinates(args, fold, cohort) for fold in range(N_FOLDS)]

@@ -43,6 +43,10 @@ LAST_STAGES = {  # name → simulated patients, how many of them with their type
     "few": (93, 93, {"max_epochs": 15}),
 }
 FINER = dict.fromkeys(("lateral", "rostral", "high", "ring"), 0.5)  # tasks of step 2 only, and their weights
+SHAPE = {
+    "elongation": (0.65, 0.75, 0.83, 0.9),
+    "sphericity": (0.86, 0.92, 0.96, 0.99),
+}  # edges of their bands
 ABOUT_SIMULATED = {
     "license": "Apache-2.0",
     "description": "Simulated tumors only: to go on from with folds of real stacks, or with your scans.",
@@ -71,6 +75,9 @@ def main():
     )
     parser.add_argument("--start", help="weights to train on from in step 2, such as t1c-v6-simulated")
     parser.add_argument("--pasted", type=Path, help="manifest of `benchmarks.pasting`, used in step 3")
+    parser.add_argument(
+        "--shape-tasks", action="store_true", help="in step 2, learn bands of `SHAPE` as well"
+    )
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(N_FOLDS)))
     parser.add_argument("--register", metavar="NAME", help="make the result a part of this clone's package")
     args = parser.parse_args()
@@ -110,11 +117,12 @@ def simulate(args):
             seed = 10_000 * (args.random_state + 1) + chunk
             options = {"output_dir": folder, "n_jobs": args.n_jobs, "progress": True}
             make_cohort(CHUNK, random_state=seed, anatomies=training_heads(args.heads), **options)
-        cohorts.append(renamed(load_cohort(folder / "manifest.csv"), f"{chunk:03d}"))
+        edges = SHAPE if args.shape_tasks else {}
+        cohorts.append(renamed(load_cohort(folder / "manifest.csv"), f"{chunk:03d}", edges))
     return Cohort(tumor for cohort in cohorts for tumor in cohort)
 
 
-def renamed(cohort, prefix):
+def renamed(cohort, prefix, edges):
     """Return a cohort whose patients are told from those of other chunks, with the labels of `bands`."""
     cases = {
         case.case_id: Case(
@@ -127,21 +135,29 @@ def renamed(cohort, prefix):
     }
     return Cohort(
         Tumor(
-            cases[t.case.case_id], t.bbox, tumor_id=f"{prefix}-{t.tumor_id}", labels=t.labels | bands(t),
-            mask_value=t.mask_value, metadata=t.metadata,
+            cases[t.case.case_id], t.bbox, tumor_id=f"{prefix}-{t.tumor_id}",
+            labels=t.labels | bands(t, edges), mask_value=t.mask_value, metadata=t.metadata,
         )
         for t in cohort
     )  # fmt: skip
 
 
-def bands(tumor):
-    """Return labels of place in bands along each MNI axis, and of the ring."""
+def bands(tumor, edges):
+    """Return labels of place in bands along each MNI axis, of the ring, and of shape between `edges`."""
     x, y, z = (float(tumor.metadata[f"mni_{axis}_mm"]) for axis in "xyz")
     place = {"lateral": (abs(x), 12, 0, 4), "rostral": (y, 20, -5, 2), "high": (z, 15, -4, 4)}  # mm a band
     labels = {name: str(int(np.clip(mm // size, low, high))) for name, (mm, size, low, high) in place.items()}
     if labels["lateral"] != "0":  # a side: the mirror swaps it
         labels["lateral"] = f"{'left' if x < 0 else 'right'} {labels['lateral']}"
+    if edges:
+        measured = tumor.measure()
+        labels |= {name: str(np.searchsorted(values, measured[name])) for name, values in edges.items()}
     return labels | {"ring": str(tumor.metadata["ring"])}
+
+
+def weights_of_step_2(args):
+    """Return the weights of the tasks that simulated patients teach."""
+    return WEIGHTS | FINER | dict.fromkeys(SHAPE if args.shape_tasks else (), 0.5)
 
 
 def pretrain(args, simulated):
@@ -149,7 +165,7 @@ def pretrain(args, simulated):
     path = args.out / "simulated.safetensors"
     if not path.exists():
         options = dict(
-            task_weights=WEIGHTS | FINER, max_epochs=args.max_epochs, n_jobs=args.n_jobs,
+            task_weights=weights_of_step_2(args), max_epochs=args.max_epochs, n_jobs=args.n_jobs,
             cache_dir=args.out / "cache", checkpoint_dir=args.out / "pretrain",
             random_state=args.random_state, verbose=1,
         )  # fmt: skip

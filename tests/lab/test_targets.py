@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from benchmarks import pasting, targets
+from examples.train_pretrained import SHAPE, renamed, weights_of_step_2
 from tumorsim import Case, Cohort, Tumor, load_cohort
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.simulation._anatomy import load_head
@@ -135,3 +136,20 @@ def test_own_head_chooses_between_two_types(tmp_path):
     ]
     row = targets.own_head("x", Head(), Cohort(tumors))
     assert row["balanced_accuracy"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("edges", [{}, SHAPE])
+def test_shape_is_a_task_where_it_is_asked_for(edges):
+    """Bands of elongation and sphericity follow the mask; without edges the labels are those of before."""
+    notes = {"mni_x_mm": -30.0, "mni_y_mm": 0.0, "mni_z_mm": 10.0, "ring": False}
+    tumors = [
+        Tumor(t.case, t.bbox, tumor_id=t.tumor_id, labels={}, mask_value=t.mask_value, metadata=notes)
+        for t in phantoms.cohort(4)
+    ]
+    for tumor, found in zip(tumors, renamed(Cohort(tumors), "000", edges), strict=True):
+        assert set(found.labels) == {"lateral", "rostral", "high", "ring", *edges}
+        assert found.labels["lateral"] == "left 2" and found.case.case_id == f"000-{tumor.case.case_id}"
+        for name, values in edges.items():
+            assert found.labels[name] == str(sum(tumor.measure()[name] > value for value in values))
+    weights = weights_of_step_2(type("Args", (), {"shape_tasks": bool(edges)}))
+    assert set(SHAPE) <= set(weights) if edges else not set(SHAPE) & set(weights)

@@ -8,10 +8,7 @@ import numpy as np
 
 __all__ = ["CHANNELS", "HEAD", "face_channels"]
 
-CHANNELS = (
-    *("fat", "muscle", "air", "eye", "mucosa", "veins", "arteries", "pituitary", "bone", "marrow"),
-    "choroid",
-)
+CHANNELS = tuple("fat muscle air eye mucosa veins arteries pituitary bone marrow choroid".split())
 HEAD = tomllib.loads(files("tumorsim").joinpath("simulation/head.toml").read_text(encoding="utf-8"))
 
 
