@@ -18,7 +18,7 @@ from tumorsim import Case, Cohort, Tumor, TumorIndex
 from tumorsim.answers import summarize, votes
 from tumorsim.records import read_surroundings
 from tumorsim.rendering import COLORS, color_numbers
-from tumorsim.report import save_report
+from tumorsim.report import render_report, save_report
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._voxels import encode_voxels
 
@@ -154,7 +154,7 @@ def test_sizes_have_units(cohort, tmp_path):
     )
     assert f"{tumor.measure()['volume_mm3'] / 1000:.3g} ml" in text
     assert "14 × 18 × 22 mm" in text  # 7, 9 and 11 voxels of 2 mm
-    assert "Thick slices" not in text
+    assert "thick slices" not in text.lower()
 
 
 def test_thick_slices_and_boxes_are_said(tmp_path, cohort):
@@ -167,7 +167,7 @@ def test_thick_slices_and_boxes_are_said(tmp_path, cohort):
     )
     tumor = Tumor(case, [(10, 10, 4), (20, 22, 7)], tumor_id="c/1")
     page = _page(save_report(tmp_path / "a.html", query=tumor, neighbors=_answer(cohort)[:0]))
-    assert "Thick slices" in page.text and "ellipsoid in the box" in page.text
+    assert "thick slices, 6 mm" in page.text.lower() and "ellipsoid in the box" in page.text
     assert [a["class"] for a in page.all("rect") if "outline" in a["class"]] == ["outline dashed"] * 3
     assert "No tumor of the archive meets the conditions" in page.text
 
@@ -349,8 +349,8 @@ def test_more_than_five_neighbors_get_tables_of_their_own(tmp_path):
     tumors = phantoms.cohort(8)
     path = save_report(tmp_path / "a.html", query=tumors[0], neighbors=_answer(tumors), archive=tumors)
     text = path.read_text()
-    assert text.count('class="comparison"') == 2 and text.count('class="voxels"') == 8
-    assert text.count('data-of="t0-0"') == 6
+    assert text.count('class="comparison"') == 4 and text.count('class="voxels"') == 8
+    assert text.count('data-of="t0-0"') == 6  # its three planes; measurements are folded tables
 
 
 def test_several_queries_have_a_section_each(cohort, tmp_path):
@@ -380,8 +380,69 @@ def test_closeness_votes_and_summary_are_told(cohort, tmp_path):
     tables = {"votes": votes(answer, cohort.table), "summary": summarize(answer, ["volume_mm3", "note"])}
     page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, **tables))
     assert "No close match: farther from its nearest case than 98 %" in page.text
-    assert page.text.count("Agrees in size, not in type") == len(answer)
+    assert "agrees" not in page.text.lower()
+    bars = [a["aria-label"] for a in page.all("span") if "random pairs" in a.get("aria-label", "")]
+    assert bars == ["type: nearer than 10 % of random pairs", "size: nearer than 90 % of random pairs"] * 4
     assert "no vote (no close match)" in page.text and "volume_mm3: median" in page.text
     assert f"note: <b> {len(answer)} (n = {len(answer)})" in page.text and "no recommendation" in page.text
     plain = _page(save_report(tmp_path / "b.html", query=cohort[0], neighbors=_answer(cohort)))
     assert "nearest case" not in plain.text and "no recommendation" not in plain.text
+
+
+def test_labels_and_what_the_network_infers_are_named_apart(cohort, tmp_path):
+    """What is inferred stands beside the label; where they differ the sheet points at it."""
+    answer = _answer(cohort)[:2].assign(label_type=["meningioma", "glioma"])
+    rows = [(0, 0, "meningioma", 0.9), (0, 1, "meningioma", 0.8), (0, 2, "metastasis", 0.7)]
+    inferred = pd.DataFrame(rows, columns=["query", "rank", "label", "probability"]).assign(task="type")
+    page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, inferred=inferred))
+    assert "Network: meningioma, 90 %" in page.text and "Network: meningioma, 80 %" in page.text
+    assert page.text.count("⚠ The network infers metastasis, 70 %") == 1
+
+
+def test_treatment_and_outcome_are_shown_unasked(cohort, tmp_path):
+    """Columns that look like them stand under each neighbor and are counted, with what is missing."""
+    answer = _answer(cohort).assign(
+        dose_gy=[18.0, 20.0, np.nan, 24.0], local_control_12m=["yes", None, "no", "yes"], shoe_size=41
+    )
+    page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer))
+    assert "dose_gy: median 20, range 18 to 24 (n = 3, 1 not known)" in page.text
+    assert "local_control_12m: yes 2, no 1 (n = 3, 1 not known)" in page.text
+    assert "no recommendation" in page.text and "shoe" not in page.text
+
+
+def test_a_proposed_query_has_a_banner_and_no_vote(cohort, tmp_path):
+    """The banner comes before all else, proposals are shown with confidence, nothing is counted."""
+    answer = pd.concat([_answer(cohort), _answer(cohort).assign(query=1)], ignore_index=True)
+    answer = answer.assign(p_value=0.02, no_close_match=True)
+    query = [
+        Tumor(t.case, t.bbox, tumor_id=t.tumor_id, mask_value=t.mask_value, metadata={"confidence": sure})
+        for t, sure in zip(cohort[:2], (0.91, 0.62), strict=True)
+    ]
+    tables = {"votes": votes(answer, cohort.table), "proposed": True}
+    page = _page(save_report(tmp_path / "a.html", query=query, neighbors=answer, archive=cohort, **tables))
+    text = " ".join(page.text.split())
+    assert text.index("Nobody drew these tumors") < text.index("Axial")
+    assert "sella" in text and "choroid plexus" in text and "--accept 1,3" in text
+    assert "confidence 91 %" in text and "confidence 62 %" in text
+    assert "base rate" not in text and "nearest case" not in text and "not a diagnosis" not in text
+    proposals = [a for a in page.all("td") if "proposal" in a.get("class", "")]
+    assert len(proposals) == 6  # three planes of two proposals, outlined in another color
+
+
+def test_what_does_not_count_is_marked(cohort, tmp_path):
+    """A kept self-match has a badge and neither verdict nor counts; what was left out is named."""
+    answer = _answer(cohort).assign(same=["scan", "patient", None, None], distance=[0.0, 0.1, 1.0, 2.0])
+    left = pd.DataFrame({"query": [0], "tumor_id": ["s9/1"], "reason": ["same scan"]})
+    options = {"neighbors": answer, "left_out": left, "notes": ["Look: <b>"]}
+    page = _page(save_report(tmp_path / "a.html", query=cohort[0], **options))
+    text = " ".join(page.text.split())
+    assert "⚠ Same scan: not counted" in text and "⚠ Same patient: not counted" in text
+    assert "s9/1 (same scan)" in text and "Look: <b>" in text
+    counted = answer["label_type"][2:].value_counts()
+    assert f"Type: {', '.join(f'{name} {n}' for name, n in counted.items())}" in text
+
+
+def test_the_page_is_given_as_text_too(cohort):
+    """`render_report` returns what `save_report` writes."""
+    page = render_report(query=cohort[0], neighbors=_answer(cohort))
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")

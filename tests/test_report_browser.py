@@ -64,7 +64,9 @@ def page(browser, sheet):
     page.on("request", lambda request: requests.append(request.url))
     page.goto(sheet.as_uri())
     page.wait_for_selector(".live canvas")
-    page.wait_for_selector("#reset", state="visible")  # functions would need eval, which is forbidden
+    page.wait_for_selector("#locked", state="visible")  # functions would need eval, which is forbidden
+    page.check("#plane-all")
+    page.get_by_text("Window and size").click()
     yield page
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == [sheet.as_uri()]
@@ -201,12 +203,17 @@ def test_looks(browser, sheet, tmp_path, scheme, width):
 
 
 def test_prints_on_a4(page, tmp_path):
-    """The sheet of five neighbors takes at most three pages of A4, pictures and all."""
+    """Page 1 of A4 holds verdict, axial row, aspects and labels of five neighbors; there are at most three."""
+    pypdf = pytest.importorskip("pypdf", reason="pip install pypdf")
     path = tmp_path / "answer.pdf"
     page.pdf(path=path, prefer_css_page_size=True)
-    content = path.read_bytes()
-    assert b"/MediaBox [0 0 841.9" in content or b"/MediaBox [0 0 842" in content
-    assert 1 <= content.count(b"/Type /Page\n") <= 3
+    pages = pypdf.PdfReader(path).pages
+    width, height = (float(v) for v in pages[0].mediabox[2:])
+    assert width == pytest.approx(842, abs=1) and height == pytest.approx(595, abs=1) and len(pages) <= 3
+    first = pages[0].extract_text()
+    assert "of the neighbors" in first and "Research use only" in first
+    assert first.count("Size") >= 5 and first.count("≠ differs") + first.count("✓ same") >= 5
+    assert len(pages[0].images) >= 6
 
 
 def test_works_without_scripts(browser, sheet):
@@ -216,6 +223,10 @@ def test_works_without_scripts(browser, sheet):
     page.goto(sheet.as_uri())
     assert page.locator(".plane image").count() == 18
     assert page.locator("#outlines").is_visible() and not page.locator("#brightness").is_visible()
+    coronal = page.locator('[data-of="t0-0"][data-plane="coronal"]')
+    assert not coronal.is_visible()
+    page.check("#plane-coronal")
+    assert coronal.is_visible() and not page.locator('[data-of="t0-0"][data-plane="axial"]').is_visible()
     page.uncheck("#outlines")
     assert not page.locator(".outline").first.is_visible()
     context.close()
@@ -233,4 +244,79 @@ def test_a_script_from_a_manifest_does_not_run(browser, tmp_path):
     page.goto(path.as_uri())
     page.wait_for_selector(".live canvas")
     assert page.title().startswith("Similar tumors") and page.locator("img").count() == 0
+    page.close()
+
+
+def test_the_answer_fits_a_laptop(browser, sheet):
+    """Verdict, axial row and the aspects of five neighbors are seen at 1366 × 768 without scrolling."""
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(sheet.as_uri())
+    page.wait_for_selector(".live canvas")
+    seen = [page.locator(".verdict"), *page.locator(".pictures.axial .frame").all()]
+    seen += page.locator(".aspects .share").all()
+    assert len(seen) == 1 + 6 + 5 * page.locator(".aspects td").nth(1).locator(".share").count() > 11
+    for box in (part.bounding_box() for part in seen):
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 1366
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 768
+    assert page.locator(".pictures.axial .frame").first.bounding_box()["width"] > 180
+    assert not page.locator(".pictures.coronal").is_visible() and not page.locator(".more svg").is_visible()
+    page.close()
+
+
+def test_a_picture_is_enlarged_by_click_and_by_key(page):
+    """A button, reached by Tab, enlarges its picture; Esc brings it and the focus back."""
+    button = page.get_by_role("button", name="Enlarge axial plane of neighbor 1")
+    small = page.locator('[data-of="t0-1"][data-plane="axial"] .frame').bounding_box()["width"]
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Enlarged picture")
+    assert dialog.locator(".frame").bounding_box()["width"] > 2 * small
+    assert "neighbor 1" in dialog.text_content()
+    before = dialog.locator("input").input_value()
+    page.keyboard.press("ArrowUp")
+    assert int(dialog.locator("input").input_value()) == int(before) + 1
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Enlarge axial")
+    assert page.locator('[data-of="t0-1"][data-plane="axial"] .frame').bounding_box()["width"] == small
+    button.click()
+    assert dialog.is_visible()
+    page.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+
+
+def test_everything_is_reached_and_named(page):
+    """Tab goes through all controls in the order of the page, and each has a name."""
+    named = """() => { const e = document.activeElement; return [e.id, e.tagName, e.getAttribute('aria-label')
+        || e.closest('label')?.textContent.trim() || e.textContent.trim(), e.getBoundingClientRect().top]; }"""
+    page.locator("h1").click()
+    stops = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate(named))
+    assert all(name for _, _, name, _ in stops)
+    ids = [stop[0] for stop in stops]
+    assert ids.index("plane-all") < ids.index("outlines") < ids.index("locked") < ids.index("brightness")
+    assert [stop[2] for stop in stops if stop[2].startswith("Slice, ")][0].endswith("the query tumor")
+    roles = page.locator("main").aria_snapshot()
+    assert 'group "Verdict"' in roles and 'columnheader "Query' in roles and 'rowheader "Aspects"' in roles
+    assert "nearer than" in roles and "random pairs" in roles
+
+
+def test_a_proposed_query_looks_it(browser, tmp_path):
+    """Its banner comes first, its outline is dashed in another color, and no verdict is there."""
+    cohort = phantoms.cohort(3)
+    answer = cohort[1:].table.assign(query=0, rank=[1, 2], distance=[0.5, 0.6])
+    options = {"query": cohort[0], "neighbors": answer, "archive": cohort, "proposed": True}
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(save_report(tmp_path / "a.html", **options).as_uri())
+    page.wait_for_selector(".live canvas")
+    banner = page.get_by_role("note", name="Proposed lesions")
+    assert banner.bounding_box()["y"] < 100 and page.locator(".verdict").count() == 0
+    look = "e => [getComputedStyle(e).stroke, getComputedStyle(e).strokeDasharray]"
+    drawn = [
+        page.locator(f"{where} .outline").first.evaluate(look)
+        for where in ('[data-of="t0-0"]', '[data-of="t0-1"]', ".proposals")
+    ]
+    assert drawn[0] == drawn[2] != drawn[1] and drawn[0][1] != "none" == drawn[1][1]
     page.close()

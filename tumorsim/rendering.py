@@ -12,6 +12,7 @@ __all__ = [
     "MISSING_COLOR",
     "OUTLINE_COLOR",
     "PLANES",
+    "PROPOSED_COLOR",
     "Picture",
     "color_numbers",
     "display_window",
@@ -27,6 +28,7 @@ __all__ = [
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MISSING_COLOR = "#999999"
 OUTLINE_COLOR = "#FFB000"
+PROPOSED_COLOR = "#4DD8FF"  # dashed: nobody drew it
 _TYPES = ("metastasis", "meningioma", "schwannoma", "glioma", "pituitary_adenoma")  # in the order of COLORS
 
 # plane → (RAS+ axis cut, axis across, axis down, what the left, right, top and bottom edge look at).

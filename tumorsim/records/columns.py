@@ -7,8 +7,8 @@ from tumorsim._validation import check_text, is_missing
 
 __all__ = [
     "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
-    "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "further_columns", "id_variants",
-    "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
+    "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "course_columns", "further_columns",
+    "id_variants", "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
 ]  # fmt: skip
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
@@ -22,6 +22,11 @@ PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
 
 _MISSING = frozenset("na n/a <na> nan -nan nat null #n/a #na #nv 1.#qnan -1.#ind".split())
 _SHORTENED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # a long number as spreadsheets show it
+_COURSE = re.compile(  # words of names of columns about dates, treatment and outcome, their ends open
+    r"(?:^|[_\s-])(?:(?:dose|fraction|control|recur|progress|follow|surviv|outcome|treat|therap|radioth|surger"
+    r"|prior|death|died|dead|relapse)|(?:date|visit|gy|os|pfs)(?:$|[_\s-]))",
+    re.IGNORECASE,
+)
 _CONTROLS = {"Cc", "Zl", "Zp"}  # categories of Unicode: control characters, separators of lines
 
 
@@ -65,6 +70,17 @@ def further_columns(columns):
     """
     known = {*OWN_COLUMNS, *label_columns(columns)}
     return [name for name in columns if name not in known]
+
+
+def course_columns(columns):
+    """Return, as a list, those of `columns` that look like dates, treatment or outcome.
+
+    Examples
+    --------
+    >>> course_columns(["tumor_id", "dose_gy", "dataset", "local_control_12m", "image", "scan_date"])
+    ['dose_gy', 'local_control_12m', 'scan_date']
+    """
+    return [name for name in further_columns(columns) if _COURSE.search(str(name))]
 
 
 def is_blank(value):

@@ -5,65 +5,76 @@ import warnings
 import numpy as np
 
 from tumorsim._validation import counted
-from tumorsim.answers import aspect_shares, describe_agreement
+from tumorsim.answers import PLACE
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
 from tumorsim.records.columns import is_missing, label_columns
 from tumorsim.report._pages import still
 from tumorsim.report._voxels import encode_voxels
 
-__all__ = ["UNKNOWN", "column_of", "labels_of", "picture_extent", "shown_text"]
+__all__ = ["UNKNOWN", "aspects_of", "column_of", "labels_of", "picture_extent", "shown_text"]
 
 THICK_SLICE_MM = 3.0
 UNKNOWN = "not known"
-# columns of a manifest that are shown wherever they are there: when it was imaged, and what was done before
-HISTORY = ("date", "scan_date", "study_date", "visit")
-HISTORY += ("prior_surgery", "prior_radiotherapy", "prior_treatment")
+FIRST = ("type", "place", "size", "look")  # aspects in the order of the sheet
+SAME = {"scan": "Same scan: not counted", "patient": "Same patient: not counted"}
 
 
 def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None):
     """Return what the template needs for one tumor; None as `tumor`: its scan is not at hand.
 
-    `row` is its metadata, of a neighbor its row of the answer; `lesions` are number and total volume (mm³ or
-    None) of the tumors of its scan; `n_bytes` limits the compressed voxels.
+    `row` is its metadata, of a neighbor its row of the answer; `show` are columns to show; `lesions` are
+    number and total volume (mm³ or None) of the tumors of its scan; `n_bytes` limits the compressed voxels.
     """
     column = {name: shown_text(row.get(name)) for name in ("patient_id", "case_id", "tumor_id")}
     column |= {"rank": rank, "labels": labels_of(row), "pictures": [], "voxels": None}
     column["patient_id"] = None if column["patient_id"] == "unknown" else column["patient_id"]
-    facts = {}
-    if rank is not None:
-        agreement = describe_agreement(row)
-        facts["Distance"] = _cell(f"{row['distance']:.2f}", note=agreement[:1].upper() + agreement[1:])
-    sources = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
-    for task, label in column["labels"].items():
-        facts[task] = _cell(label, note=f"by {sources[task]}" if sources[task] else "")
-        facts[task]["label"] = True
+    column["same"] = SAME.get(shown_text(row.get("same")))
+    column["distance"] = None if rank is None else float(row["distance"])
+    column["aspects"] = aspects_of(row)
+    column["sources"] = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
     volume, diameter = row.get("volume_mm3"), row.get("diameter_mm")
+    sides, voxels = (None, None) if tumor is None else _geometry(tumor)
+    facts, more = {}, {}
     if shown_text(volume) is not None:
         from_box = "ellipsoid in the box" if row.get("measured_from") == "box" else ""
-        facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box)
-    sides, voxels = (None, None) if tumor is None else _geometry(tumor)
+        thick = "" if voxels is None else voxels["warning"]
+        facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box, warning=thick)
+    facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
     if sides is not None:
-        facts["R–L × A–P × S–I"] = sides
+        more["R–L × A–P × S–I"] = sides
     if shown_text(diameter) is not None:
-        facts["Longest diameter"] = _cell(f"{diameter:.0f} mm")
+        more["Longest diameter"] = _cell(f"{diameter:.0f} mm")
     if lesions is not None:
         number, total = lesions
         many = counted(number, "lesion")
-        facts["In this scan"] = _cell(many if total is None else f"{many}, {total / 1000:.3g} ml in all")
-    for name in HISTORY:
-        if name in row and name not in show:
-            facts[name] = _cell(shown_text(row[name]))
+        more["In this scan"] = _cell(many if total is None else f"{many}, {total / 1000:.3g} ml in all")
     if voxels is not None:
-        facts["Voxels"] = voxels
-    closer = aspect_shares(row)
-    if closer:
-        facts["Closer than random pairs"] = {"shares": [(k, round(100 * v)) for k, v in closer.items()]}
-    facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
-    column["facts"] = facts
+        more["Voxels"] = voxels
+    column |= {"facts": facts, "more": more}
     if tumor is not None:
         column |= _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes)
     return column
+
+
+def aspects_of(row):
+    """Return of each aspect of a neighbor its name, share of random pairs (%) that are farther, and distance.
+
+    The four come first; what belongs to the place is left out beside it. What is missing is None.
+    """
+    names = [str(name).removeprefix("closer_than_") for name in row.keys() if "closer_than_" in str(name)]
+    names = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
+    if "place" in names:
+        names = [name for name in names if name not in PLACE]
+    shares, apart = ([row.get(f"{kind}_{name}") for name in names] for kind in ("closer_than", "distance"))
+    return [
+        {
+            "name": name,
+            "share": None if is_missing(share) else round(100 * share),
+            "distance": None if is_missing(distance) else float(distance),
+        }
+        for name, share, distance in zip(names, shares, apart, strict=True)
+    ]
 
 
 def picture_extent(tumors, margin_mm):
@@ -103,7 +114,8 @@ def _geometry(tumor):
     case = tumor.case
     spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
     sides = np.diff(ras_box(tumor.bbox, case.shape, case.affine), axis=0)[0] * spacing
-    thick = "thick slices: shape and volume are uncertain" if spacing.max() > THICK_SLICE_MM else ""
+    thick = f"⚠ thick slices, {spacing.max():.2g} mm: uncertain"
+    thick = thick if spacing.max() > THICK_SLICE_MM else ""
     voxels = _cell(" × ".join(f"{s:.2g}" for s in spacing) + " mm", warning=thick)
     return _cell(" × ".join(f"{side:.0f}" for side in sides) + " mm"), voxels
 

@@ -1,4 +1,4 @@
-"""Pages that load nothing from anywhere: how all are written; overview of a table, review of masks."""
+"""Pages that load nothing from anywhere: how all are rendered; overview of a table, review of masks."""
 
 import base64
 import hashlib
@@ -17,6 +17,7 @@ from tumorsim.rendering import (
     COLORS,
     MISSING_COLOR,
     OUTLINE_COLOR,
+    PROPOSED_COLOR,
     encode_png,
     find_background,
     orthogonal_slices,
@@ -24,7 +25,7 @@ from tumorsim.rendering import (
     scale_bar_mm,
 )
 
-__all__ = ["draw_proposal", "draw_tumor", "save_overview", "save_review", "still", "write_page"]
+__all__ = ["draw_proposal", "draw_tumor", "render", "save_overview", "save_review", "still", "write_page"]
 
 RESEARCH = "Research use only; not for diagnosis or treatment."
 SIMULATED = "Pretrained mostly on simulated tumors."
@@ -34,8 +35,16 @@ OUTCOME = (
 N_PIXELS, MARGIN_MM = 150, 30.0
 
 
-def write_page(path, template, *, facts, warning=OUTCOME, **content):
-    """Write one of the templates as a page, atomically; `facts` (name → value) stand at its bottom.
+def write_page(path, template, **content):
+    """Write one of the templates as a page, atomically; see `render`."""
+    page = render(template, **content)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def render(template, *, facts, warning=OUTCOME, **content):
+    """Return one of the templates as HTML; `facts` (name → value) stand at its bottom.
 
     The page's policy allows its own script and style, by their hashes, and nothing else. Where the fact
     ``pretrained_on_simulated`` is true, the page says so at its top instead.
@@ -53,7 +62,7 @@ def write_page(path, template, *, facts, warning=OUTCOME, **content):
     simulated = SIMULATED if facts.get("pretrained_on_simulated") else ""
     facts = {name: str(value) for name, value in facts.items() if name != "pretrained_on_simulated"}
     facts["Written"] = f"{datetime.now():%Y-%m-%d %H:%M} by tumorsim {tumorsim.__version__}"
-    colors = {"outline": OUTLINE_COLOR, "missing": MISSING_COLOR}
+    colors = {"outline": OUTLINE_COLOR, "proposed": PROPOSED_COLOR, "missing": MISSING_COLOR}
     colors |= {f"color{number}": color for number, color in enumerate(COLORS)}
     head = f":root {{ {' '.join(f'--{name}: {color};' for name, color in colors.items())} }}\n"
     for name, file, start in (("script", "answer.js", ""), ("style", "answer.css", head)):
@@ -61,10 +70,8 @@ def write_page(path, template, *, facts, warning=OUTCOME, **content):
         digest = hashlib.sha256(text.encode("utf-8")).digest()
         content |= {name: text, f"{name}_hash": f"sha256-{base64.b64encode(digest).decode('ascii')}"}
     content |= {"footer": facts, "disclaimer": " ".join(filter(None, (RESEARCH, simulated, warning)))}
-    page = environment.get_template(f"{template}.html.j2").render(**content)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    content |= {"colors": colors}
+    return environment.get_template(f"{template}.html.j2").render(**content)
 
 
 def save_overview(path, rows, aside, *, facts):

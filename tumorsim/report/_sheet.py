@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim._validation import counted
-from tumorsim.answers import describe_closeness, describe_summary, describe_vote
+from tumorsim.answers import describe_closeness, describe_summary, describe_vote, summarize
+from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
-from tumorsim.records.columns import label_columns
+from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
 from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
-from tumorsim.report._pages import write_page
+from tumorsim.report._pages import render
 
-__all__ = ["describe_model", "save_report"]
+__all__ = ["describe_model", "render_report", "save_report"]
 
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
@@ -23,8 +24,27 @@ N_PIXELS = 180  # on an edge of a still picture
 N_BESIDE = 5  # neighbors that stand beside the query; further ones go into a table of their own
 
 
-def save_report(
-    path,
+def save_report(path, **content):
+    """Write the answer to a query as one HTML file that loads nothing from anywhere, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write.
+    **content
+        As in `render_report`.
+
+    Returns
+    -------
+    path : Path
+    """
+    page = render_report(**content)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def render_report(
     *,
     query,
     neighbors,
@@ -35,34 +55,46 @@ def save_report(
     show=(),
     votes=None,
     summary=None,
+    inferred=None,
+    left_out=None,
+    notes=(),
+    proposed=False,
     index=None,
     query_X=None,
     margin_mm=30.0,
     full=False,
 ):
-    """Write the answer to a query as one HTML file that loads nothing from anywhere.
+    """Return the answer to a query as one HTML page that loads nothing from anywhere.
 
     Query and neighbors stand side by side at one scale, in radiological display; their planes are scrolled
     in the browser. Voxels and pictures end `margin_mm` from the tumor's box, since whole heads have faces.
 
     Parameters
     ----------
-    path : str or Path
-        The file to write.
     query : Tumor or sequence of Tumor
         The query tumors; one section each.
     neighbors : DataFrame
-        Of `TumorIndex.search` or ``Answer.neighbors``.
+        Of `TumorIndex.search` or ``Answer.neighbors``. What its column ``same`` names as the query's own scan
+        or patient is marked.
     archive : iterable of Tumor, default=()
         Where the neighbors' pictures come from, by ``tumor_id``; one that is not there has no picture.
     archive_name, model_info, settings : str, mapping, mapping, optional
         Shown at the bottom: for instance the index's path, what `describe_model` returns (where its key
         ``pretrained_on_simulated`` is true the sheet says so at the top), and those of the search.
     show : sequence of str, default=()
-        Further columns of `neighbors` to show.
+        Further columns of `neighbors` to show. Those that look like dates, treatment and outcome are shown
+        anyway.
     votes, summary : DataFrame, optional
         Of `answers.votes`, which take the place of plain counts of the neighbors' labels, and
         `answers.summarize`.
+    inferred : DataFrame, optional
+        What the network infers: ``query``, ``rank`` (0 is the query), ``task``, ``label``, ``probability``.
+    left_out : DataFrame, optional
+        Nearest tumors that do not count: ``query``, ``tumor_id`` and ``reason``.
+    notes : sequence of str, default=()
+        Warnings, at the top.
+    proposed : bool, default=False
+        Whether the model proposed the tumors: the sheet then says so first, and has no verdict and no votes.
     index, query_X : TumorIndex, array-like of shape (n_queries, n_features), optional
         The archive searched and the queries' embeddings: the sheet has a map of the archive, its sizes and
         types, and tells how many tumors each neighbor's scan has.
@@ -71,8 +103,7 @@ def save_report(
 
     Returns
     -------
-    path : Path
-
+    page : str
         A tumor whose scan cannot be read is shown without a picture, with a warning.
 
     Raises
@@ -98,22 +129,35 @@ def save_report(
     archive = {tumor.tumor_id: tumor for tumor in archive}
     drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS}
     drawing["n_bytes"] = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
-    sections = [
-        _section(query, i, neighbors[neighbors["query"] == i], archive, show, drawing, around)
-        | {"votes": _lines(votes, i, describe_vote), "summary": _lines(summary, i, describe_summary)}
-        for i in range(len(query))
-    ]
+    show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
+    told = [] if summary is None else list(summary["column"])
+    course = _counted(neighbors).pipe(summarize, [name for name in show if name not in told])
+    sections = []
+    for i in range(len(query)):
+        of_query = neighbors[neighbors["query"] == i]
+        section = _section(query, i, of_query, archive, show, drawing, around)
+        inferred_here = None if inferred is None else inferred[inferred["query"] == i]
+        _compare_labels(section["columns"], inferred_here)
+        section |= {"tables": _tables(section["columns"]), "left_out": _rows(left_out, i)}
+        section["summary"] = [describe_summary(row) for t in (summary, course) for row in _rows(t, i)]
+        section["votes"] = [] if proposed else [_vote(row) for row in _rows(votes, i)]
+        sections.append(section)
+    confidence = query.table.get("confidence")
+    for i, section in enumerate(sections):
+        known = confidence is not None and np.isfinite(confidence[i])
+        section["confidence"] = round(100 * float(confidence[i])) if known else None
     facts = (
         dict(model_info or {}) | ({"Archive": archive_name} if archive_name else {}) | dict(settings or {})
     )
-    shown = None if full else f"{margin_mm:g}"
-    return write_page(path, "answer", facts=facts, sections=sections, shown=shown)
+    shown = {"shown": None if full else f"{margin_mm:g}", "proposed": proposed, "notes": list(notes)}
+    return render("answer", facts=facts, sections=sections, planes=PLANES, **shown)
 
 
 def describe_model(embedder, path=None):
     """Return what an answer sheet says of a fitted `TumorEmbedder`, as a dict for ``model_info``."""
-    facts = {} if path is None else {"Model": Path(path).name}
-    facts["Fingerprint"] = embedder.fingerprint_
+    name = getattr(embedder, "initial_weights", None) if path is None else Path(path).stem
+    facts = {"Model": name} if isinstance(name, str) else {}
+    facts["Fingerprint"] = embedder.fingerprint_[:12]
     training = getattr(embedder, "training_", None) or {}
     if training:
         data = ", ".join(training.get("data", [])) or "unnamed"
@@ -132,27 +176,26 @@ def _section(query, i, neighbors, archive, show, drawing, around):
     drawing = drawing | {"extent_mm": picture_extent(sized, drawing["margin_mm"]) if sized else None}
     same_scan = query.table["case_id"] == row["case_id"]
     scan = (int(same_scan.sum()), float(query.table.loc[same_scan, "volume_mm3"].sum()))
-    first = column_of(row, shown[0], lesions=scan if tumor.case.has_mask else None, **drawing)
+    first = column_of(row, shown[0], show=show, lesions=scan if tumor.case.has_mask else None, **drawing)
     columns = [first]
     for (_, neighbor), picture_of in zip(neighbors.iterrows(), shown[1:], strict=True):
         lesions = None if around is None else around.lesions(neighbor)
         rank = int(neighbor["rank"])
         columns.append(column_of(neighbor, picture_of, rank=rank, show=show, lesions=lesions, **drawing))
-        for task, cell in columns[-1]["facts"].items():
-            known = cell.get("label") and cell["text"] is not None and first["labels"].get(task) is not None
-            cell["agrees"] = cell["text"] == first["labels"][task] if known else None
     for number, column in enumerate(columns):
         column["key"] = f"t{i}-{number}"
-    closeness = describe_closeness(neighbors) if "p_value" in neighbors and len(neighbors) else None
-    section = {"columns": columns, "tables": _tables(columns), "planes": PLANES}
-    section |= {"closeness": closeness, "counts": _counts(neighbors), "n_neighbors": len(neighbors)}
-    section["far"] = closeness is not None and bool(neighbors["no_close_match"].iloc[0])
+    counted = _counted(neighbors)
+    section = {"columns": columns, "n_neighbors": len(neighbors)}
+    section |= {"counts": _counts(counted), "farthest": max([c["distance"] for c in columns[1:]], default=0)}
+    section["closeness"] = describe_closeness(counted) if "p_value" in neighbors and len(counted) else None
+    section["far"] = section["closeness"] is not None and bool(counted["no_close_match"].iloc[0])
+    section["volumes"] = _volumes(row, counted)
     section |= {"map": None, "sizes": None, "types": [], "task": None}
     if around is not None and len(neighbors):
-        tasks = [*_counts(neighbors), *labels_of(row)]
+        tasks = [*section["counts"], *labels_of(row)]
         task = "type" if "type" in tasks or not tasks else tasks[0]
         section |= {"task": task, "map": around.map(i, neighbors, task)}
-        section |= {"types": around.types(neighbors, task)}
+        section |= {"types": around.types(counted, task)}
         section["sizes"] = (
             around.sizes(row.get("volume_mm3"), neighbors) if "volume_mm3" in neighbors else None
         )
@@ -166,17 +209,58 @@ def _tables(columns):
     tables = []
     for part in parts:
         beside = [query, *part]
-        names = list(dict.fromkeys(name for column in [*part, query] for name in column["facts"]))
-        rows = [(name, [column["facts"].get(name) for column in beside]) for name in names]
-        tables.append({"columns": beside, "rows": rows})
+        rows = {}
+        for kind in ("labels", "facts", "more"):
+            names = list(dict.fromkeys(name for column in beside for name in column[kind]))
+            rows[kind] = [(name, [column[kind].get(name) for column in beside]) for name in names]
+        tables.append({"columns": beside} | rows)
     return tables
 
 
-def _lines(table, query, describe):
-    """Return the rows of one query in words."""
-    if table is None:
-        return []
-    return [describe(row) for _, row in table[table["query"] == query].iterrows()]
+def _compare_labels(columns, inferred):
+    """Put what the network infers beside each label, and whether the two, and the query's, are the same."""
+    known = {}
+    for row in [] if inferred is None else inferred.to_dict("records"):
+        known[row["rank"], row["task"]] = row
+    tasks = dict.fromkeys([task for column in columns for task in column["labels"]] + [t for _, t in known])
+    own = dict(columns[0]["labels"])
+    for column in columns:
+        labels = {}
+        for task in tasks:
+            label, found = column["labels"].get(task), known.get((column["rank"] or 0, task), {})
+            labels[task] = {"text": label, "source": column["sources"].get(task), "same": None}
+            labels[task] |= {"inferred": found.get("label"), "probability": found.get("probability")}
+            if column["rank"] is not None and label is not None and own.get(task) is not None:
+                labels[task]["same"] = label == own[task]
+            labels[task]["differs"] = None not in (label, found.get("label")) and label != found["label"]
+        column["labels"].clear()
+        column["labels"].update(labels)
+
+
+def _volumes(row, neighbors):
+    """Return volumes (mm³) of a query and of its smallest and largest neighbor; None where not known."""
+    own = row.get("volume_mm3")
+    known = neighbors["volume_mm3"].dropna() if "volume_mm3" in neighbors else neighbors["rank"][:0]
+    known = known[known > 0]
+    spread = (float(known.min()), float(known.max()), len(known)) if len(known) else None
+    return {"query": float(own) if own is not None and own > 0 else None, "neighbors": spread}
+
+
+def _vote(vote):
+    """Return one row of votes for the template: in words, and its parts."""
+    parts = {name: vote[name] for name in ("task", "label", "n_votes", "n_labelled", "n_patients")}
+    given = vote["n_labelled"] > 0 and vote["abstains"] is None
+    return parts | {"text": describe_vote(vote), "given": given, "base_rate": vote["base_rate"]}
+
+
+def _rows(table, query):
+    """Return the rows of one query as dicts."""
+    return [] if table is None else table[table["query"] == query].to_dict("records")
+
+
+def _counted(neighbors):
+    """Return the neighbors that count: not of the query's own scan or patient."""
+    return neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
 
 
 def _readable(tumor):

@@ -156,8 +156,10 @@ class Answer:
         size = counted(self.index.n_samples_fit_, "tumor")
         facts = {name: getattr(self, name) for name in ("neighbors", "show", "votes", "summary", "index")}
         facts |= {"query": self.queries, "query_X": self.X, "settings": dict(self.settings)}
-        if self.proposed:
-            facts["settings"]["Query tumors"] = "proposed by the model, not drawn by a person"
+        facts["proposed"] = self.proposed
+        facts |= {
+            name: getattr(self, name) for name in ("inferred", "left_out", "notes") if hasattr(self, name)
+        }
         facts["archive"] = neighbor_tumors(self.neighbors) if archive is None else archive
         facts["archive_name"] = f"{archive_name} ({size})" if archive_name else size
         return save_report(path, model_info=describe_model(self.embedder, model_name), full=full, **facts)

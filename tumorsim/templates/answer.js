@@ -7,8 +7,7 @@
   const PLANES = {
     axial: [2, 0, 1, "SI"], coronal: [1, 0, 2, "AP"], sagittal: [0, 1, 2, "RL"],
   };
-  const OUTLINE = getComputedStyle(document.documentElement).getPropertyValue("--outline");
-  const SIZE = 400;  // pixels of a canvas
+  const SIZE = 400, LARGE = 1000;  // pixels of a canvas
   const control = name => document.getElementById(name);
   const planes = [];  // {canvas, slider, readout, plane, tumor}
   let pending = false;
@@ -38,7 +37,7 @@
     return gray;
   }
 
-  function outline(context, tumor, plane, index) {
+  function outline(context, tumor, plane, index, look) {
     const [cut, across, down] = PLANES[plane];
     const [w, h] = [tumor.shape[across], tumor.shape[down]], at = slicer(tumor, plane, index);
     const offset = tumor.shape[0] * tumor.shape[1] * tumor.shape[2];
@@ -54,14 +53,15 @@
       context.rect(from[across], from[down], to[across] - from[across], to[down] - from[down]);
       context.setLineDash([8, 6]);
     }
+    if (look.getPropertyValue("--dash")) context.setLineDash([8, 6]);  // proposed: nobody drew it
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.lineWidth = 2.5;
-    context.strokeStyle = OUTLINE;
+    context.strokeStyle = look.getPropertyValue("--outline");
     context.stroke();
     context.setLineDash([]);
   }
 
-  function draw({ canvas, slider, readout, plane, tumor }) {
+  function draw({ canvas, slider, readout, plane, tumor, cell }) {
     const [cut, across, down, ends] = PLANES[plane];
     const [w, h] = [tumor.shape[across], tumor.shape[down]];
     const index = Number(slider.value);
@@ -73,13 +73,13 @@
     }
     const flat = new OffscreenCanvas(w, h);
     flat.getContext("2d").putImageData(pixels, 0, 0);
-    const context = canvas.getContext("2d"), scale = SIZE / tumor.extent;
+    const context = canvas.getContext("2d"), size = canvas.width, scale = size / tumor.extent;
     const [sx, sy] = [scale * tumor.spacing[across], scale * tumor.spacing[down]];
     context.setTransform(1, 0, 0, 1, 0, 0);
-    context.fillRect(0, 0, SIZE, SIZE);
-    context.setTransform(-sx, 0, 0, -sy, SIZE / 2 + sx * tumor.middle[across], SIZE / 2 + sy * tumor.middle[down]);
+    context.fillRect(0, 0, size, size);
+    context.setTransform(-sx, 0, 0, -sy, size / 2 + sx * tumor.middle[across], size / 2 + sy * tumor.middle[down]);
     context.drawImage(flat, 0, 0);
-    if (control("outlines").checked) outline(context, tumor, plane, index);
+    if (control("outlines").checked) outline(context, tumor, plane, index, getComputedStyle(cell));
     const off = Math.round((index - tumor.through[cut]) * tumor.spacing[cut]);
     const side = ends[off > 0 ? 0 : 1];
     readout.textContent = off === 0 ? "center" : `${side} ${Math.abs(off)} mm`;
@@ -110,9 +110,34 @@
     redraw();
   }
 
+  function enlarge(p) {
+    // Show one picture in a dialog, which keeps the focus; closed it goes back to where it was.
+    const dialog = control("large"), from = document.activeElement, shown = [p.frame, p.slider];
+    if (dialog.open) return;
+    const box = document.createElement("div");
+    box.className = p.cell.className;
+    box.append(...shown);
+    dialog.append(box);
+    control("large-name").textContent = p.frame.querySelector("svg").getAttribute("aria-label");
+    dialog.addEventListener("close", () => {
+      p.cell.prepend(...shown);
+      p.canvas.width = p.canvas.height = SIZE;
+      box.remove();
+      redraw();
+      (shown.includes(from) ? p.slider : from).focus({ preventScroll: true });
+    }, { once: true });
+    p.canvas.width = p.canvas.height = LARGE;
+    dialog.showModal();
+    p.slider.focus();
+    redraw();
+  }
+
   function connect(p) {
+    p.canvas.addEventListener("dblclick", () => enlarge(p));
+    p.button.addEventListener("click", () => enlarge(p));
+    p.button.hidden = false;
     p.canvas.addEventListener("wheel", event => {
-      if (!document.activeElement.matches(".plane input")) return;  // until a picture is chosen the page scrolls
+      if (!document.activeElement?.matches(".plane input")) return;  // until a picture is chosen the page scrolls
       event.preventDefault();
       p.slider.value = Number(p.slider.value) - Math.sign(event.deltaY);
       follow(p);
@@ -129,7 +154,10 @@
       redraw();
     });
     p.slider.addEventListener("input", () => follow(p));
-    p.slider.addEventListener("keydown", event => { if (event.key === "Escape") p.slider.blur(); });
+    p.slider.addEventListener("keydown", event => {
+      if (event.key === "Escape" && !control("large").open) p.slider.blur();
+      if (event.key === "Enter") enlarge(p);
+    });
   }
 
   async function start() {
@@ -143,10 +171,11 @@
         canvas.width = canvas.height = SIZE;
         Object.assign(slider, { type: "range", min: 0, max: tumor.shape[cut] - 1, value: tumor.through[cut] });
         slider.setAttribute("aria-label", `Slice, ${cell.querySelector("svg").getAttribute("aria-label")}`);
-        cell.querySelector(".frame").prepend(canvas);
-        cell.append(slider);
+        const frame = cell.querySelector(".frame"), button = cell.querySelector(".enlarge");
+        frame.prepend(canvas);
+        frame.after(slider);
         cell.classList.add("live");
-        const p = { canvas, slider, readout: cell.querySelector(".readout"), plane, tumor };
+        const p = { canvas, slider, readout: cell.querySelector(".readout"), plane, tumor, cell, frame, button };
         planes.push(p);
         connect(p);
       }
