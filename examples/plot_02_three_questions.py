@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from tumorsim import TumorEmbedder, TumorIndex, make_cohort
-from tumorsim.answers import describe_agreement
+from tumorsim.answers import describe_aspects
 from tumorsim.plotting import plot_neighbors
 
 cohort = make_cohort(40, random_state=11, spacing=3.0)
@@ -44,10 +44,10 @@ answers = {
 # %%
 # Three answers
 # -------------
-# The sentence says what each neighbor shares with the query, whatever it was found by: an aspect in which it
-# is closer than 80 % of random pairs is named.
+# The last column says how near each neighbor is in every aspect, whatever it was found by: nearer than that
+# share of random pairs of the archive.
 for question, answer in answers.items():
-    table = answer[["rank", *columns]].assign(agreement=answer.apply(describe_agreement, axis=1))
+    table = answer[["rank", *columns]].assign(nearer=answer.apply(describe_aspects, axis=1))
     print(f"\nOf {question}:\n{table.round(0).to_string(index=False)}")
 
 # %%

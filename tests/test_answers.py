@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.answers import (
-    describe_agreement,
+    describe_aspects,
     describe_closeness,
     describe_summary,
     describe_vote,
@@ -252,11 +252,10 @@ def test_closeness_in_words():
     assert describe_closeness(answer(["m"], p_value=1.0)).startswith("Farther from its nearest case than 0 %")
 
 
-def test_agreement_in_words():
-    """From 80 % an aspect agrees, below half it does not; parts of place are not named beside it."""
+def test_aspects_in_words():
+    """Each aspect has its share of random pairs; parts of place are left out beside it."""
     shares = {"place": 0.96, "region": 0.2, "size": 0.8, "type": 0.49, "side_of_day": np.nan}
     row = {f"closer_than_{name}": share for name, share in shares.items()}
-    assert describe_agreement(row) == "agrees in place and size, not in type"
-    assert describe_agreement({"closer_than_type": 0.7}) == ""
-    assert describe_agreement({"closer_than_type": 0.1}) == "does not agree in type"
-    assert describe_agreement({"closer_than_front_rear": 0.9}) == "agrees in front rear"
+    assert describe_aspects(row) == "place 96 %, size 80 %, type 49 %"
+    assert describe_aspects({"closer_than_front_rear": 0.9}) == "front rear 90 %"
+    assert describe_aspects({"distance": 1.0}) == ""

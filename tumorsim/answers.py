@@ -1,4 +1,4 @@
-"""What an answer says beyond its rows: closeness, agreement, votes and summaries, tables in, tables out."""
+"""What an answer says beyond its rows: closeness, aspects, votes and summaries, tables in, tables out."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from tumorsim._validation import check_integer, check_real, counted
 __all__ = [
     "PLACE",
     "aspect_shares",
-    "describe_agreement",
+    "describe_aspects",
     "describe_closeness",
     "describe_summary",
     "describe_training",
@@ -18,7 +18,6 @@ __all__ = [
     "votes",
 ]
 
-AGREES, DIFFERS = 0.8, 0.5  # shares of random pairs from which, and below which, an aspect is named
 PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up the aspect "place"
 
 
@@ -45,11 +44,8 @@ def describe_closeness(neighbors):
     return f"{start} from its nearest case than {share} % of this archive's tumors are from theirs."
 
 
-def describe_agreement(neighbor):
-    """Return in which aspects a neighbor agrees with its query, in words; "" where nothing stands out.
-
-    It agrees in an aspect in which it is closer than 80 % of random pairs of the archive, and not in one in
-    which it is closer than less than half of them; what lies between is not named.
+def describe_aspects(neighbor):
+    """Return how near a neighbor is in each aspect: the share of random pairs that are farther apart.
 
     Parameters
     ----------
@@ -58,18 +54,11 @@ def describe_agreement(neighbor):
 
     Examples
     --------
-    >>> shares = {"closer_than_place": 0.96, "closer_than_size": 0.9, "closer_than_type": 0.2}
-    >>> describe_agreement(shares)
-    'agrees in place and size, not in type'
+    >>> describe_aspects({"closer_than_type": 0.96, "closer_than_size": 0.4})
+    'type 96 %, size 40 %'
     """
-    shares = aspect_shares(neighbor)
-    same = [name.replace("_", " ") for name, value in shares.items() if value >= AGREES]
-    other = [name.replace("_", " ") for name, value in shares.items() if value < DIFFERS]
-    if same and other:
-        return f"agrees in {_listed(same)}, not in {_listed(other, 'or')}"
-    if same:
-        return f"agrees in {_listed(same)}"
-    return f"does not agree in {_listed(other, 'or')}" if other else ""
+    shares = aspect_shares(neighbor).items()
+    return ", ".join(f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, share in shares)
 
 
 def aspect_shares(neighbor):
@@ -333,8 +322,3 @@ def _objects(rows, names, objects):
     for name in objects:
         table[name] = pd.Series([row[name] for row in rows], dtype=object, index=table.index)
     return table
-
-
-def _listed(names, last="and"):
-    """Return names as an English list."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -1,12 +1,13 @@
 """Pages that load nothing from anywhere: answer sheets, the overview of many, the review of masks."""
 
 from tumorsim.report._pages import draw_proposal, draw_tumor, save_overview, save_review
-from tumorsim.report._sheet import describe_model, render_report, save_report
+from tumorsim.report._sheet import describe_model, render_notebook, render_report, save_report
 
 __all__ = [
     "describe_model",
     "draw_proposal",
     "draw_tumor",
+    "render_notebook",
     "render_report",
     "save_overview",
     "save_report",

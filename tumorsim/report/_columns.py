@@ -24,7 +24,8 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
     """Return what the template needs for one tumor; None as `tumor`: its scan is not at hand.
 
     `row` is its metadata, of a neighbor its row of the answer; `show` are columns to show; `lesions` are
-    number and total volume (mm³ or None) of the tumors of its scan; `n_bytes` limits the compressed voxels.
+    number and total volume (mm³ or None) of the tumors of its scan; `n_bytes` limits the compressed voxels,
+    None leaves them out.
     """
     column = {name: shown_text(row.get(name)) for name in ("patient_id", "case_id", "tumor_id")}
     column |= {"rank": rank, "labels": labels_of(row), "pictures": [], "voxels": None}
@@ -128,4 +129,5 @@ def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):
         warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
         return {}
     pictures = [still(picture) for picture in near.slices(extent_mm, n_pixels).values()]
-    return {"pictures": pictures, "voxels": encode_voxels(near, extent_mm, n_bytes)}
+    voxels = None if n_bytes is None else encode_voxels(near, extent_mm, n_bytes)
+    return {"pictures": pictures, "voxels": voxels}

@@ -16,7 +16,7 @@ from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_exte
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._pages import render
 
-__all__ = ["describe_model", "render_report", "save_report"]
+__all__ = ["describe_model", "render_notebook", "render_report", "save_report"]
 
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
@@ -151,6 +151,36 @@ def render_report(
     )
     shown = {"shown": None if full else f"{margin_mm:g}", "proposed": proposed, "notes": list(notes)}
     return render("answer", facts=facts, sections=sections, planes=PLANES, **shown)
+
+
+def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=False):
+    """Return the axial row and the aspects of each query as HTML without script and style sheet.
+
+    Parameters
+    ----------
+    titles, lines : list of str, list of list of str
+        Of each query that is shown.
+    neighbors, archive, proposed
+        As in `render_report`.
+    queries : Cohort
+    """
+    tumors = {tumor.tumor_id: tumor for tumor in archive}
+    shown = []
+    for i, (title, text) in enumerate(zip(titles, lines, strict=True)):
+        rows = [queries.table.iloc[i].to_dict(), *_rows(neighbors, i)]
+        found = [queries[i], *(tumors.get(row["tumor_id"]) for row in rows[1:])]
+        found = [t if t is not None and _readable(t) else None for t in found]
+        known = [t for t in found if t is not None]
+        drawing = {"extent_mm": picture_extent(known, 30.0) if known else None, "margin_mm": 30.0}
+        drawing |= {"n_pixels": 150, "n_bytes": None}
+        columns = [
+            column_of(row, tumor, rank=row.get("rank"), **drawing)
+            for row, tumor in zip(rows, found, strict=True)
+        ]
+        for column in columns:
+            column["picture"] = column["pictures"][0] if column["pictures"] else None
+        shown.append({"title": title, "lines": text, "columns": columns, "proposed": proposed})
+    return render("notebook", facts={}, queries=shown, left=len(queries) - len(titles))
 
 
 def describe_model(embedder, path=None):

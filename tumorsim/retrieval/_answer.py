@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import counted, printable
-from tumorsim.answers import describe_agreement, describe_closeness, describe_summary, describe_vote
+from tumorsim._validation import counted
+from tumorsim.answers import describe_aspects, describe_closeness, describe_summary, describe_vote
 from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
@@ -20,6 +19,7 @@ from tumorsim.retrieval._query import UNKNOWN_PATIENT
 __all__ = ["Answer", "neighbor_tumors"]
 
 
+_N_SHOWN = 5  # queries in a notebook
 _TABLES = ("neighbors", "votes", "summary")
 
 
@@ -94,17 +94,17 @@ class Answer:
     __repr__ = __str__
 
     def _repr_html_(self):
-        parts = []
-        for i, closeness in enumerate(self.closeness["text"][:10]):
-            found = self._of(self.neighbors, i)
-            lines = "".join(f"<li>{escape(line)}</li>" for line in self._lines(i))
-            parts.append(f"<p><b>{escape(self._title(i))}</b><br>{escape(closeness)}</p>")
-            parts.append(self._shown(found).to_html(index=False, na_rep="-", border=0) if len(found) else "")
-            parts.append(f"<ul>{lines}</ul>" if lines else "")
-        left = len(self.queries) - 10
-        parts += [f"<p>… and {left} more.</p>"] if left > 0 else []
-        page = f'<div class="tumorsim">{"".join(parts)}</div>'
-        return "\n".join(printable(line, len(line)) for line in page.split("\n"))
+        from tumorsim.report import render_notebook
+
+        n = min(len(self.queries), _N_SHOWN)
+        lines = [
+            [] if self.proposed else [text, *self._lines(i)]
+            for i, text in enumerate(self.closeness["text"][:n])
+        ]
+        lines[0][:0] = getattr(self, "notes", ())
+        rows = self.neighbors[self.neighbors["query"] < n]
+        parts = {"archive": neighbor_tumors(rows), "proposed": self.proposed, "queries": self.queries}
+        return render_notebook([self._title(i) for i in range(n)], lines, rows, **parts)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the neighbors with the query's id in column ``query_tumor_id``, for other tools."""
@@ -175,14 +175,14 @@ class Answer:
         return votes + [describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
 
     def _shown(self, found):
-        """Return the columns of one query's neighbors that people read, with words on aspects."""
+        """Return the columns of one query's neighbors that people read, with the nearness in aspects."""
         names = ["rank", "distance", *(f"distance_{name}" for name in self.aspects), "tumor_id", "patient_id"]
         names += [*label_columns(found), "volume_mm3", *self.show]
         table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
         text = table.select_dtypes(exclude="number")
         table[text.columns] = text.where(text.notna(), "-")
-        words = [describe_agreement(neighbor) for neighbor in found.to_dict("records")]
-        return table.assign(aspects=words) if any(words) else table
+        words = [describe_aspects(neighbor) for neighbor in found.to_dict("records")]
+        return table.assign(**{"nearer than random pairs": words}) if any(words) else table
 
     @staticmethod
     def _of(table, i):
