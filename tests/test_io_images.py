@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import time
 import tracemalloc
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from test_io import AFFINE, write_nrrd
 
 from tumorsim import Case
 from tumorsim.exceptions import GeometryError
-from tumorsim.io import content_key, load_image, read_geometry, save_nifti, states_orientation
+from tumorsim.io import content_key, load_image, read_geometry, save_nifti, states_orientation, voxel_key
 
 
 @pytest.fixture
@@ -342,3 +343,34 @@ def test_content_key_follows_the_voxels_of_upper_case_pairs(tmp_path):
     first = content_key(tmp_path / "X.HDR")
     (tmp_path / "X.IMG").write_bytes(b"\1" * 120)
     assert content_key(tmp_path / "X.HDR") != first
+
+
+@pytest.mark.parametrize("orientation", ["LAS", "PIR", "SRA"])
+def test_voxel_key_is_that_of_the_voxels_in_ras_order(tmp_path, array, orientation):
+    """NIfTI and NRRD, integers and floats, and every order of axes share it; other voxels do not."""
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    expected = voxel_key(array, affine)
+    image = nib.Nifti1Image(array, affine)
+    codes = nib.orientations.axcodes2ornt(orientation)
+    image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), codes))
+    save_nifti(tmp_path / "a.nii.gz", np.asarray(image.dataobj).astype(np.float64), image.affine)
+    write_nrrd(tmp_path / "a.nrrd", array, affine)
+    for name in ("a.nii.gz", "a.nrrd"):
+        case = Case(tmp_path / name, case_id="a", patient_id="a")
+        assert case.voxel_key == expected, name
+    other = array.copy()
+    other[2, 3, 4] += 1
+    assert voxel_key(other, affine) != expected != voxel_key(array, np.diag([-2.0, 3.0, 4.0, 1.0]))
+
+
+def test_voxel_key_of_a_large_scan_is_quick():
+    """A scan of 1 mm takes under 0.05 s of CPU, in any order of axes; shapes are told apart."""
+    image = np.random.default_rng(0).integers(0, 2000, (256, 256, 180), dtype=np.int16)
+    turned = np.eye(4)[[2, 0, 1, 3]] * [[1], [-1], [1], [1]]
+    keys, seconds = [], []
+    for array, affine in ((image, np.eye(4)), (image[:, ::-1].transpose(1, 2, 0), turned)):
+        started = time.thread_time()
+        keys.append(voxel_key(array, affine))
+        seconds.append(time.thread_time() - started)
+    assert keys[0] == keys[1] != voxel_key(image[:-1], np.eye(4))
+    assert min(seconds) < 0.05

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["run_demo"]
+__all__ = ["QUERY", "WEIGHTS", "run_demo"]
 
 WEIGHTS = "t1c-v6-simulated"  # saw no real scan, so that no example flatters
-QUERY = "cheng-0998"  # a pituitary adenoma
+QUERY = "cheng-1304"  # a pituitary adenoma
 
 
 def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print):
