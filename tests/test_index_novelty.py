@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
 from tumorsim import EmbeddingSpace, TumorIndex
+from tumorsim.index._exact import ExactEngine
 
 HEADS = {
     "type": np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]),
@@ -388,3 +389,27 @@ def test_more_patients_than_calibrate_are_sampled(monkeypatch):
     first, second = (TumorIndex().fit(X, metadata=table).search(X[:20] + 9, 1)["p_value"] for _ in range(2))
     assert (first == 1 / 51).all()
     pd.testing.assert_series_equal(first, second)
+
+
+def test_query_of_an_unknown_patient_passes_the_archive_once(monkeypatch):
+    """Its nearest neighbor is its p-value's too; a known patient's own tumors need a pass without them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    metadata = pd.DataFrame({"patient_id": [f"p{i // 2}" for i in range(60)]})
+    index = TumorIndex().fit(X, metadata=metadata)
+    queries = rng.normal(size=(3, 4)).astype(np.float32)
+    index.search(queries)  # calibrates
+    passes, nearest = [], ExactEngine.nearest
+
+    def counted(self, X, n_neighbors, selection):
+        passes.append(n_neighbors)
+        return nearest(self, X, n_neighbors, selection)
+
+    monkeypatch.setattr(ExactEngine, "nearest", counted)
+    unknown = index.search(queries, query_metadata=pd.DataFrame({"patient_id": ["new"] * 3}))
+    assert len(passes) == 1
+    both = pd.DataFrame({"patient_id": ["new", "new", "p0"]})  # of which the last needs a pass of its own
+    mixed = index.search(queries, query_metadata=both)
+    assert len(passes) == 3
+    of_new = [table[table["query"] < 2]["p_value"].to_numpy() for table in (unknown, mixed)]
+    assert_array_equal(*of_new)

@@ -58,10 +58,13 @@ def search(
     shown = {name: held[name] for name in dict.fromkeys([*standard_aspects(held), *weights])}
     found |= _aspect_columns(archive, shown, query, row, X, table)
     if alpha is not None:
-        engine = getattr(engine, "exact", engine)
-        others = Selection(selection.allowed, codes, own, selection.left_out)
-        nearest = engine.nearest(queries, 1, others)[0][:, 0]
-        calibrated = _calibration(archive, engine, points, selection.allowed, calibration, weights)
+        exact = getattr(engine, "exact", engine)
+        if engine is exact and (own < 0).all() and not selection.most_excluded():
+            nearest = distances[:, 0]  # the queries' patients are not in the archive
+        else:
+            others = Selection(selection.allowed, codes, own, selection.left_out)
+            nearest = exact.nearest(queries, 1, others)[0][:, 0]
+        calibrated = _calibration(archive, exact, points, selection.allowed, calibration, weights)
         p = p_values(calibrated, nearest, own, alpha)
         found |= {"p_value": p[query], "no_close_match": p[query] <= alpha}
     taken = [column for column in found if column in archive.metadata]
@@ -115,7 +118,7 @@ def _calibration(archive, engine, points, allowed, conditions, weights):
 
 
 def calibrate(engine, points, allowed, eligible, codes):
-    """Return patients (n,), ascending, and distances (n,) of one tumor each to another patient's nearest.
+    """Return patients (n,), ascending, distances (n,) of one tumor each to others' nearest, and sorted.
 
     The exact `engine` takes `points` (n_rows, n_features) as queries. Rows are neighbors if `allowed`
     (n_rows,), and calibrate if `eligible` (n_rows,) as well; None stands for all.
@@ -131,7 +134,7 @@ def calibrate(engine, points, allowed, eligible, codes):
     rows = rows[first]
     nearest = engine.nearest(points[rows], 1, Selection(allowed, codes, codes[rows]))[0][:, 0]
     known = np.isfinite(nearest)
-    return patients[known], nearest[known]
+    return patients[known], nearest[known], np.sort(nearest[known])
 
 
 def p_values(calibration, nearest, query_codes, alpha):
@@ -141,8 +144,7 @@ def p_values(calibration, nearest, query_codes, alpha):
     that of a calibration tumor. That the query may be nearer to it than a_i does not matter, since a is never
     above the distance of the two. The query's own patient, in `query_codes` (n_queries,), does not count.
     """
-    codes, distances = calibration
-    ordered = np.sort(distances)
+    codes, distances, ordered = calibration
     n = np.full(len(nearest), len(ordered))
     at_least = len(ordered) - np.searchsorted(ordered, nearest, side="left")
     place = np.searchsorted(codes, query_codes)
