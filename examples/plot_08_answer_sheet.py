@@ -28,8 +28,12 @@ answer = find_similar(embedder, index, query, n_neighbors=5)
 # %%
 # What can be said of them
 # ------------------------
-# A notebook shows the answer without ``print``; ``answer.neighbors`` and ``answer.votes`` are tables.
+# As text; ``answer.neighbors`` and ``answer.votes`` are tables.
 print(answer)
+
+# %%
+# In a notebook it shows the axial row, and how near each neighbor is in type, place, size and look.
+answer  # noqa: B018
 
 # %%
 # The sheet

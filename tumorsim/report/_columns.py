@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 
 from tumorsim._validation import counted
-from tumorsim.answers import PLACE
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.records import read_surroundings
 from tumorsim.records.columns import is_missing, label_columns
@@ -20,7 +19,9 @@ FIRST = ("type", "place", "size", "look")  # aspects in the order of the sheet
 SAME = {"scan": "Same scan: not counted", "patient": "Same patient: not counted"}
 
 
-def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None):
+def column_of(
+    row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None, aspects=()
+):
     """Return what the template needs for one tumor; None as `tumor`: its scan is not at hand.
 
     `row` is its metadata, of a neighbor its row of the answer; `show` are columns to show; `lesions` are
@@ -32,7 +33,7 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
     column["patient_id"] = None if column["patient_id"] == "unknown" else column["patient_id"]
     column["same"] = SAME.get(shown_text(row.get("same")))
     column["distance"] = None if rank is None else float(row["distance"])
-    column["aspects"] = aspects_of(row)
+    column["aspects"] = aspects_of(row, aspects)
     column["sources"] = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
     volume, diameter = row.get("volume_mm3"), row.get("diameter_mm")
     sides, voxels = (None, None) if tumor is None else _geometry(tumor)
@@ -58,15 +59,14 @@ def column_of(row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None,
     return column
 
 
-def aspects_of(row):
+def aspects_of(row, used):
     """Return of each aspect of a neighbor its name, share of random pairs (%) that are farther, and distance.
 
-    The four come first; what belongs to the place is left out beside it. What is missing is None.
+    The four and those that were `used` are kept, all others only without any. What is missing is None.
     """
     names = [str(name).removeprefix("closer_than_") for name in row.keys() if "closer_than_" in str(name)]
     names = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
-    if "place" in names:
-        names = [name for name in names if name not in PLACE]
+    names = [name for name in names if name in (*FIRST, *used)] or names
     shares, apart = ([row.get(f"{kind}_{name}") for name in names] for kind in ("closer_than", "distance"))
     return [
         {

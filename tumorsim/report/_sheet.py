@@ -53,6 +53,7 @@ def render_report(
     model_info=None,
     settings=None,
     show=(),
+    aspects=(),
     votes=None,
     summary=None,
     inferred=None,
@@ -84,6 +85,8 @@ def render_report(
     show : sequence of str, default=()
         Further columns of `neighbors` to show. Those that look like dates, treatment and outcome are shown
         anyway.
+    aspects : sequence of str, default=()
+        That the distance joins: shown beside type, place, size and look.
     votes, summary : DataFrame, optional
         Of `answers.votes`, which take the place of plain counts of the neighbors' labels, and
         `answers.summarize`.
@@ -127,7 +130,7 @@ def render_report(
         raise ValueError("Parameter 'index' needs 'query_X', the embeddings of the queries. Got None.")
     around = None if index is None else Neighborhood(index, query_X)
     archive = {tumor.tumor_id: tumor for tumor in archive}
-    drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS}
+    drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS, "aspects": aspects}
     drawing["n_bytes"] = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
     told = [] if summary is None else list(summary["column"])
@@ -160,9 +163,16 @@ def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=Fals
     ----------
     titles, lines : list of str, list of list of str
         Of each query that is shown.
-    neighbors, archive, proposed
+    neighbors : DataFrame
         As in `render_report`.
     queries : Cohort
+        The query tumors.
+    archive, proposed : iterable of Tumor, bool
+        As in `render_report`.
+
+    Returns
+    -------
+    html : str
     """
     tumors = {tumor.tumor_id: tumor for tumor in archive}
     shown = []

@@ -154,7 +154,10 @@ class Answer:
         from tumorsim.report import describe_model, save_report
 
         size = counted(self.index.n_samples_fit_, "tumor")
-        facts = {name: getattr(self, name) for name in ("neighbors", "show", "votes", "summary", "index")}
+        facts = {
+            name: getattr(self, name)
+            for name in ("neighbors", "show", "aspects", "votes", "summary", "index")
+        }
         facts |= {"query": self.queries, "query_X": self.X, "settings": dict(self.settings)}
         facts["proposed"] = self.proposed
         facts |= {
