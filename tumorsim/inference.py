@@ -11,7 +11,7 @@ from tumorsim.nn import FACTOR, pad_to_cells, roi_pool_upsampled, to_device
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.training import prefetch_scans
 
-__all__ = ["classify", "embed_tumors", "segment_case"]
+__all__ = ["classify", "embed_boxes", "embed_tumors", "segment_case"]
 
 TILE = 20  # cells per side of a tile of the mask's head
 
