@@ -244,12 +244,15 @@ def test_summaries_are_of_what_is_known():
 
 
 def test_closeness_in_words():
-    """A share is rounded down, so that the sentence never claims more than the p-value."""
+    """The share of tumors with a more distant nearest neighbor, and what follows from a small one."""
     assert describe_closeness(answer(["m"])[:0]) == "No tumor of the archive meets the conditions."
     assert "Too few patients" in describe_closeness(answer(["m"], p_value=np.nan))
-    assert describe_closeness(answer(["m"], p_value=0.0201, far=True)).startswith("No close match: farther")
-    assert " 97 % " in describe_closeness(answer(["m"], p_value=0.0201, far=True))
-    assert describe_closeness(answer(["m"], p_value=1.0)).startswith("Farther from its nearest case than 0 %")
+    assert describe_closeness(answer(["m"], p_value=0.0201, far=True)).startswith(
+        "No close match: 2 % of this archive"
+    )
+    assert "least unlike, not like cases" in describe_closeness(answer(["m"], p_value=0.0201, far=True))
+    assert describe_closeness(answer(["m"], p_value=0.1)).startswith("Rather unusual for this archive: 10 %")
+    assert describe_closeness(answer(["m"], p_value=1.0)).startswith("Usual for this archive: 100 % of")
 
 
 def test_aspects_in_words():

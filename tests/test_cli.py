@@ -142,7 +142,8 @@ def test_shipped_weights_need_no_model(folder, tmp_path):
     """Without --model the package's weights embed, index and answer; a frozen fit keeps their embeddings."""
     run("index build", folder / "archive.csv", "-o", tmp_path / "index", "--device cpu")
     scan, mask = folder / "s0_image.nii.gz", folder / "s0_mask.nii.gz"
-    result = run("query", tmp_path / "index", scan, "--mask", mask, "--device cpu -o", tmp_path / "near.csv")
+    asked = ("--mask", mask, "--device cpu --keep-same -o", tmp_path / "near.csv")
+    result = run("query", tmp_path / "index", scan, *asked)
     assert "s0_image/1" in result.output
     assert pd.read_csv(tmp_path / "near.csv")["distance"][0] == pytest.approx(0, abs=1e-4)
     frozen = (
@@ -157,9 +158,13 @@ def test_shipped_weights_need_no_model(folder, tmp_path):
 
 
 def test_query_by_mask_finds_itself(folder, tmp_path):
-    """The scan's own tumor is the nearest at distance 0; excluding its patient it is gone."""
+    """Kept, the scan's own tumor is the nearest at distance 0, and marked; by default it is named only."""
     mask = ("--mask", folder / "s0_mask.nii.gz")
-    ask(folder, *mask, "-o", tmp_path / "near.csv")
+    told = ask(folder, *mask).output
+    assert "\nNote: Left out, same scan as the query: s0/1." in told
+    assert "of 5 neighbors, 5 patients" in told
+    kept = ask(folder, *mask, "--keep-same -o", tmp_path / "near.csv").output
+    assert "never counted" in kept and "of 4 neighbors, 4 patients" in kept
     near = pd.read_csv(tmp_path / "near.csv")
     assert near["rank"].tolist() == [1, 2, 3, 4, 5]
     assert near["tumor_id"][0] == "s0/1" and near["distance"][0] == pytest.approx(0, abs=1e-3)
@@ -193,7 +198,10 @@ def test_query_by_box_equals_query_by_mask(folder, tmp_path):
 def test_query_with_nothing_asks_the_model(folder):
     """Lesions are proposed, and said to be; where there are none that is an error of one line."""
     result = ask(folder, "--threshold 0 -n 2")
-    assert "(proposed by the model)" in result.output and "s0_image/1" in result.output
+    assert "(proposed by the model), confidence" in result.output and "s0_image/1" in result.output
+    assert "No verdict: " in result.output and "base rate" not in result.output
+    accepted = ask(folder, "--threshold 0 -n 3 --accept 1").output
+    assert "No verdict: " not in accepted and "base rate" in accepted
     nothing = ask(folder, "--threshold 1", code=2)
     assert (
         nothing.stderr.startswith("Error: The model proposes no lesion") and nothing.stderr.count("\n") == 1
@@ -203,7 +211,8 @@ def test_query_with_nothing_asks_the_model(folder):
 def test_query_conditions_hold(folder, tmp_path):
     """Only tumors that meet --where are returned; --show adds a column; --aspect adds its distance."""
     mask = ("--mask", folder / "s0_mask.nii.gz")
-    ask(folder, *mask, "--where type=metastasis --where volume_mm3>=500 -o", tmp_path / "a.csv")
+    where = "--where type=metastasis --where volume_mm3>=500"
+    ask(folder, *mask, where, "--keep-same -o", tmp_path / "a.csv")
     found = pd.read_csv(tmp_path / "a.csv")
     archive = pd.read_csv(folder / "archive.csv")
     expected = archive[(archive["label_type"] == "metastasis") & (archive["volume_mm3"] >= 500)]
@@ -222,7 +231,8 @@ def test_query_tells_closeness_votes_and_summary(folder):
     assert "volume_mm3: median" in text and "visit: 2024-05 4 (n = 4)" in text
     assert "distance_size" in text and "nearer than random pairs" in text and "agrees" not in text
     text = ask(folder, *mask, "--alpha 0.5 -n 2 --exclude s0/1,s1/1").output
-    assert "from its nearest case than" in text and "s0/1" not in text and "s1/1" not in text
+    assert ("of this archive's tumors" in text) != ("for this archive" in text)
+    assert "s0/1" not in text and "s1/1" not in text
 
 
 def test_query_report_shows_the_neighbors(folder, tmp_path):

@@ -379,7 +379,7 @@ def test_closeness_votes_and_summary_are_told(cohort, tmp_path):
     )
     tables = {"votes": votes(answer, cohort.table), "summary": summarize(answer, ["volume_mm3", "note"])}
     page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, **tables))
-    assert "No close match: farther from its nearest case than 98 %" in page.text
+    assert "No close match: 2 % of this archive" in page.text
     assert "agrees" not in page.text.lower()
     bars = [a["aria-label"] for a in page.all("span") if "random pairs" in a.get("aria-label", "")]
     assert bars == ["type: nearer than 10 % of random pairs", "size: nearer than 90 % of random pairs"] * 4

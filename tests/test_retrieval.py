@@ -1,6 +1,7 @@
 """The whole way in one call, and the pieces that the command line joins."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -52,8 +53,9 @@ def test_find_similar_equals_the_long_way(embedder, index, archive):
 
 
 def test_a_tumor_of_the_archive_finds_itself(embedder, index, archive):
-    """Without exclusion the nearest is the tumor itself, at distance 0."""
-    found = find_similar(embedder, index, list(archive), n_neighbors=1).neighbors
+    """Where its scan is kept the nearest is the tumor itself, at distance 0."""
+    found = find_similar(embedder, index, list(archive), n_neighbors=1, keep_same=True).neighbors
+    assert found["same"].eq("scan").all()
     assert found["tumor_id"].tolist() == archive.tumor_ids.tolist()
     np.testing.assert_allclose(found["distance"], 0, atol=1e-3)  # float32 sums in another order
 
@@ -96,7 +98,9 @@ def test_an_answer_says_all_of_it(embedder, index, archive, tmp_path):
     assert frame["query_tumor_id"].tolist() == ["s0/1"] * 4 + ["s1/1"] * 4
     told = json.loads(json.dumps(answer.to_dict()))
     assert [query["tumor_id"] for query in told["queries"]] == ["s0/1", "s1/1"]
-    assert told["queries"][1]["neighbors"][0]["tumor_id"] == "s1/1" and not told["proposed"]
+    assert told["queries"][1]["left_out"][0]["tumor_id"] == "s1/1" and not told["proposed"]
+    assert told["aspects"] == {"type": 1, "place": 1, "size": 1, "look": 0.25}
+    assert {row["rank"] for row in told["queries"][0]["inferred"]} == {0, 1, 2, 3, 4}
     assert told["queries"][0]["closeness"]["p_value"] is None
     page = answer.save_html(tmp_path / "a.html", archive_name="ours").read_text()
     assert page.count("<image ") == 30 and "ours (6 tumors)" in page and embedder.fingerprint_[:12] in page
@@ -136,10 +140,84 @@ def test_a_label_that_is_missing_is_a_dash(embedder, archive):
         assert not {"None", "NaN", "nan"} & set(text.replace("<", " ").replace(">", " ").split())
 
 
-def test_proposed_lesions_are_said_to_be(embedder, index, archive):
-    """Without mask and box the model proposes; text and sheet settings tell."""
-    answer = find_similar(embedder, index, archive[0].case.image, threshold=0)
-    assert answer.proposed and "(proposed by the model)" in str(answer)
+def test_proposed_lesions_have_no_vote_until_they_are_accepted(embedder, index, archive, monkeypatch):
+    """Sorted by the mean probability inside, with that number; accepted by number they are as drawn ones."""
+    image, probability = archive[0].case.image, np.zeros(archive[0].case.shape, dtype=np.float32)
+    assert embedder.segment(archive[0].case, threshold=None).dtype == np.float32
+    probability[2:10, 2:10, 2:10], probability[14:18, 14:18, 14:18] = 0.6, 0.9  # the smaller is surer
+    probability[14, 14, 14] = 0.5
+    monkeypatch.setattr(embedder, "segment", lambda case, threshold: probability)
+    asked = {"alpha": 0.5}
+    answer = find_similar(embedder, index, image, **asked)
+    assert answer.proposed and "(proposed by the model), confidence 0." in str(answer)
+    table = answer.queries.table
+    assert table["confidence"].tolist() == pytest.approx([(63 * 0.9 + 0.5) / 64, 0.6], abs=1e-6)
+    assert table["tumor_id"].tolist() == ["s0_image/1", "s0_image/2"]
+    assert answer.queries[0].bbox[0].tolist() == [14, 14, 14]
+    assert not len(answer.votes) and answer.closeness["p_value"].isna().all()
+    assert answer.closeness["text"].str.startswith("No verdict: the model proposed").all()
+    assert len(answer.neighbors) and "p_value" not in answer.neighbors
+    accepted = find_similar(embedder, index, image, accept=[2], **asked)
+    assert accepted.queries.tumor_ids.tolist() == ["s0_image/2"] and not accepted.proposed
+    assert len(accepted.votes) and not accepted.closeness["text"].str.startswith("No verdict").any()
+    assert "accepted by a person" in accepted.settings["Query tumors"]
+    with pytest.raises(ValueError, match="must number proposals from 1 to"):
+        find_similar(embedder, index, image, accept=[9], **asked)
+    with pytest.raises(ValueError, match="'accept' takes lesions that the model proposes"):
+        find_similar(embedder, index, image, mask=archive[0].case.mask, accept=[1])
+
+
+def test_the_same_scan_is_left_out_and_named(embedder, index, archive, tmp_path):
+    """By its ids, by a copy of its file, or by its embedding; kept, it is marked and does not count."""
+    tumor, folder = archive[0], tmp_path / "copy.nii.gz"
+    shutil.copy(tumor.case.image, folder)
+    for query, mask in ((tumor, None), (str(folder), tumor.case.mask)):
+        answer = find_similar(embedder, index, query, mask=mask)
+        assert "s0/1" not in answer.neighbors["tumor_id"].tolist() and len(answer.neighbors) == 5
+        assert answer.left_out[["query", "tumor_id", "reason"]].values.tolist() == [[0, "s0/1", "same scan"]]
+        assert answer.notes == ["Left out, same scan as the query: s0/1."]
+        assert str(answer).startswith("Note: Left out, same scan as the query: s0/1.")
+        assert "Left out, same scan" in answer._repr_html_() and answer.to_dict()["notes"] == answer.notes
+        kept = find_similar(embedder, index, query, mask=mask, keep_same=True)
+        assert kept.neighbors["same"].tolist() == ["scan", None, None, None, None]
+        assert kept.votes["n_neighbors"].eq(4).all() and not len(kept.left_out)
+        assert "marked, and never counted" in kept.notes[0]
+    box = np.add(tumor.bbox, [[0], [1]]).ravel()  # another embedding of the same file
+    assert find_similar(embedder, index, str(folder), box=box).left_out["tumor_id"].tolist() == ["s0/1"]
+
+
+def test_the_same_patient_is_left_out_and_named(embedder, index, archive):
+    """Another scan of the query's patient: by default named, never counted where it is kept."""
+    image, mask = archive[1].case.image, archive[1].case.mask
+    asked = {"mask": mask, "patient_id": "patient-s0", "where": {"tumor_id": ["s0/1", "s2/1", "s3/1"]}}
+    answer = find_similar(embedder, index, image, **asked)
+    assert answer.left_out["reason"].tolist() == ["same patient"]
+    assert "Left out, same patient as the query: s0/1." in answer.notes
+    assert sorted(answer.neighbors["tumor_id"]) == ["s2/1", "s3/1"]
+    for options in ({"keep_same": True}, {"exclude": "same_case", "case_id": "other"}):
+        kept = find_similar(embedder, index, image, **asked, **options)
+        assert kept.neighbors.set_index("tumor_id")["same"].to_dict()["s0/1"] == "patient"
+        assert kept.votes["n_neighbors"].eq(2).all()
+    alone = find_similar(embedder, index, image, mask=mask, where={"tumor_id": "s2/1"})
+    assert alone.notes == [
+        "The conditions leave 1 tumor of 5 asked for (tumor_id = s2/1). One neighbor is an example, no vote."
+    ]
+
+
+def test_what_the_network_infers_stands_apart_from_labels(embedder, index, archive):
+    """It is predict and its probability, of query and neighbors; a label that differs is pointed out."""
+    answer = find_similar(embedder, index, archive[:2], n_neighbors=3)
+    inferred = answer.inferred[answer.inferred["task"] == "type"]
+    expected, shares = embedder.predict(archive), embedder.predict_proba(archive)["type"]
+    ids = dict(zip(archive.tumor_ids, range(len(archive)), strict=True))
+    names = answer.neighbors.set_index(["query", "rank"])["tumor_id"]
+    for row in inferred.to_dict("records"):
+        at = row["query"] if row["rank"] == 0 else ids[names[row["query"], row["rank"]]]
+        assert row["label"] == expected["type"][at]
+        assert row["probability"] == pytest.approx(shares.loc[at].max(), abs=1e-4)
+    labels = zip(answer.neighbors["tumor_id"], answer.neighbors["label_type"], strict=True)
+    wrong = [tumor_id for tumor_id, label in labels if label != expected["type"][ids[tumor_id]]]
+    assert str(answer).count("the network infers") == len(wrong)
 
 
 def test_the_same_case_is_left_out_where_its_id_is_known(embedder, index, archive):

@@ -10,6 +10,8 @@ __all__ = [
     "aspect_shares",
     "describe_aspects",
     "describe_closeness",
+    "describe_disagreements",
+    "describe_left_out",
     "describe_summary",
     "describe_training",
     "describe_vote",
@@ -18,39 +20,69 @@ __all__ = [
     "votes",
 ]
 
+UNUSUAL = 0.2  # p-value below which a tumor is called rather unusual
 PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up the aspect "place"
 
 
 def describe_closeness(neighbors):
     """Return a sentence on how usual the distance of one query to its nearest case is.
 
-    Parameters
-    ----------
-    neighbors : DataFrame
-        Rows of one query of `TumorIndex.search`.
-
     Examples
     --------
-    >>> describe_closeness(pd.DataFrame({"p_value": [0.03], "no_close_match": [True]}))
-    "No close match: farther from its nearest case than 97 % of this archive's tumors are from theirs."
+    >>> describe_closeness(pd.DataFrame({"p_value": [0.62], "no_close_match": [False]}))
+    'Usual for this archive: 62 % of its tumors have a more distant nearest neighbor.'
     """
     if not len(neighbors):
         return "No tumor of the archive meets the conditions."
     if "p_value" not in neighbors or pd.isna(neighbors["p_value"].iloc[0]):
         return "Too few patients to say whether the nearest case is close."
     p_value = float(neighbors["p_value"].iloc[0])
-    share = int(np.floor(100 * (1 - p_value) + 1e-9))  # never more than is known
-    start = "No close match: farther" if neighbors["no_close_match"].iloc[0] else "Farther"
-    return f"{start} from its nearest case than {share} % of this archive's tumors are from theirs."
+    share = f"{100 * p_value:.2g} %" if p_value < 0.1 else f"{100 * p_value:.0f} %"
+    if neighbors["no_close_match"].iloc[0]:
+        text = f"No close match: {share} of this archive's tumors have a nearest neighbor as distant."
+        return f"{text} Its neighbors are the least unlike, not like cases."
+    start = "Usual" if p_value >= UNUSUAL else "Rather unusual"
+    return f"{start} for this archive: {share} of its tumors have a more distant nearest neighbor."
+
+
+def describe_left_out(left_out):
+    """Return sentences that name tumors of the query's own scan or patient, which an answer leaves out.
+
+    Examples
+    --------
+    >>> describe_left_out(pd.DataFrame({"tumor_id": ["a/1", "a/2"], "reason": ["same scan", "same scan"]}))
+    ['Left out, same scan as the query: a/1, a/2.']
+    """
+    texts = []
+    for reason, rows in left_out.groupby("reason", sort=False):
+        ids = list(dict.fromkeys(rows["tumor_id"]))
+        more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+        texts.append(f"Left out, {reason} as the query: {', '.join(ids[:5])}{more}.")
+    return texts
+
+
+def describe_disagreements(inferred, neighbors):
+    """Return sentences on neighbors of one query whose label is not what the network infers, place aside.
+
+    Examples
+    --------
+    >>> seen = {"rank": [1], "task": ["type"], "label": ["glioma"], "probability": [0.8]}
+    >>> labelled = pd.DataFrame({"rank": [1], "label_type": ["meningioma"]})
+    >>> describe_disagreements(pd.DataFrame(seen), labelled)
+    ['Neighbor 1, type: its label is meningioma, the network infers glioma (80 %).']
+    """
+    texts = []
+    for row in neighbors.to_dict("records"):
+        for seen in inferred[inferred["rank"] == row["rank"]].to_dict("records"):
+            label = row.get(f"label_{seen['task']}")
+            if seen["task"] not in PLACE and not pd.isna(label) and label != seen["label"]:
+                network = f"the network infers {seen['label']} ({100 * seen['probability']:.0f} %)"
+                texts.append(f"Neighbor {row['rank']}, {seen['task']}: its label is {label}, {network}.")
+    return texts
 
 
 def describe_aspects(neighbor):
     """Return how near a neighbor is in each aspect: the share of random pairs that are farther apart.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -63,11 +95,6 @@ def describe_aspects(neighbor):
 
 def aspect_shares(neighbor):
     """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -86,11 +113,6 @@ def aspect_shares(neighbor):
 
 def describe_where(where):
     """Return the conditions of a search in words.
-
-    Parameters
-    ----------
-    where : mapping of str to condition
-        As in `TumorIndex.search`.
 
     Examples
     --------

@@ -318,19 +318,19 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_fitted(self, "network_")
         return training.find_trained(self.training_, check_tumors(tumors))
 
-    def segment(self, case: Case, *, threshold: float = 0.5) -> np.ndarray:
+    def segment(self, case: Case, *, threshold: float | None = 0.5) -> np.ndarray:
         """Propose a tumor mask for a scan.
 
         Parameters
         ----------
         case : Case
-        threshold : float, default=0.5
+        threshold : float or None, default=0.5
             Probability from which a voxel is tumor.
 
         Returns
         -------
         mask : ndarray of shape `case.shape`, dtype=uint8
-            1 is tumor, on the case's own grid.
+            1 is tumor, on the case's own grid; of `threshold` None the probabilities, float32.
         """
         options = {"threshold": threshold, "cache": self._reading()["cache"]}
         return segment_case(self._ready_network(), self.preprocessing_, case, **options)

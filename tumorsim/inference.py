@@ -71,8 +71,8 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
         In evaluation mode.
     preprocessing : Preprocessing
     case : Case
-    threshold : float, default=0.5
-        Probability from which a voxel is tumor.
+    threshold : float or None, default=0.5
+        Probability from which a voxel is tumor; None returns the probabilities, float32.
     cache : VoxelCache, optional
 
     Raises
@@ -82,12 +82,12 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
     """
     if not isinstance(case, Case):
         raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
-    check_real(threshold, "threshold", minimum=0, maximum=1)
+    check_real(threshold, "threshold", minimum=0, maximum=1, allow_none=True)
     volume = preprocessing.prepare_case(case, cache=cache)
     image, origin = preprocessing.pad(volume.image)
     inside = crop_slices(np.stack([origin, origin + volume.image.shape]))
     probability = volume.to_source(mask_probability(network, image)[inside])
-    return (probability >= threshold).astype(np.uint8)
+    return probability if threshold is None else (probability >= threshold).astype(np.uint8)
 
 
 @torch.inference_mode()

@@ -62,6 +62,12 @@ def query(
     by_value: opt.ByValue = False,
     threshold: opt.Threshold = 0.5,
     max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are kept, largest first.")] = 5,
+    accept: Annotated[
+        str | None, Option(help="Proposed lesions that you have looked at and take for tumors, such as 1,3.")
+    ] = None,
+    keep_same: Annotated[
+        bool, Option("--keep-same", help="Keep the query's own scan and patient, marked and never counted.")
+    ] = False,
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
     key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
@@ -98,7 +104,8 @@ def query(
     options |= {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
     options |= {"merge_distance_mm": merge_distance, "threshold": threshold, "max_lesions": max_lesions}
     options |= {"series": series, "roi": roi, "exclude_roi": exclude_roi, "key_file": key_file}
-    options |= {"show": split_names(show) or ()}
+    options |= {"show": split_names(show) or (), "keep_same": keep_same}
+    options |= {} if accept is None else {"accept": parse_numbers(accept, "--accept")}
     model = find_weights(model, progress=True)
     embedder, names = load_embedder(model, device=device), {"archive_name": index_dir, "model_name": model}
     if many:

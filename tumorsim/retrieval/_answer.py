@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import counted
-from tumorsim.answers import describe_aspects, describe_closeness, describe_summary, describe_vote
+from tumorsim.answers import (
+    describe_aspects,
+    describe_closeness,
+    describe_disagreements,
+    describe_summary,
+    describe_vote,
+)
 from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
@@ -20,7 +26,11 @@ __all__ = ["Answer", "neighbor_tumors"]
 
 
 _N_SHOWN = 5  # queries in a notebook
-_TABLES = ("neighbors", "votes", "summary")
+_TABLES = ("neighbors", "votes", "summary", "left_out", "inferred")
+PROPOSED = (
+    "No verdict: the model proposed this lesion, and it may be normal anatomy. Look at it; then accept it by "
+    "its number (accept=[1], --accept 1), or give a box or a mask."
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -42,8 +52,16 @@ class Answer:
         One row per query and task, see `answers.votes`.
     summary : DataFrame
         One row per query and column of `show`, see `answers.summarize`.
+    left_out : DataFrame
+        Tumors of the query's own scan or patient that were among the nearest: ``query``, ``tumor_id``,
+        ``case_id``, ``patient_id`` and ``reason`` ("same scan" or "same patient").
+    inferred : DataFrame
+        What the network infers, apart from labels: ``query``, ``rank`` (0: the query itself), ``task``,
+        ``label`` and ``probability``.
+    notes : list of str
+        Warnings on the whole answer.
     proposed : bool
-        Whether the model proposed the tumors: nobody drew them.
+        Whether the model proposed the tumors: nobody drew or accepted them, and there is no vote.
     settings : dict
         Parameters of the search, in words.
     show : tuple of str
@@ -59,6 +77,9 @@ class Answer:
     neighbors: pd.DataFrame
     votes: pd.DataFrame
     summary: pd.DataFrame
+    left_out: pd.DataFrame
+    inferred: pd.DataFrame
+    notes: list
     proposed: bool
     settings: dict
     show: tuple
@@ -80,11 +101,11 @@ class Answer:
             row = {"query": i, "p_value": np.nan, "no_close_match": False}
             if len(found) and "p_value" in found:
                 row |= {name: found[name].iloc[0] for name in ("p_value", "no_close_match")}
-            rows.append(row | {"text": describe_closeness(found)})
+            rows.append(row | {"text": PROPOSED if self.proposed else describe_closeness(found)})
         return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
 
     def __str__(self):
-        parts = []
+        parts = [f"Note: {note}" for note in self.notes]
         for i, closeness in enumerate(self.closeness["text"]):
             found = self._of(self.neighbors, i)
             table = [self._shown(found).to_string(index=False, na_rep="-")] if len(found) else []
@@ -101,7 +122,7 @@ class Answer:
             [] if self.proposed else [text, *self._lines(i)]
             for i, text in enumerate(self.closeness["text"][:n])
         ]
-        lines[0][:0] = getattr(self, "notes", ())
+        lines[0][:0] = self.notes
         rows = self.neighbors[self.neighbors["query"] < n]
         parts = {"archive": neighbor_tumors(rows), "proposed": self.proposed, "queries": self.queries}
         return render_notebook([self._title(i) for i in range(n)], lines, rows, **parts)
@@ -118,7 +139,8 @@ class Answer:
         for i, query in enumerate(queries):
             query["closeness"] = closeness[i]
             query |= {name: _plain(self._of(getattr(self, name), i)) for name in _TABLES}
-        return {"settings": dict(self.settings), "proposed": self.proposed, "queries": queries}
+        told = {"settings": dict(self.settings), "aspects": dict(self.aspects), "notes": list(self.notes)}
+        return told | {"proposed": self.proposed, "queries": queries}
 
     def save_csv(self, path: str | PathLike) -> Path:
         """Write `to_frame` as CSV, atomically."""
@@ -170,17 +192,20 @@ class Answer:
     def _title(self, i):
         """Return a query's id and volume."""
         proposed = " (proposed by the model)" if self.proposed else ""
+        if "confidence" in self.queries[i].metadata:
+            proposed += f", confidence {self.queries[i].metadata['confidence']:.2f}"
         return f"{self.queries[i].tumor_id}: {self.queries.table['volume_mm3'][i] / 1000:.2f} ml{proposed}"
 
     def _lines(self, i):
         """Return votes and summary of a query in words."""
         votes = [describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
+        votes += describe_disagreements(self._of(self.inferred, i), self._of(self.neighbors, i))
         return votes + [describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
 
     def _shown(self, found):
         """Return the columns of one query's neighbors that people read, with the nearness in aspects."""
         names = ["rank", "distance", *(f"distance_{name}" for name in self.aspects), "tumor_id", "patient_id"]
-        names += [*label_columns(found), "volume_mm3", *self.show]
+        names += [*label_columns(found), "volume_mm3", *self.show, "same"]
         table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
         text = table.select_dtypes(exclude="number")
         table[text.columns] = text.where(text.notna(), "-")

@@ -7,15 +7,16 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pandas import DataFrame
+from pandas import DataFrame, Index, concat
 
-from tumorsim._validation import check_choice, check_fitted, check_integer
-from tumorsim.answers import describe_where, summarize, votes
+from tumorsim._validation import check_choice, check_fitted, check_integer, counted
+from tumorsim.answers import describe_left_out, describe_training, describe_where, summarize, votes
 from tumorsim.calibration import VoteCalibration
 from tumorsim.index import TumorIndex, where_mask
 from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.retrieval._answer import Answer
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
+from tumorsim.retrieval._same import search_others
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -49,6 +50,8 @@ def find_similar(
     by_value: bool = False,
     threshold: float = 0.5,
     max_lesions: int = 5,
+    accept: Sequence[int] | None = None,
+    keep_same: bool = False,
     series: str | None = None,
     roi: str | None = None,
     exclude_roi: str | None = None,
@@ -85,6 +88,12 @@ def find_similar(
         How lesions are found in a mask, as in `manifest.tumors_from_case`.
     threshold, max_lesions : float, int
         Probability from which a voxel is proposed as tumor; proposed lesions that are kept, largest first.
+    accept : sequence of int, optional
+        Proposed lesions that a person has looked at and takes for tumors, numbered from 1 as an answer lists
+        them. Without it, an answer to proposed lesions has no vote and no verdict.
+    keep_same : bool, default=False
+        Keep tumors of the query's own scan or patient; they are marked and never counted. By default they are
+        left out and named in ``Answer.left_out``.
     series, roi, exclude_roi, key_file : str, str, str, path, optional
         Of a folder of DICOM: patterns of the T1c series, and of the names of regions that are tumors and that
         are not; the key that the archive was imported with, so that patient and case have the ids that they
@@ -132,28 +141,83 @@ def find_similar(
     lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3, "by_value": by_value}
     lesions |= {"merge_distance_mm": merge_distance_mm, "threshold": threshold, "max_lesions": max_lesions}
     tumors = tumors_of(scan, box=box, embedder=embedder, **lesions)
+    proposed = not (known or box is not None or scan.has_mask)
+    tumors, proposed = _accepted(tumors, accept, proposed)
     X = np.asarray(embedder.transform(tumors))
-    options |= {"alpha": alpha, "calibration": calibration, "space": embedder.space_}
-    compared = _compared(tumors.table, index, exclude)
-    neighbors = index.search(X, n_neighbors, query_metadata=compared, **options)
+    options |= {"alpha": None if proposed else alpha, "calibration": calibration, "space": embedder.space_}
+    options |= {"compared": _compared(tumors.table, index, exclude), "keep_same": keep_same}
+    neighbors, left_out = search_others(index, tumors, X, n_neighbors, **options)
+    counting = neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
     settings = {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
-    weights = index.aspect_weights(aspects)
+    settings |= {"Query tumors": "proposed by the model, accepted by a person"} if accept else {}
+    weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
     settings["Aspects"] = ", ".join(f"{a} {w:g}" for a, w in weights.items()) or "none: the plain distance"
     return Answer(
         queries=tumors,
         X=X,
         neighbors=neighbors,
-        votes=votes(neighbors, base, n_neighbors=n_neighbors, calibration=vote_calibration),
-        summary=summarize(neighbors, show),
-        proposed=not (known or box is not None or scan.has_mask),
+        votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
+        summary=summarize(counting, show),
+        left_out=left_out,
+        inferred=_inferred(embedder, index, X, neighbors),
+        notes=_notes(base, where, n_neighbors, left_out, neighbors),
+        proposed=proposed,
         settings=settings,
         show=tuple(show),
         aspects=weights,
         index=index,
         embedder=embedder,
     )
+
+
+def _accepted(tumors, accept, proposed):
+    """Return the accepted ones of proposed tumors, and whether what is left is proposed only."""
+    if accept is None:
+        return tumors, proposed
+    if not proposed:
+        raise ValueError(
+            "Parameter 'accept' takes lesions that the model proposes. Got drawn ones; leave it out."
+        )
+    numbers = [check_integer(number, "accept", minimum=1) for number in dict.fromkeys(accept)]
+    if not numbers or max(numbers) > len(tumors):
+        raise ValueError(
+            f"Parameter 'accept' must number proposals from 1 to {len(tumors)}. Got {list(accept)}."
+        )
+    return tumors[[number - 1 for number in numbers]], False
+
+
+def _inferred(embedder, index, X, neighbors):
+    """Return what the network infers: a row per task, of each query (rank 0) and each of its neighbors."""
+    space, rows = embedder.space_, []
+    held = Index(index.metadata_["tumor_id"]).get_indexer(neighbors["tumor_id"])
+    points = np.concatenate([X, index.embeddings_[held]])
+    query, rank = np.r_[np.arange(len(X)), neighbors["query"]], np.r_[[0] * len(X), neighbors["rank"]]
+    for task in space.offsets:
+        shares = space.aspect_coordinates(task, points) ** 2
+        labels = np.array(embedder.classes_[task], dtype=object)[shares.argmax(axis=1)]
+        row = {"query": query, "rank": rank, "task": task, "label": labels, "probability": shares.max(axis=1)}
+        rows.append(DataFrame(row))
+    names = ["query", "rank", "task", "label", "probability"]
+    found = concat(rows, ignore_index=True) if rows else DataFrame(columns=names)
+    return found.sort_values(["query", "rank"], kind="stable", ignore_index=True)
+
+
+def _notes(base, where, n_neighbors, left_out, neighbors):
+    """Return the warnings that stand at the top of an answer."""
+    notes = [describe_training(base, "a new tumor looks less usual among them than it is")]
+    if where and len(base) < n_neighbors:
+        left = "no tumor" if not len(base) else counted(len(base), "tumor")
+        notes.append(f"The conditions leave {left} of {n_neighbors} asked for ({describe_where(where)}).")
+        notes[-1] += " One neighbor is an example, no vote." if len(base) == 1 else ""
+    notes += describe_left_out(left_out)
+    if "same" in neighbors and neighbors["same"].notna().any():
+        n = int(neighbors["same"].notna().sum())
+        notes.append(
+            f"{counted(n, 'neighbor')} of the query's own scan or patient: marked, and never counted."
+        )
+    return [note for note in notes if note]
 
 
 def check_request(embedder, index, options):

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 import tumorsim
-from tumorsim._validation import check_box, check_integer
+from tumorsim._validation import check_box, check_integer, check_real
+from tumorsim.geometry import crop_slices
 from tumorsim.io import ORIENTATION_REMEDY, save_nifti
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
@@ -74,6 +75,8 @@ def check_known(query, exclude, *, patient_id, case_id, key_file):
 def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Cohort:
     """Return the tumors of a scan: in its box, of its mask, or proposed by the embedder; of a Cohort all.
 
+    Proposed ones are sorted by ``confidence``, the mean probability in the lesion.
+
     Tumors of a scan are named ``<case>/1``, ``<case>/2`` …; `lesions` are parameters of
     `manifest.tumors_from_case`.
     """
@@ -90,7 +93,9 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
         return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
     if case.has_mask:
         return tumors_from_case(case, **lesions)
-    proposed = embedder.segment(case, threshold=threshold)
+    check_real(threshold, "threshold", minimum=0, maximum=1)
+    probability = embedder.segment(case, threshold=None)
+    proposed = (probability >= threshold).astype(np.uint8)
     if not proposed.any():
         raise ValueError(
             f"The model proposes no lesion in '{case.case_id}'. Lower the threshold, or give a mask, or a "
@@ -98,7 +103,14 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
         )
     case = Case(case.image, (proposed, case.affine), case_id=case.case_id, patient_id=case.patient_id)
     cohort = tumors_from_case(case, **(lesions | {"mask_value": ">0"}))
-    return cohort[: check_integer(max_lesions, "max_lesions", minimum=1)]
+    largest = list(cohort[: check_integer(max_lesions, "max_lesions", minimum=1)])
+    for tumor in largest:
+        inside = probability[crop_slices(tumor.bbox)][tumor.select(proposed)]
+        tumor.metadata["confidence"] = float(inside.mean())
+    largest.sort(key=lambda tumor: -tumor.metadata["confidence"])
+    for number, tumor in enumerate(largest, 1):
+        tumor.tumor_id = f"{case.case_id}/{number}"
+    return Cohort(largest)
 
 
 def segment_to_file(
@@ -127,11 +139,6 @@ def segment_to_file(
     -------
     volume_ml : float
         Of the proposed tumor.
-
-    Raises
-    ------
-    FileNotFoundError, DicomError, ValueError
-        If no file is to be written, its name does not suit, or the scan cannot be used.
     """
     dicom = _is_folder(scan)
     if (output is None and seg is None) or (seg is not None and not dicom):

@@ -27,7 +27,7 @@ from tumorsim.retrieval._find import check_request, find_similar
 
 __all__ = ["answer_table", "segment_table"]
 
-_OF_ONE_SCAN = ("mask", "box", "patient_id", "case_id", "series", "roi", "exclude_roi", "key_file")
+_OF_ONE_SCAN = ("mask", "box", "patient_id", "case_id", "series", "roi", "exclude_roi", "key_file", "accept")
 _N_DRAWN = 6  # proposed lesions of a scan
 
 
@@ -55,13 +55,6 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
     -------
     DataFrame
         What ``scans.csv`` holds: scans with a lesion, and ``mask_source``, empty for masks of the table.
-
-    Raises
-    ------
-    FileExistsError
-        If the table or a mask is there already; not with `overwrite`.
-    FileNotFoundError, ManifestError
-        If the table cannot be read, or no scan of it can be used.
     """
     folder, table = Path(folder), read_table(scans)
     cases, partial, jobs = _cases_of(table), folder / "scans.csv.partial", []
@@ -138,11 +131,6 @@ def answer_table(
         ``problem``, where a scan cannot be used.
     neighbors : DataFrame
         `Answer.to_frame` of all answers; ``query`` counts over all of them.
-
-    Raises
-    ------
-    ManifestError
-        If no scan can be used.
     """
     given = [name for name in _OF_ONE_SCAN if options.get(name) is not None]
     if given:
