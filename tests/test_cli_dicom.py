@@ -40,7 +40,7 @@ def test_query_from_dicom_finds_the_same_tumor(folder, tmp_path):
     """With its RTSTRUCT a series is nearest to itself; with the archive's key its own patient is left out."""
     ask = ("query", folder / "index", "--dicom", folder / "dicom" / "2")
     ask += ("--device cpu --overwrite -o", tmp_path / "near.csv")
-    result = run(*ask, "--report", tmp_path / "answer.html")
+    result = run(*ask, "--keep-same --report", tmp_path / "answer.html")
     near, archive = pd.read_csv(tmp_path / "near.csv"), pd.read_csv(folder / "archive.csv")
     assert "proposed by the model" not in result.output and near["query_tumor_id"][0] == "query/1"
     assert near["distance"][0] == pytest.approx(0, abs=1e-3)
