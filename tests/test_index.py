@@ -341,8 +341,8 @@ def test_aspects_equal_brute_force(data):
     combined = np.sqrt(combined)
     expected = np.argsort(combined[:4], axis=1, kind="stable")[:, :5]
     row = answer["tumor_id"].astype(int)
-    names = ["distance", "distance_type", "distance_side", "distance_look", "closer_than_type"]
-    assert answer.columns[2:7].tolist() == names
+    names = ["distance", "distance_type", "distance_look", "distance_side", "closer_than_type"]
+    assert answer.columns[2 : 2 + len(names)].tolist() == names
     assert row.tolist() == expected.ravel().tolist()
     np.testing.assert_allclose(answer["distance"], combined[answer["query"], row], atol=1e-9)
     for name in heads:
@@ -607,3 +607,16 @@ def test_coordinates_order_tumors_as_the_index_does(metric):
     apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
     # float32 points of the engine against float64
     np.testing.assert_allclose(apart**2 / 2 if metric == "cosine" else apart, distances, rtol=1e-4, atol=1e-6)
+
+
+def test_further_heads_do_not_count_by_default():
+    """A space with heads for grade and side has the four aspects all the same; without type, grade is one."""
+    rng = np.random.default_rng(3)
+    X, heads = rng.normal(size=(40, 16)), rng.normal(size=(4, 2, 16))
+    names = ("type", "region", "hemisphere", "grade")
+    rows = dict(zip(names, heads, strict=True))
+    for left_out, first in (((), "type"), (("type",), "grade")):
+        kept = {name: value for name, value in rows.items() if name not in left_out}
+        space = EmbeddingSpace("f", kept, offsets={name: [0.0, 0.0] for name in kept})
+        index = TumorIndex().fit(X, metadata={"volume_mm3": rng.uniform(100, 900, 40)}, space=space)
+        assert index.aspect_weights() == {first: 1.0, "place": 1.0, "size": 1.0, "look": 0.25}

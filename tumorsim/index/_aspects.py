@@ -87,8 +87,12 @@ def make_aspects(embeddings, table, space, unit_length, codes):
 
 
 def standard_aspects(known):
-    """Return the names of the `known` aspects that are always shown: tasks, place, size, look."""
+    """Return the names of the `known` aspects that are always shown: type, place, size, look.
+
+    Where there is no type, all tasks that are not of place stand for it.
+    """
     tasks = [name for name in known if name not in (*PLACE, "place", "size", "look")]
+    tasks = ["type"] if "type" in tasks else tasks
     return [*tasks, *(name for name in ("place", "size", "look") if name in known)]
 
 
