@@ -201,7 +201,7 @@ class TumorIndex(BaseEstimator):
         aspects : mapping of str to float or "embedding", optional
             Weights of `aspects_` and of columns of numbers. The distance is the root of the weighted sum of
             their squares, each in units of its median. Where a tumor lacks a measure, the other aspects share
-            its weight. Default: 1 for ``type`` (else all tasks), ``place`` and ``size`` (log of ``volume_mm3``),
+            its weight. Default: 1 for ``type`` (else all tasks), ``place`` and ``size`` (log of volume_mm3),
             0.25 for ``look`` (features beyond the heads). ``"embedding"``: the plain distance, also the
             default of other metrics and of bare arrays.
         max_per_patient : int or None, default=1
