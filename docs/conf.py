@@ -68,6 +68,7 @@ html_show_sourcelink = False
 _TOP = {
     "Records and data": ("Case", "Tumor", "Cohort", "load_cohort", "make_cohort"),
     "Embeddings, index, answers": ("TumorEmbedder", "TumorIndex", "find_similar", "evaluate_knn"),
+    "Dates": ("match_dates",),
 }
 _LAB = ("benchmarks.paper", "benchmarks.baselines", "benchmarks.label_free")
 

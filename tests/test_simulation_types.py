@@ -10,7 +10,7 @@ from tumorsim.anatomy import region_at
 from tumorsim.simulation import _tumors
 from tumorsim.simulation._anatomy import load_head
 from tumorsim.simulation._appearance import _brightness
-from tumorsim.simulation._simulate import _find
+from tumorsim.simulation._simulate import find_lesion
 from tumorsim.simulation._tumors import TYPES, _draw_radius, draw_lesion
 
 N_DRAWN = 120
@@ -189,7 +189,7 @@ def test_reach_holds_the_whole_tumor(typical, head, name):
 def test_most_gliomas_are_one_piece(typical, head):
     """Their irregular border seldom breaks a piece off, so that few draws are wasted."""
     lesions = typical["glioma"][:30]
-    assert np.mean([_find(grid_of(lesion, head), lesion) is not None for lesion in lesions]) > 0.7
+    assert np.mean([find_lesion(grid_of(lesion, head), lesion) is not None for lesion in lesions]) > 0.7
 
 
 def test_gliomas_keep_inside_the_brain_and_to_their_side(typical, head):

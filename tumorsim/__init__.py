@@ -17,6 +17,7 @@ _HOMES = {
     "EmbeddingSpace": "spaces",
     "find_similar": "retrieval",
     "evaluate_knn": "evaluation",
+    "match_dates": "matching",
     "roi_pool": "nn",
     "metrics": None,
 }

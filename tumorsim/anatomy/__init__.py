@@ -3,7 +3,7 @@
 from tumorsim.anatomy._areas import AreaMap, place_labels, region_at
 from tumorsim.anatomy._fit import load_template
 from tumorsim.anatomy._places import add_places, places_to_file, register_case
-from tumorsim.anatomy._register import Registration, register_to_mni
+from tumorsim.anatomy._register import Registration, register_dates, register_to_mni
 
 __all__ = [
     "AreaMap",
@@ -14,5 +14,6 @@ __all__ = [
     "places_to_file",
     "region_at",
     "register_case",
+    "register_dates",
     "register_to_mni",
 ]

@@ -8,7 +8,10 @@ import numpy as np
 from tumorsim.geometry import spacing_from_affine
 from tumorsim.preprocessing import resample
 
-__all__ = ["CENTER", "SCALE", "Pose", "coarsen", "distance", "fit", "load_template", "quality_of"]
+__all__ = [
+    "CENTER", "SCALE", "Pose", "coarsen", "distance", "fit", "load_template", "quality_of", "scan_points",
+    "tissue_points",
+]  # fmt: skip
 
 CENTER = np.array([0.0, -16.0, 10.0])  # MNI mm, middle of the brain
 SCALE = 1.05  # MNI mm per mm of an average person
@@ -19,6 +22,7 @@ _LEAST_OVERLAP = 0.8  # of the brain; a pose that leaves more of it out of view 
 _LONGEST_MM = 6.0  # of a step, on average over the brain: the slope of an edge holds no farther
 _POINTS_A_SAMPLE = 20.0  # neighboring residuals are alike: so many count as one against the priors
 _TURNS_AND_SIZE = np.stack([*(np.cross(axis, np.eye(3)).T for axis in np.eye(3)), np.eye(3)])
+_BANDS = (1, 15, 40, 65, 90, 99)  # percentiles of a scan's intensities between which they are pieced
 _SCALE_SD, _AFFINE_SD = 0.06, 0.04  # of size about the average; of twelve parameters about seven
 
 
@@ -71,13 +75,26 @@ def coarsen(array, affine, spacing):
     return resample(array, old, new, shape), moved
 
 
-def quality_of(to_scan, level, spacing, *, robust=True):
-    """Return the multiple correlation of a scan with the template's tissues at points `spacing` mm apart.
+def scan_points(to_scan, level, spacing):
+    """Return `tissue_points` of the brain; its tissues are bands of the intensities of a scan, a `level`."""
+    points, tissue = tissue_points(spacing)
+    points = points[tissue[:, _BRAIN] > 0.5]
+    voxels, seen = _in_view(to_scan, level, points)
+    values = _interpolate(level.image, voxels[seen])
+    knots = np.percentile(values, _BANDS) if len(values) else np.zeros(len(_BANDS))
+    bands = [np.clip(values - low, 0, high - low) for low, high in pairwise(knots)]
+    ones = np.ones(len(values))
+    columns = np.column_stack([ones, *bands[: _BRAIN - 1], ones, *bands[_BRAIN - 1 :]])
+    return points[seen], columns
+
+
+def quality_of(to_scan, level, compared, *, robust=True):
+    """Return the multiple correlation of a scan with what is `compared`: `tissue_points` or `scan_points`.
 
     `to_scan` (4, 4) maps MNI mm to those of the scan. A brain out of view lowers it. `robust`: outliers count
     less.
     """
-    return _compare(to_scan, level, *tissue_points(spacing), robust)[0]
+    return _compare(to_scan, level, *compared, robust)[0]
 
 
 def _compare(to_scan, level, points, tissue, robust=True):
@@ -106,13 +123,16 @@ def distance(one, other):
 class Pose:
     """How a map from MNI mm to those of the scan (4, 4) may change.
 
-    By three turns, a size and three shifts, or by all twelve parameters, held near those of a map `first`.
+    By three turns, a size (not if `rigid`) and three shifts, or by all twelve parameters, held near those of
+    a map `first`.
     """
 
-    def __init__(self, first=None):
+    def __init__(self, first=None, *, rigid=False):
         self.first = None if first is None else first[:3, :3]
         self.basis = _TURNS_AND_SIZE if first is None else np.eye(9).reshape(9, 3, 3)
         spread = [np.inf] * 3 + [_SCALE_SD] if first is None else [_AFFINE_SD] * 9
+        if rigid:
+            self.basis, spread = self.basis[:3], spread[:3]
         self.spread = np.array(spread + [np.inf] * 3)  # of each parameter, about what is usual
 
     def generators(self, to_scan):
@@ -127,7 +147,8 @@ class Pose:
         """Return how far each parameter is from what is usual, where that is known; (n,)."""
         linear = to_scan[:3, :3]
         if self.first is None:
-            return np.array([0, 0, 0, np.log(np.cbrt(np.linalg.det(linear)) * SCALE), 0, 0, 0])
+            size = [np.log(np.cbrt(np.linalg.det(linear)) * SCALE)] if len(self.basis) == 4 else []
+            return np.array([0, 0, 0, *size, 0, 0, 0])
         return np.append((linear - self.first).ravel(), np.zeros(3))
 
     def move(self, to_scan, step):
@@ -141,13 +162,13 @@ class Pose:
         return moved
 
 
-def fit(to_scan, level, spacing, model, n_steps):
+def fit(to_scan, level, compared, model, n_steps):
     """Improve a map from MNI mm to those of the scan (4, 4) by Gauss-Newton steps; keep the best on the way.
 
-    What is made small is the share of the scan's variance that the tissues leave unexplained, outliers
-    counting less. (Unexplained variance by itself would be smallest where nothing is seen.)
+    What is made small is the share of the scan's variance that the tissues `compared` leave unexplained,
+    outliers counting less. (Unexplained variance by itself would be smallest where nothing is seen.)
     """
-    points, tissue = tissue_points(spacing)
+    points, tissue = compared
     about = np.column_stack([points - CENTER, np.ones(len(points))])
     quality, found = _compare(to_scan, level, points, tissue)
     best, highest = to_scan, quality

@@ -6,15 +6,26 @@ from functools import cached_property
 import numpy as np
 
 from tumorsim._validation import check_choice
-from tumorsim.anatomy._fit import CENTER, SCALE, Pose, coarsen, distance, fit, quality_of
+from tumorsim.anatomy._fit import (
+    CENTER,
+    SCALE,
+    Pose,
+    coarsen,
+    distance,
+    fit,
+    quality_of,
+    scan_points,
+    tissue_points,
+)  # fmt: skip
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
 
-__all__ = ["Registration", "register_to_mni"]
+__all__ = ["Registration", "register_dates", "register_to_mni"]
 
 _SPACINGS = (8.0, 4.0)  # mm of the voxels, coarse to fine
 _STEPS = (8.0, 5.0)  # mm between the points that are compared on them
+_RIGID_STEPS = (6.0, 4.0)  # the same, of two scans of one patient
 _MARGIN_MM = 6.0  # round a tumor is not compared: edema, displaced tissue
 _DARKEST, _BRIGHTEST = 0.4, 1.2  # brain medians: else the edge of fat and air would outweigh the brain's
 _ROUNDS = ((8, 8), (3, 20), (2, 15))  # poses refined, and steps: roughly, well, in all parameters
@@ -95,11 +106,51 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
         starts = _rank_starts(levels[0], middle)
         if method == "registration":
             best, second = _refine(starts, levels)
-            quality = quality_of(best, levels[-1], _STEPS[-1])
+            quality = quality_of(best, levels[-1], tissue_points(_STEPS[-1]))
             if quality >= _LEAST_QUALITY:
                 return Registration(np.linalg.inv(best), method, quality, distance(best, second))
-        quality = quality_of(starts[0], levels[-1], _STEPS[-1])
+        quality = quality_of(starts[0], levels[-1], tissue_points(_STEPS[-1]))
         return Registration(np.linalg.inv(starts[0]), "header", quality, np.nan)
+
+
+def register_dates(before, after):
+    """Lay a later scan of a patient on an earlier one, rigidly; tumors are left out of the fit.
+
+    Parameters
+    ----------
+    before, after : tuple of (image, affine, ignore)
+        As in `register_to_mni`.
+
+    Returns
+    -------
+    to_after : ndarray of shape (4, 4)
+        RAS+ mm of the earlier scan → RAS+ mm of the later one, turned and shifted only.
+    quality : float
+        How well a piecewise linear function of the earlier scan's brain explains the later one's, 0 to 1.
+    """
+    from threadpoolctl import threadpool_limits
+
+    to_mni, again = (register_to_mni(*scan[:2], ignore=scan[2]).to_mni for scan in (before, after))
+    from_mni = np.linalg.inv(to_mni)
+    found = [_nearest_rigid(np.linalg.inv(again) @ to_mni, from_mni) @ from_mni, from_mni]
+    with threadpool_limits(1, user_api="blas"):
+        levels = zip(_prepare(*before)[0], _prepare(*after)[0], _RIGID_STEPS, strict=True)
+        for first, second, step in levels:
+            compared = scan_points(from_mni, first, step)
+            found = [fit(start, second, compared, Pose(rigid=True), 20) for start in found]
+        qualities = [quality_of(to_scan, second, compared) for to_scan in found]
+    best = int(np.argmax(qualities))
+    return found[best] @ to_mni, qualities[best]
+
+
+def _nearest_rigid(linear, from_mni):
+    """Return the rigid map (4, 4) that puts the brain's middle where an affine one (4, 4) does."""
+    left, _, right = np.linalg.svd(linear[:3, :3])
+    middle = from_mni[:3, :3] @ CENTER + from_mni[:3, 3]
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+    rigid[:3, 3] = linear[:3, :3] @ middle + linear[:3, 3] - rigid[:3, :3] @ middle
+    return rigid
 
 
 @dataclass
@@ -162,7 +213,7 @@ def _rank_starts(level, middle):
             to_scan = np.eye(4)
             to_scan[:3, :3] = linear
             to_scan[:3, 3] = middle + shift - linear @ CENTER
-            ranked.append((quality_of(to_scan, level, 12.0, robust=False), to_scan))
+            ranked.append((quality_of(to_scan, level, tissue_points(12.0), robust=False), to_scan))
     ranked.sort(key=lambda pair: -pair[0])
     chosen = []
     for _, to_scan in ranked:
@@ -189,16 +240,16 @@ def _guess_middle(image, affine):
 
 def _refine(starts, levels):
     """Return the two best maps (4, 4) of MNI mm to those of the scan after refinement, best first."""
-    coarse = levels[0]
+    coarse, compared = levels[0], tissue_points(_STEPS[0])
     found = starts
     for n_poses, n_steps in _ROUNDS[:2]:
-        found = [fit(to_scan, coarse, _STEPS[0], Pose(), n_steps) for to_scan in found[:n_poses]]
-        found.sort(key=lambda to_scan: -quality_of(to_scan, coarse, _STEPS[0]))
+        found = [fit(to_scan, coarse, compared, Pose(), n_steps) for to_scan in found[:n_poses]]
+        found.sort(key=lambda to_scan: -quality_of(to_scan, coarse, compared))
     n_poses, n_steps = _ROUNDS[2]
     refined = []
     for first in found[:n_poses]:
         model, to_scan = Pose(first), first
         for level, step in zip(levels, _STEPS, strict=True):
-            to_scan = fit(to_scan, level, step, model, n_steps)
+            to_scan = fit(to_scan, level, tissue_points(step), model, n_steps)
         refined.append(to_scan)
-    return sorted(refined, key=lambda to_scan: -quality_of(to_scan, levels[-1], _STEPS[-1]))
+    return sorted(refined, key=lambda to_scan: -quality_of(to_scan, levels[-1], tissue_points(_STEPS[-1])))

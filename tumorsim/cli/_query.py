@@ -1,4 +1,4 @@
-"""Commands on new scans, and on how good answers are: query, segment, evaluate."""
+"""Commands on new scans, and on how good answers are: query, segment, match, evaluate."""
 
 import json
 from pathlib import Path
@@ -220,6 +220,43 @@ def segment(
     volume = segment_to_file(embedder, source, output, seg=seg, series=series, threshold=threshold)
     for path in (p for p in (output, seg) if p is not None):
         say(f"Wrote {path}: {volume:.2f} ml of tumor proposed.")
+
+
+@app.command(
+    epilog="\b\nExample:\n  tumorsim match march.nii.gz june.nii.gz --mask-before march_mask.nii.gz \\\n"
+    "      --mask-after june_mask.nii.gz --dates 2024-03-01,2024-06-03 -o lesions.csv"
+)
+def match(
+    before: Annotated[Path, Argument(help="Earlier T1c scan.")],
+    after: Annotated[Path, Argument(help="Later T1c scan.")],
+    mask_before: Annotated[Path, Option(help="Mask of the earlier scan.")],
+    mask_after: Annotated[Path, Option(help="Mask of the later scan.")],
+    dates: Annotated[str | None, Option(help="Both dates: 2024-03-01,2024-06-03.")] = None,
+    mask_value: opt.MaskValue = ">0",
+    min_volume: opt.MinVolume = 14.0,
+    merge_distance: opt.MergeDistance = 2.0,
+    by_value: opt.ByValue = False,
+    output: opt.Table = None,
+    as_json: Annotated[bool, Option("--json", help="Print the table as JSON.")] = False,
+    overwrite: opt.Overwrite = False,
+):
+    """Tell which lesions of two dates are the same, and how they changed."""
+    from tumorsim.manifest import write_table
+    from tumorsim.matching import match_dates
+    from tumorsim.records import Case
+
+    check_output(output, overwrite=overwrite)
+    lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
+    lesions |= {"merge_distance_mm": merge_distance, "dates": dates and dates.split(",")}
+    scans = {"before": (before, mask_before), "after": (after, mask_after)}
+    table = match_dates(*(Case(*s, case_id=name, patient_id="p") for name, s in scans.items()), **lesions)
+    if as_json:
+        say(table.to_json(orient="records", force_ascii=False, indent=1))
+    else:
+        say(table.iloc[:, :9].round(1).to_string(index=False) if len(table) else "No lesion at either date.")
+    if output is not None:
+        write_table(output, table)
+        say(f"Wrote {output}.", err=as_json)
 
 
 def _one_source(scan, dicom):

@@ -69,22 +69,23 @@ def displace(points, lesions):
     return moved
 
 
-def draw_intensities(rng, scan, lesions, depths):
+def draw_intensities(rng, scan, lesions, depths, body=None):
     """Return the intensity of each point of `scan`, (n,), without field and noise; white matter is 1.
 
-    `depths` holds, for each lesion, the points near it, (m,), and mm below its surface, (m,).
+    `depths` holds, for each lesion, the points near it, (m,), and mm below its surface, (m,). `body`, a
+    generator, draws what stays the same at a patient's next date: sulci, skull, scalp.
     """
     contrast = _draw_contrast(rng)
     signal = np.full(len(scan.points), contrast.fluid, np.float32)
     brain_share = np.zeros(len(signal), np.float32)
     inner = np.flatnonzero(scan.distance < 6)
     moved = displace(scan.points[inner], lesions)
-    signal[inner], brain_share[inner] = _draw_brain(rng, scan.take(inner), moved, contrast)
+    signal[inner], brain_share[inner] = _draw_brain(body or rng, scan.take(inner), moved, contrast)
     tissue = scan.head.extras.sample(scan.points)
     if scan.whole_head:
         outer = np.flatnonzero(scan.distance > 0.5)
         draw = _draw_outside if scan.head.real else _draw_shell
-        signal[outer] = draw(rng, scan.take(outer), signal[outer], contrast, tissue[:, outer])
+        signal[outer] = draw(body or rng, scan.take(outer), signal[outer], contrast, tissue[:, outer])
     _draw_enhancing(rng, scan, signal, contrast, dict(zip(CHANNELS, tissue, strict=True)))
     keep = np.ones(len(signal), np.float32)
     if not scan.whole_head:

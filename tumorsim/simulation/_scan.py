@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tumorsim.simulation._anatomy import Head, smooth_field
+from tumorsim.simulation._anatomy import Head, draw_frame, noise, smooth_field
 
 __all__ = ["Scan", "draw_scan"]
 
@@ -48,10 +48,10 @@ class Scan:
         return affine
 
 
-def draw_scan(rng, spacing, head):
-    """Draw a `Head`'s position, deformation, field of view and voxels; `spacing` in mm is the base grid's."""
+def draw_scan(rng, spacing, head, body=None):
+    """Draw pose, deformation, field of view and voxels (mm); `body` draws what a patient's dates share."""
     whole_head = bool(rng.random() < (0.65 if head.real else 0.4))
-    to_mni = _draw_linear(rng, head.scale)
+    to_mni = _draw_linear(rng, head.scale, body or rng)
     offset = rng.uniform(-15, 15, 3)  # mm, where in the scanner the head lies
     voxel_size, n_per_voxel, thick_axis = _draw_voxel(rng, spacing)
     shape, origin = _draw_field_of_view(rng, whole_head, to_mni, offset, voxel_size)
@@ -63,9 +63,13 @@ def draw_scan(rng, spacing, head):
     mm = [origin[a] + voxel_size[a] * steps[a] for a in range(3)]
     grid = np.stack(np.meshgrid(*mm, indexing="ij"), axis=-1).astype(np.float32)
     points = (grid - np.float32(offset)) @ np.float32(to_mni.T) + np.float32(_CENTER)
-    bend = smooth_field(rng, tuple(int(n) for n in fine), 5, 3) * np.float32(rng.uniform(1, 4))  # mm
-    points += np.moveaxis(bend, 0, -1)
-    points = points.reshape(-1, 3)
+    if body is None:
+        bend = smooth_field(rng, tuple(int(n) for n in fine), 5, 3) * np.float32(rng.uniform(1, 4))  # mm
+        points += np.moveaxis(bend, 0, -1)
+        points = points.reshape(-1, 3)
+    else:
+        points = points.reshape(-1, 3)
+        points += noise(points, 80.0, draw_frame(body))[[0, 2, 3]].T * np.float32(body.uniform(0.5, 2))
 
     shell = head.shell.sample(points)
     seen = np.flatnonzero(shell[1] < 1) if whole_head else np.flatnonzero(shell[0] < 6)
@@ -76,7 +80,7 @@ def draw_scan(rng, spacing, head):
     return Scan(head, whole_head, shape, voxel_size, origin, n_per_voxel, voxel, points[seen], *shell)
 
 
-def _draw_linear(rng, scale):
+def _draw_linear(rng, scale, body):
     """Draw rotation up to 12 degrees about each axis and scale up to 10 %; (3, 3), scanner → MNI mm.
 
     The size that is drawn varies about `scale` (3,), MNI mm per mm of the person.
@@ -84,7 +88,7 @@ def _draw_linear(rng, scale):
     from scipy.spatial.transform import Rotation
 
     rotation = Rotation.from_euler("xyz", rng.uniform(-12, 12, 3), degrees=True).as_matrix()
-    size = np.clip(rng.uniform(0.92, 1.08) * rng.uniform(0.96, 1.04, 3), 0.9, 1.1)
+    size = np.clip(body.uniform(0.92, 1.08) * body.uniform(0.96, 1.04, 3), 0.9, 1.1)
     return np.diag(scale * size) @ rotation
 
 

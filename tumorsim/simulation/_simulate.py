@@ -18,7 +18,7 @@ from tumorsim.simulation._heads import load_label_head
 from tumorsim.simulation._scan import draw_scan
 from tumorsim.simulation._tumors import TYPES, draw_lesion
 
-__all__ = ["make_cohort"]
+__all__ = ["TEMPLATE", "check_anatomies", "find_lesion", "make_cohort", "store"]
 
 TEMPLATE = "mni152"
 _MIN_VOLUME = 14.0  # mm3, a ball of 3 mm
@@ -113,7 +113,7 @@ def make_cohort(
     random_state = check_integer(random_state, "random_state", minimum=0, allow_none=True)
     spacing = check_real(spacing, "spacing", minimum=0.5, maximum=8.0)
     types = _check_types(types)
-    heads = _check_anatomies(anatomies)
+    heads = check_anatomies(anatomies)
     n_jobs = check_integer(n_jobs, "n_jobs")
     entropy = np.random.SeedSequence(random_state).entropy
     folder = None if output_dir is None else Path(os.path.abspath(output_dir))
@@ -140,7 +140,7 @@ def _check_types(types):
     return tuple(name for name in TYPES if name in chosen)
 
 
-def _check_anatomies(anatomies):
+def check_anatomies(anatomies):
     """Return a tuple of files of label maps and `TEMPLATE`."""
     found = []
     for name in [anatomies] if isinstance(anatomies, str | os.PathLike) else list(anatomies or [TEMPLATE]):
@@ -174,7 +174,7 @@ def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
     scan, lesions, depths, mask = _place_tumors(rng, name, spacing, heads)
     image = to_scanner(rng, scan, draw_intensities(rng, scan, lesions, depths))
     centers = [scan.points[index[depth > 0]].mean(axis=0, dtype=np.float64) for index, depth in depths]
-    image, mask, affine = _store(rng, image, mask, scan.affine)
+    image, mask, affine = store(rng, image, mask, scan.affine)
     known = {"dataset": "simulated", "anatomy": scan.head.name, "whole_head": scan.whole_head}
     tumors = []
     for value, (lesion, center) in enumerate(zip(lesions, centers, strict=True), start=1):
@@ -202,7 +202,7 @@ def _place_tumors(rng, name, spacing, heads):
         lesions, depths = [], []
         for _ in range(_TRIES + 5 * number):
             lesion = draw_lesion(name, rng, scan.head)
-            found = _find(scan, lesion)
+            found = find_lesion(scan, lesion)
             if found is None or mask[found[2]][found[3]].any():
                 continue
             index, depth, box, inside = found
@@ -215,7 +215,7 @@ def _place_tumors(rng, name, spacing, heads):
             return scan, lesions, depths, mask
 
 
-def _find(scan, lesion):
+def find_lesion(scan, lesion):
     """Return points near a lesion, their depth, its box and its voxels; None where it must not be."""
     from scipy.ndimage import label
 
@@ -239,7 +239,7 @@ def _find(scan, lesion):
     return index, depth, crop_slices(np.stack([low, high + 1])), inside
 
 
-def _store(rng, image, mask, affine):
+def store(rng, image, mask, affine):
     """Return image, mask and affine with their axes in a random order and direction."""
     order = rng.permutation(3)
     flips = rng.random(3) < 0.5

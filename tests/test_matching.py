@@ -1,0 +1,209 @@
+"""Lesions of two dates: registration, pairs, growth, manifests, the command, ids in a SEG."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from test_cli import run
+from visits import make_visits
+
+from tumorsim import Case, match_dates
+from tumorsim import matching as match_module
+from tumorsim.anatomy import register_dates
+from tumorsim.geometry import bbox_from_mask
+from tumorsim.io import save_nifti
+from tumorsim.matching import _pair_lesions as pair_lesions
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory):
+    """Return a simulated patient of two dates on files, several lesions."""
+    return make_visits(1, random_state=2, spacing=4.0, output_dir=tmp_path_factory.mktemp("visits"))
+
+
+def at(visits, visit):
+    """Return the tumors of a visit."""
+    return [t for t in visits if t.metadata["visit"] == visit]
+
+
+def truth(visits):
+    """Return the true pairs of tumor ids."""
+    parts = {t.tumor_id: set(t.metadata["lesions"].split("+")) for t in visits}
+    return {
+        (b.tumor_id, a.tumor_id)
+        for b in at(visits, 1)
+        for a in at(visits, 2)
+        if parts[b.tumor_id] & parts[a.tumor_id]
+    }
+
+
+def pairs(table):
+    """Return the pairs of tumor ids that a table holds."""
+    return {
+        (b, a)
+        for row in table.itertuples()
+        for b in row.tumors_before.split(";")
+        for a in row.tumors_after.split(";")
+        if b and a
+    }
+
+
+@pytest.fixture
+def no_registration(monkeypatch):
+    """Let scans lie on each other as their headers say."""
+    monkeypatch.setattr(match_module, "register_dates", lambda before, after: (np.eye(4), 0.9))
+
+
+def ball(center, radius, shape=(50, 52, 54)):
+    """Return a ball of voxels."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return ((grid - center) ** 2).sum(axis=-1) <= radius**2
+
+
+def case(name, *balls, patient="p"):
+    """Return a case of 1 mm voxels whose mask are balls."""
+    mask = np.any(balls, axis=0) if balls else np.zeros((50, 52, 54), bool)
+    return Case((mask.astype(np.float32), np.eye(4)), (mask, np.eye(4)), case_id=name, patient_id=patient)
+
+
+def test_rigid_registration_finds_a_known_turn():
+    """A simulated scan, turned by 8 degrees and shifted, comes back within 1 mm at the brain's edge."""
+    from scipy.spatial.transform import Rotation
+
+    tumor = make_visits(1, random_state=5, spacing=4.0)[0]
+    image, affine, mask = tumor.case.load_image(), tumor.case.affine, tumor.case.load_mask() > 0
+    moved = np.eye(4)
+    moved[:3, :3] = Rotation.from_euler("xyz", (8, -5, 6), degrees=True).as_matrix()
+    moved[:3, 3] = 12, -7, 9
+    to_after, quality = register_dates((image, affine, mask), (image, moved @ affine, mask))
+    corners = np.array([[60, 0, 0], [-60, 0, 0], [0, 70, 0], [0, -80, 0], [0, 0, 60]]) + affine[:3, 3]
+    corners += affine[:3, :3] @ (np.array(image.shape) / 2)
+    wanted, found = (corners @ m[:3, :3].T + m[:3, 3] for m in (moved, to_after))
+    assert np.linalg.norm(wanted - found, axis=1).max() < 1 and quality > 0.95
+    assert_allclose(to_after[:3, :3] @ to_after[:3, :3].T, np.eye(3), atol=1e-9)
+
+
+def test_simulated_dates_are_matched(visits):
+    """All pairs of a patient are found, on another scanner and in another pose."""
+    table = match_dates(at(visits, 1), at(visits, 2), dates=("2024-01-01", "2024-07-01"))
+    assert pairs(table) == truth(visits) and len(truth(visits)) > 0
+    same = table[table["status"] == "same"]
+    ratio = same["volume_after_mm3"] / same["volume_before_mm3"]
+    assert_allclose(same["growth_percent"], 100 * (ratio - 1), atol=0.01)
+    months = 182 / (365.25 / 12)
+    assert_allclose(same["volume_ratio_per_month"], np.log(ratio) / months, atol=1e-3)
+
+
+def test_visits_do_not_depend_on_their_number_and_keep_the_brain():
+    """Patient 1 is the same alone; true volumes of a grown lesion are the ball's."""
+    one, two = make_visits(1, random_state=4, spacing=4.0), make_visits(2, random_state=4, spacing=4.0)
+    assert_allclose(one[0].case.load_image(), two[0].case.load_image())
+    assert one[0].metadata == two[0].metadata
+    for tumor in one:
+        assert 0.3 < tumor.metadata["true_volume_mm3"] / tumor.measure()["volume_mm3"] < 3
+
+
+def test_every_status_is_told(no_registration):
+    """Balls that stay, go, come, meet and part get their status, volumes of pieces are summed."""
+    near, far = ball((10, 10, 10), 3), ball((40, 40, 40), 4)
+    left, right = ball((20, 40, 20), 3), ball((29, 40, 20), 3)
+    both = ball((24, 40, 20), 8)
+    found = match_dates(case("a", near, left, right), case("b", near, both, far))
+    assert sorted(found["status"]) == ["merged", "new", "same"]
+    merged = found[found["status"] == "merged"].iloc[0]
+    assert (
+        merged["volume_before_mm3"] == left.sum() + right.sum() and merged["volume_after_mm3"] == both.sum()
+    )
+    assert merged["category"] == "larger"
+    back = match_dates(case("b", near, both, far), case("a", near, left, right))
+    assert sorted(back["status"]) == ["same", "split", "vanished"]
+
+
+def test_an_empty_mask_is_a_date_without_lesions(no_registration):
+    """All lesions vanish, or are new; two empty masks give no row."""
+    some, none = case("a", ball((10, 10, 10), 3)), case("b")
+    assert match_dates(some, none)["status"].tolist() == ["vanished"]
+    assert match_dates(none, some)["status"].tolist() == ["new"]
+    assert len(match_dates(none, none)) == 0
+
+
+def test_categories_keep_to_their_limits(no_registration):
+    """+40 % is larger, less is stable; the error of a cube's volume is that of the formula."""
+    cube = np.zeros((50, 52, 54), bool)
+    cube[10:20, 10:20, 10:20] = True
+    more, less = cube.copy(), cube.copy()
+    more[10:20, 10:20, 20:24] = True  # exactly +40 %
+    less[10:20, 10:20, 20:23] = True
+    found = [match_dates(case("a", cube), case("b", other)).iloc[0] for other in (more, less, cube)]
+    assert [row["category"] for row in found] == ["larger", "stable", "stable"]
+    error = np.sqrt(3 * 100**2 / 6)
+    assert_allclose(found[2]["volume_before_error_mm3"], error, atol=1e-3)
+    assert_allclose(found[2]["growth_error_percent"], 100 * np.sqrt(2) * error / 1000, atol=1e-3)
+
+
+def test_likeness_decides_what_place_leaves_open():
+    """Two lesions between two others go to those that they look like."""
+    cube = np.argwhere(np.ones((3, 3, 3)))
+    before, after = [cube, np.add(cube, [6, 0, 0])], [np.add(cube, [3, 3, 0]), np.add(cube, [3, -3, 0])]
+    crossed = pair_lesions(before, after, tolerance_mm=4.0, likeness=np.array([[0, 1], [1, 0]]))
+    straight = pair_lesions(before, after, tolerance_mm=4.0, likeness=np.array([[1, 0], [0, 1]]))
+    assert (crossed, straight) == ([([0], [1]), ([1], [0])], [([0], [0]), ([1], [1])])
+
+
+def test_bad_dates_and_patients_are_refused(no_registration):
+    """Two patients, dates the wrong way round or unreadable, a scan without mask."""
+    one = case("a", ball((10, 10, 10), 3))
+    with pytest.raises(ValueError, match=r"of one patient\. Got the patients 'p' and 'q'"):
+        match_dates(one, case("b", ball((10, 10, 10), 3), patient="q"))
+    with pytest.raises(ValueError, match="later scan must have the later date"):
+        match_dates(one, one, dates=("2024-05-01", "2024-05-01"))
+    with pytest.raises(ValueError, match=r"written as 2024-05-31\. Got 'May'"):
+        match_dates(one, one, dates=("May", "June"))
+    bare = Case(one.image, case_id="c", patient_id="p")
+    with pytest.raises(ValueError, match="Case 'c' needs a mask"):
+        match_dates(one, bare)
+
+
+@pytest.mark.real
+def test_real_dates_have_their_tumor_twice(real_data):
+    """The main tumor of four patients is found at both dates (ragged masks: merged within 10 mm)."""
+    folder = real_data / "real"
+    for number in range(1, 5):
+        sides = [
+            Case(folder / f"btp-0{number}-{when}_t1c.nii.gz", folder / f"btp-0{number}-{when}_mask.nii.gz",
+                 case_id=when, patient_id=f"btp-0{number}")
+            for when in ("pre", "post")
+        ]  # fmt: skip
+        table = match_dates(*sides, merge_distance_mm=10.0, min_volume_mm3=100.0)
+        largest = table.loc[table["volume_before_mm3"].idxmax()]
+        assert largest["status"] in ("same", "merged", "split") and largest["registration_quality"] > 0.6
+
+
+def test_boxes_of_visits_hold_their_lesions(visits):
+    """A tumor's box is that of voxels of its mask."""
+    for tumor in visits:
+        inside = tumor.select(tumor.case.load_mask())
+        assert bbox_from_mask(inside).tolist() == [[0, 0, 0], list(inside.shape)]
+
+
+def test_the_command_matches_two_scans(no_registration, tmp_path):
+    """Table and JSON agree, and nothing is replaced."""
+    import json
+
+    arguments = ["match"]
+    for name, balls in (
+        ("before", [ball((10, 10, 10), 3)]),
+        ("after", [ball((10, 10, 10), 5), ball((40, 40, 40), 4)]),
+    ):
+        mask = np.any(balls, axis=0)
+        save_nifti(tmp_path / f"{name}.nii.gz", mask.astype(np.float32), np.eye(4))
+        save_nifti(tmp_path / f"{name}_mask.nii.gz", mask.astype(np.uint8), np.eye(4))
+        arguments.append(str(tmp_path / f"{name}.nii.gz"))
+    for name in ("before", "after"):
+        arguments += [f"--mask-{name}", str(tmp_path / f"{name}_mask.nii.gz")]
+    arguments += ["--dates", "2024-03-01,2024-06-03", "-o", str(tmp_path / "table.csv"), "--json"]
+    result = run(*arguments)
+    rows = json.loads(result.stdout)
+    assert [row["status"] for row in rows] == ["same", "new"] and rows[0]["growth_mm3_per_month"] > 0
+    assert pd.read_csv(tmp_path / "table.csv")["status"].tolist() == ["same", "new"]
+    assert "exists already" in run(*arguments, code=2).stderr

@@ -1,0 +1,238 @@
+"""Lesions of two dates of one patient: which is which, and how they changed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tumorsim._validation import check_mask_value
+from tumorsim.anatomy import register_dates
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import select_mask
+from tumorsim.manifest import tumors_from_case
+from tumorsim.records import Case, check_tumors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from tumorsim.embedder import TumorEmbedder
+    from tumorsim.records import Tumor
+
+__all__ = ["match_dates"]
+
+_COLUMNS = (
+    "lesion_id", "status", "category", "tumors_before", "tumors_after", "volume_before_mm3",
+    "volume_after_mm3", "growth_percent", "growth_error_percent", "growth_mm3_per_month",
+    "volume_ratio_per_month", "diameter_before_mm", "diameter_after_mm", "diameter_mm_per_month",
+    "volume_before_error_mm3", "volume_after_error_mm3", "x_mm", "y_mm", "z_mm", "registration_quality",
+)  # fmt: skip
+_LARGER, _SMALLER = 40.0, -65.0  # percent of volume, of RANO 2.0
+_LEAST_QUALITY = 0.6
+_MONTH = 365.25 / 12
+_TOLERANCE_MM = 3.0  # of the registration; half a slice comes on top
+_INSIDE = 0.5  # share of a lesion that must lie in another to be part of it
+_WEIGHT = 0.25  # of likeness beside overlap and distance, which are 1 at most
+
+
+def match_dates(
+    before: Case | Sequence[Tumor],
+    after: Case | Sequence[Tumor],
+    *,
+    dates: tuple | None = None,
+    embedder: TumorEmbedder | None = None,
+    mask_value: int | str = ">0",
+    min_volume_mm3: float = 14.0,
+    merge_distance_mm: float = 2.0,
+    by_value: bool = False,
+) -> pd.DataFrame:
+    """Tell which lesions of two scans of a patient are the same, and how they changed.
+
+    Parameters
+    ----------
+    before, after : Case, or sequence of Tumor
+        An earlier and a later scan with masks, which may be empty; or the lesions of one scan each.
+    dates : tuple of two, optional
+        When they were made, as 2024-05-31; else changes per month are missing.
+    embedder : TumorEmbedder, optional
+        Lesions that look alike are then preferred where place alone leaves pairs open.
+    mask_value, min_volume_mm3, merge_distance_mm, by_value
+        As in `tumorsim.manifest.tumors_from_case`, for a Case.
+
+    Returns
+    -------
+    DataFrame
+        One row per lesion: ``status`` is same, new, vanished, merged or split; ``category`` larger or
+        smaller from +40 % or -65 % of the volume (RANO 2.0: Wen et al., J Clin
+        Oncol 41, 5187, 2023), else stable. Further columns: see
+        ``docs/match.md``. ``attrs["to_after"]`` maps mm of the earlier scan to mm of the later one.
+
+    Raises
+    ------
+    ValueError, GeometryError
+        If a scan has no mask, the patients differ, or the dates are no use.
+
+    Notes
+    -----
+    Ends of a run of voxels may lie half a voxel farther in or out (spacing / sqrt(12)), those on one side of
+    a lesion together. So a volume's standard error is ``sqrt(sum((A * spacing) ** 2) / 6)`` over the axes, A
+    being the area projected along the axis.
+
+    """
+    import pandas as pd
+
+    options = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3}
+    options |= {"merge_distance_mm": merge_distance_mm, "by_value": by_value}
+    cases, tumors = zip(*(_lesions_of(side, options) for side in (before, after)), strict=True)
+    months = None if dates is None else _months_between(*dates)
+    if cases[0].patient_id != cases[1].patient_id:
+        ids = "' and '".join(case.patient_id for case in cases)
+        raise ValueError(f"Both scans must be of one patient. Got the patients '{ids}'.")
+    masks = [case.load_mask() for case in cases]
+    scans = ((c.load_image(), c.affine, mask > 0) for c, mask in zip(cases, masks, strict=True))
+    to_after, quality = register_dates(*scans)
+    if quality < _LEAST_QUALITY:
+        ids = "' and '".join(case.case_id for case in cases)
+        warnings.warn(f"'{ids}' fit badly, quality {quality:.2f}. Look at both scans.", stacklevel=2)
+    sides = [[(t, *_measure(t, mask)) for t in found] for found, mask in zip(tumors, masks, strict=True)]
+    points = [[where for _, _, where in side] for side in sides]
+    likeness = None
+    if embedder is not None and all(tumors):
+        X, Y = (embedder.transform(found).astype(float) for found in tumors)
+        apart = np.linalg.norm(X[:, None] - Y[None], axis=2)
+        likeness = 1 - apart / max(apart.max(), 1e-9)
+    back = np.linalg.inv(to_after)
+    points[1] = [p @ back[:3, :3].T + back[:3, 3] for p in points[1]]
+    tolerance = 3.0 + max(case.spacing.max() for case in cases) / 2
+    rows = []
+    for old, new in _pair_lesions(*points, tolerance_mm=tolerance, likeness=likeness):
+        row = {"lesion_id": f"L{len(rows) + 1}", "registration_quality": round(quality, 3)}
+        row |= _change([sides[0][i] for i in old], [sides[1][j] for j in new], months)
+        center = np.concatenate([points[0][i] for i in old] or [points[1][j] for j in new]).mean(axis=0)
+        rows.append(row | {f"{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)})
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table.attrs["to_after"] = to_after.tolist()
+    return table
+
+
+def _lesions_of(side, options):
+    """Return case and list of lesions of a Case, none of an empty mask, or of tumors of one scan."""
+    tumors = None if isinstance(side, Case) else check_tumors(side)
+    if tumors is not None and len({id(tumor.case) for tumor in tumors}) != 1:
+        raise ValueError("The lesions of a date must be those of one scan. Got none, or those of several.")
+    case = side if tumors is None else tumors[0].case
+    if not case.has_mask:
+        raise GeometryError(f"Case '{case.case_id}' needs a mask to match its lesions. Got none.")
+    if tumors is None:
+        empty = not select_mask(case.load_mask(), check_mask_value(options["mask_value"])).any()
+        tumors = [] if empty else list(tumors_from_case(case, **options))
+    return case, tumors
+
+
+def _months_between(before, after):
+    """Return the months between two dates."""
+    try:
+        days = (np.datetime64(str(after)[:10]) - np.datetime64(str(before)[:10])).astype(int)
+    except ValueError as err:
+        raise ValueError(f"Dates must be written as 2024-05-31. Got {before!r} and {after!r}.") from err
+    if days <= 0:
+        raise ValueError(f"The later scan must have the later date. Got {before} and {after}.")
+    return float(days / _MONTH)
+
+
+def _measure(tumor, mask):
+    """Return volume, its standard error and longest diameter of a tumor, and its voxels in mm, (n, 3)."""
+    found, inside, affine = tumor.measure(mask), tumor.select(mask), tumor.case.affine
+    ends = np.array([inside.any(axis=a).sum() for a in range(3)]) * tumor.case.spacing.prod()
+    measures = {"volume": found["volume_mm3"], "error": np.sqrt((ends**2).sum() / 6)}
+    points = (np.argwhere(inside) + tumor.bbox[0]) @ affine[:3, :3].T + affine[:3, 3]
+    return measures | {"diameter": found["diameter_mm"]}, points
+
+
+def _change(before, after, months):
+    """Return the cells of a lesion; `before` and `after` are lists of (Tumor, measures, points)."""
+    n = len(before), len(after)
+    status = "same" if n == (1, 1) else "merged" if n[0] >= n[1] else "split"
+    row = {"status": "new" if n[0] == 0 else "vanished" if n[1] == 0 else status}
+    for name, side in (("before", before), ("after", after)):
+        row[f"tumors_{name}"] = ";".join(tumor.tumor_id for tumor, *_ in side)
+        if side:
+            row[f"volume_{name}_mm3"] = sum(m["volume"] for _, m, _ in side)
+            row[f"volume_{name}_error_mm3"] = np.sqrt(sum(m["error"] ** 2 for _, m, _ in side))
+            row[f"diameter_{name}_mm"] = max(m["diameter"] for _, m, _ in side)
+    row["category"] = row["status"]
+    if before and after:
+        old, new = row["volume_before_mm3"], row["volume_after_mm3"]
+        growth = round(100 * (new / old - 1), 4)
+        errors = row["volume_before_error_mm3"] / old, row["volume_after_error_mm3"] / new
+        row |= {"growth_percent": growth, "growth_error_percent": 100 * new / old * np.hypot(*errors)}
+        row["category"] = "larger" if growth >= _LARGER else "smaller" if growth <= _SMALLER else "stable"
+        if months is not None:
+            row["growth_mm3_per_month"] = (new - old) / months
+            row["volume_ratio_per_month"] = np.log(new / old) / months
+            row["diameter_mm_per_month"] = (row["diameter_after_mm"] - row["diameter_before_mm"]) / months
+    return {name: round(float(v), 4) if isinstance(v, float) else v for name, v in row.items()}
+
+
+def _pair_lesions(before, after, *, tolerance_mm=_TOLERANCE_MM, likeness=None):
+    """Group lesions of two dates, lists of voxel centers (n, 3) in mm of one space, that are one.
+
+    A pair is possible where voxels of one lesion lie within `tolerance_mm` of the other. It gains the smaller
+    lesion's share that does, and ``1 - d / (r + s + tolerance_mm)``, for centers d mm apart and radii r and s
+    of balls of equal extent, and a part of `likeness` (n_before, n_after), 0 to 1. The pairs with the largest
+    sum are taken. A lesion that is left over joins the one that holds half of it: a merge or a split.
+
+    Returns a list of (numbers before, numbers after); one side of a pair may be empty.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    shape = len(before), len(after)
+    share, back, gain = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for i, j in np.ndindex(shape):
+        share[i, j], back[i, j] = (
+            _share(before[i], after[j], tolerance_mm),
+            _share(after[j], before[i], tolerance_mm),
+        )
+        if max(share[i, j], back[i, j]) > 0:
+            apart = np.linalg.norm(before[i].mean(axis=0) - after[j].mean(axis=0))
+            reach = _radius(before[i]) + _radius(after[j]) + tolerance_mm
+            gain[i, j] = max(share[i, j], back[i, j]) + max(0.0, 1 - apart / reach)
+    if likeness is not None:
+        gain += _WEIGHT * np.asarray(likeness) * (gain > 0)
+    rows, columns = linear_sum_assignment(-gain) if gain.size else ((), ())
+    pairs = {(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if gain[i, j] > 0}
+    alone = [i for i in range(shape[0]) if all(i != pair[0] for pair in pairs)]
+    rest = [j for j in range(shape[1]) if all(j != pair[1] for pair in pairs)]
+    pairs |= {(i, int(share[i].argmax())) for i in alone if share[i].max(initial=0) >= _INSIDE}
+    pairs |= {(int(back[:, j].argmax()), j) for j in rest if back[:, j].max(initial=0) >= _INSIDE}
+    return _groups(pairs, shape)
+
+
+def _share(points, others, limit):
+    """Return the share of `points` (n, 3) that lie within `limit` mm of the nearest of `others` (m, 3)."""
+    from scipy.spatial import cKDTree
+
+    gaps = np.maximum(np.maximum(points.min(0) - others.max(0), others.min(0) - points.max(0)), 0)
+    if np.linalg.norm(gaps) > limit:
+        return 0.0
+    return float(np.isfinite(cKDTree(others).query(points, distance_upper_bound=limit)[0]).mean())
+
+
+def _radius(points):
+    """Return the radius in mm of the ball whose points are spread as `points` (n, 3)."""
+    return float(np.sqrt(5 / 3 * points.var(axis=0).sum()))
+
+
+def _groups(pairs, shape):
+    """Return the connected components of pairs of lesions, those without a partner too."""
+    from scipy.sparse.csgraph import connected_components
+
+    linked = np.zeros((sum(shape), sum(shape)))
+    for i, j in pairs:
+        linked[i, shape[0] + j] = 1
+    n, group = connected_components(linked, directed=False)
+    sides = group[: shape[0]], group[shape[0] :]
+    return [tuple(np.flatnonzero(side == g).tolist() for side in sides) for g in range(n)]
