@@ -12,7 +12,9 @@ from tumorsim import matching as match_module
 from tumorsim.anatomy import register_dates
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.io import save_nifti
+from tumorsim.manifest import save_manifest
 from tumorsim.matching import _pair_lesions as pair_lesions
+from tumorsim.matching import match_manifest
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,38 @@ def test_bad_dates_and_patients_are_refused(no_registration):
         match_dates(one, bare)
 
 
+def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
+    """One lesion keeps its id over three dates; changes per month are columns of the later tumors."""
+    from tumorsim import Cohort
+    from tumorsim.manifest import tumors_from_case
+
+    tumors = []
+    for n, radius in enumerate((3, 4, 5)):
+        mask = ball((10, 10, 10), radius) | (ball((40, 40, 40), 3) if n else False)
+        files = [tmp_path / f"{kind}{n}.nii.gz" for kind in ("image", "mask")]
+        for file, dtype in zip(files, (np.float32, np.uint8), strict=True):
+            save_nifti(file, mask.astype(dtype), np.eye(4))
+        one = Case(*files, case_id=f"s{n}", patient_id="p")
+        tumors += tumors_from_case(one, metadata={"date": f"2024-0{n + 1}-01"})
+    save_manifest(Cohort(reversed(tumors)), tmp_path / "archive.csv")
+    table, _ = match_manifest(tmp_path / "archive.csv", tmp_path / "matched.csv")
+    written = pd.read_csv(tmp_path / "matched.csv", dtype={"lesion_id": str}).set_index("tumor_id")
+    assert (
+        table["status"].tolist() == ["same", "new", "same", "same"]
+        and table["case_after"].tolist()[-1] == "s2"
+    )
+    assert sorted(written.groupby("lesion_id").size()) == [2, 3]
+    grown = written.loc["s2/1"]
+    assert grown["lesion_id"] == written.loc["s0/1", "lesion_id"] and grown["volume_ratio_per_month"] > 0
+    assert np.isnan(written.loc["s0/1", "volume_ratio_per_month"])
+    with pytest.raises(ValueError, match="needs a column 'date'"):
+        match_manifest(
+            pd.DataFrame(written.reset_index())
+            .drop(columns="date")
+            .assign(image=str(tmp_path / "image0.nii.gz"), mask=str(tmp_path / "mask0.nii.gz"), case_id="s0")
+        )
+
+
 @pytest.mark.real
 def test_real_dates_have_their_tumor_twice(real_data):
     """The main tumor of four patients is found at both dates (ragged masks: merged within 10 mm)."""
@@ -186,8 +220,8 @@ def test_boxes_of_visits_hold_their_lesions(visits):
         assert bbox_from_mask(inside).tolist() == [[0, 0, 0], list(inside.shape)]
 
 
-def test_the_command_matches_two_scans(no_registration, tmp_path):
-    """Table and JSON agree, and nothing is replaced."""
+def test_the_command_matches_two_scans_and_draws_them(no_registration, tmp_path):
+    """Table, JSON and page are written; the page shows both dates of each lesion, and nothing is replaced."""
     import json
 
     arguments = ["match"]
@@ -202,8 +236,11 @@ def test_the_command_matches_two_scans(no_registration, tmp_path):
     for name in ("before", "after"):
         arguments += [f"--mask-{name}", str(tmp_path / f"{name}_mask.nii.gz")]
     arguments += ["--dates", "2024-03-01,2024-06-03", "-o", str(tmp_path / "table.csv"), "--json"]
-    result = run(*arguments)
+    result = run(*arguments, "--report", tmp_path / "page.html")
     rows = json.loads(result.stdout)
     assert [row["status"] for row in rows] == ["same", "new"] and rows[0]["growth_mm3_per_month"] > 0
     assert pd.read_csv(tmp_path / "table.csv")["status"].tolist() == ["same", "new"]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 8 and "L1: same" in page and "L2: new" in page and "nan" not in page
     assert "exists already" in run(*arguments, code=2).stderr
+    assert "are for two scans" in run("match", arguments[1], "--dates 2024-01-01,2024-02-01", code=2).stderr

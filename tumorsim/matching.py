@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,9 @@ from tumorsim._validation import check_mask_value
 from tumorsim.anatomy import register_dates
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import select_mask
-from tumorsim.manifest import tumors_from_case
+from tumorsim.manifest import load_cohort, save_manifest, tumors_from_case
 from tumorsim.records import Case, check_tumors
+from tumorsim.records.columns import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.records import Tumor
 
-__all__ = ["match_dates"]
+__all__ = ["match_dates", "match_manifest"]
 
 _COLUMNS = (
     "lesion_id", "status", "category", "tumors_before", "tumors_after", "volume_before_mm3",
@@ -33,6 +35,7 @@ _COLUMNS = (
 _LARGER, _SMALLER = 40.0, -65.0  # percent of volume, of RANO 2.0
 _LEAST_QUALITY = 0.6
 _MONTH = 365.25 / 12
+_COURSE = ("volume_ratio_per_month", "growth_mm3_per_month", "diameter_mm_per_month")
 _TOLERANCE_MM = 3.0  # of the registration; half a slice comes on top
 _INSIDE = 0.5  # share of a lesion that must lie in another to be part of it
 _WEIGHT = 0.25  # of likeness beside overlap and distance, which are 1 at most
@@ -116,6 +119,95 @@ def match_dates(
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table.attrs["to_after"] = to_after.tolist()
     return table
+
+
+def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progress=False):
+    """Match the lesions of all patients of a manifest who have several dates.
+
+    Parameters
+    ----------
+    archive : str, Path or DataFrame
+        Manifest, see `load_cohort`, with a further column ``date`` (2024-05-31) or ``visit`` (numbers).
+    output : str or Path, optional
+        Manifest to write, with ``lesion_id``, ``status`` and, where dates are known, changes per month.
+    embedder, skip_bad, progress
+        As in `match_dates` and `load_cohort`; whether to show a progress bar.
+
+    Returns
+    -------
+    table : DataFrame
+        As of `match_dates`, for each two dates that follow each other; ``patient_id``, ``case_before`` and
+        ``case_after`` come first.
+    cohort : Cohort
+        All tumors, with the new columns. All pieces of a lesion share its ``lesion_id``.
+
+    Raises
+    ------
+    ValueError
+        If there is neither ``date`` nor ``visit``, or no patient has two dates.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    cohort = load_cohort(archive, skip_bad=skip_bad)
+    name = next((n for n in ("date", "visit") if any(not is_blank(t.metadata.get(n)) for t in cohort)), None)
+    if name is None:
+        raise ValueError("A manifest of several dates needs a column 'date' (2024-05-31) or 'visit' (1, 2).")
+    groups = {}
+    for tumor in cohort:
+        groups.setdefault(tumor.patient_id, {}).setdefault(id(tumor.case), []).append(tumor)
+    jobs, owner = [], {tumor.tumor_id: {tumor.tumor_id} for tumor in cohort}
+    for scans in groups.values():
+        ordered = sorted(scans.values(), key=lambda tumors: _time(tumors[0], name))
+        jobs += list(pairwise(ordered))
+    if not jobs:
+        raise ValueError(f"No patient has two scans with different '{name}'. Check patient_id.")
+    tables, changes = [], {}
+    for old, new in tqdm(jobs, "matching", unit="pair", disable=None if progress else True):
+        dates = (_time(old[0], name), _time(new[0], name)) if name == "date" else None
+        found = match_dates(old, new, dates=dates, embedder=embedder)
+        for row in found.to_dict("records"):
+            ids = [i for side in ("tumors_before", "tumors_after") for i in row[side].split(";") if i]
+            joined = set().union(*(owner[i] for i in ids))
+            owner |= dict.fromkeys(joined, joined)
+            known = {c: row[c] for c in ("status", "growth_percent", *_COURSE)}
+            changes |= {i: known for i in row["tumors_after"].split(";") if i}
+        who = {"patient_id": old[0].patient_id, "case_before": old[0].case.case_id}
+        found.insert(0, "case_after", new[0].case.case_id)
+        for column, value in reversed(who.items()):
+            found.insert(0, column, value)
+        tables.append(found)
+    names = _names(cohort, owner)
+    for tumor in cohort:
+        tumor.metadata = (
+            tumor.metadata | {"lesion_id": names[tumor.tumor_id]} | changes.get(tumor.tumor_id, {})
+        )
+    table = pd.concat(tables, ignore_index=True)
+    sides = table["tumors_before"].where(table["tumors_before"] != "", table["tumors_after"])
+    table["lesion_id"] = [names[ids.split(";")[0]] for ids in sides]
+    if output is not None:
+        save_manifest(cohort, output)
+    return table, cohort
+
+
+def _time(tumor, name):
+    """Return date or number of a tumor's visit."""
+    value = tumor.metadata.get(name)
+    try:
+        return np.datetime64(str(value)[:10]) if name == "date" else float(value)
+    except (TypeError, ValueError) as err:
+        rule = "a date such as 2024-05-31" if name == "date" else "a number"
+        raise ValueError(f"'{name}' of tumor '{tumor.tumor_id}' must be {rule}. Got {value!r}.") from err
+
+
+def _names(cohort, owner):
+    """Return tumor_id → name of its lesion, numbered within each patient."""
+    names, counts = {}, {}
+    for tumor in cohort:
+        if tumor.tumor_id not in names:
+            counts[tumor.patient_id] = counts.get(tumor.patient_id, 0) + 1
+            names |= dict.fromkeys(owner[tumor.tumor_id], f"{tumor.patient_id}/L{counts[tumor.patient_id]}")
+    return names
 
 
 def _lesions_of(side, options):

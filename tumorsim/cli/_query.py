@@ -223,40 +223,59 @@ def segment(
 
 
 @app.command(
-    epilog="\b\nExample:\n  tumorsim match march.nii.gz june.nii.gz --mask-before march_mask.nii.gz \\\n"
-    "      --mask-after june_mask.nii.gz --dates 2024-03-01,2024-06-03 -o lesions.csv"
+    epilog="\b\nExamples:\n  tumorsim match march.nii.gz june.nii.gz --mask-before march_mask.nii.gz \\\n"
+    "      --mask-after june_mask.nii.gz --dates 2024-03-01,2024-06-03 --report match.html\n"
+    "  tumorsim match archive.csv -o matched.csv\n\n"
+    "A manifest needs a column date (2024-05-31) or visit (1, 2, …); -o then writes it with lesion_id, "
+    "status and changes per month."
 )
 def match(
-    before: Annotated[Path, Argument(help="Earlier T1c scan.")],
-    after: Annotated[Path, Argument(help="Later T1c scan.")],
-    mask_before: Annotated[Path, Option(help="Mask of the earlier scan.")],
-    mask_after: Annotated[Path, Option(help="Mask of the later scan.")],
+    before: Annotated[Path, Argument(help="Earlier T1c scan, or a manifest.", metavar="BEFORE|MANIFEST.csv")],
+    after: Annotated[Path | None, Argument(help="Later T1c scan.", metavar="[AFTER]")] = None,
+    mask_before: Annotated[Path | None, Option(help="Mask of the earlier scan.")] = None,
+    mask_after: Annotated[Path | None, Option(help="Mask of the later scan.")] = None,
     dates: Annotated[str | None, Option(help="Both dates: 2024-03-01,2024-06-03.")] = None,
     mask_value: opt.MaskValue = ">0",
     min_volume: opt.MinVolume = 14.0,
     merge_distance: opt.MergeDistance = 2.0,
     by_value: opt.ByValue = False,
-    output: opt.Table = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="Write the table as CSV; of a manifest, the manifest.")
+    ] = None,
+    report: Annotated[Path | None, Option(help="Page of pictures side by side, of two scans.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print the table as JSON.")] = False,
+    skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
     """Tell which lesions of two dates are the same, and how they changed."""
     from tumorsim.manifest import write_table
-    from tumorsim.matching import match_dates
+    from tumorsim.matching import match_dates, match_manifest
     from tumorsim.records import Case
 
-    check_output(output, overwrite=overwrite)
-    lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
-    lesions |= {"merge_distance_mm": merge_distance, "dates": dates and dates.split(",")}
-    scans = {"before": (before, mask_before), "after": (after, mask_after)}
-    table = match_dates(*(Case(*s, case_id=name, patient_id="p") for name, s in scans.items()), **lesions)
+    check_output(output, report, overwrite=overwrite)
+    if after is None:
+        if any(value is not None for value in (mask_before, mask_after, dates, report)):
+            raise ValueError("Masks, --dates and --report are for two scans: tumorsim match BEFORE AFTER.")
+        table, _ = match_manifest(before, output, skip_bad=skip_bad, progress=not as_json)
+    else:
+        lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
+        lesions |= {"merge_distance_mm": merge_distance, "dates": dates and tuple(dates.split(","))}
+        scans = {"before": (before, mask_before), "after": (after, mask_after)}
+        cases = [Case(*files, case_id=name, patient_id="patient") for name, files in scans.items()]
+        table = match_dates(*cases, **lesions)
+        if output is not None:
+            write_table(output, table)
+        if report is not None:
+            from tumorsim.report import save_match
+
+            save_match(report, *cases, table)
     if as_json:
         say(table.to_json(orient="records", force_ascii=False, indent=1))
     else:
-        say(table.iloc[:, :9].round(1).to_string(index=False) if len(table) else "No lesion at either date.")
-    if output is not None:
-        write_table(output, table)
-        say(f"Wrote {output}.", err=as_json)
+        shown = table.iloc[:, : 9 if after else 12].round(1)
+        say(shown.to_string(index=False) if len(shown) else "No lesion at either date.")
+    for path in (p for p in (output, report) if p is not None):
+        say(f"Wrote {path}.", err=as_json)
 
 
 def _one_source(scan, dicom):

@@ -1,5 +1,6 @@
 """Pages that load nothing from anywhere: answer sheets, the overview of many, the review of masks."""
 
+from tumorsim.report._match import save_match
 from tumorsim.report._pages import draw_proposal, draw_tumor, save_overview, save_review
 from tumorsim.report._sheet import describe_model, render_notebook, render_report, save_report
 
@@ -9,6 +10,7 @@ __all__ = [
     "draw_tumor",
     "render_notebook",
     "render_report",
+    "save_match",
     "save_overview",
     "save_report",
     "save_review",

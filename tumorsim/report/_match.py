@@ -1,0 +1,57 @@
+"""The page of two dates: each lesion before and after, side by side at one place."""
+
+import numpy as np
+
+from tumorsim.rendering import display_window, find_background, orthogonal_slices
+from tumorsim.report._pages import MARGIN_MM, N_PIXELS, still, write_page
+
+__all__ = ["save_match"]
+
+_ANSWERS = {"merged": "were several, are one", "split": "was one, are several"}
+
+
+def save_match(path, before, after, table):
+    """Write a page that shows each lesion of `match_dates` at both dates, cut at the same place.
+
+    Parameters
+    ----------
+    path : str or Path
+    before, after : Case
+        The two scans.
+    table : DataFrame
+        What `match_dates` returned for them.
+    """
+    to_after = np.array(table.attrs["to_after"])
+    sides = [
+        (case.load_image(), case.load_mask() > 0, np.linalg.inv(case.affine) @ turn)
+        for case, turn in ((before, np.eye(4)), (after, to_after))
+    ]
+    cards = []
+    for row in table.to_dict("records"):
+        sizes = [row[f"diameter_{name}_mm"] for name in ("before", "after")]
+        extent = float(np.nanmax(sizes)) + 2 * MARGIN_MM
+        center = np.array([row[f"{axis}_mm"] for axis in "xyz"])
+        pictures = [_planes(*side, center, extent) for side in sides]
+        empty = {key: value if value == value else None for key, value in row.items()}
+        cards.append(empty | {"pictures": pictures, "means": _ANSWERS.get(row["status"], "")})
+    facts = {"Earlier scan": before.case_id, "Later scan": after.case_id}
+    if len(table):
+        facts["Quality of the registration"] = f"{table['registration_quality'].iloc[0]:.2f}"
+    facts["Larger, smaller"] = "volume +40 % or more, -65 % or less (RANO 2.0; for one lesion a convention)"
+    return write_page(path, "match", cards=cards, aside=[], facts=facts, warning="")
+
+
+def _planes(image, mask, to_voxel, center, extent):
+    """Return the axial and the coronal plane through `center` (3,), in mm of the earlier scan."""
+    from scipy.ndimage import map_coordinates
+
+    n = int(np.ceil(extent)) | 1
+    grid = np.stack(np.meshgrid(*[np.arange(n) - n // 2] * 3, indexing="ij"), axis=-1) + center
+    voxels = np.moveaxis(grid @ to_voxel[:3, :3].T + to_voxel[:3, 3], -1, 0)
+    background = find_background(image)
+    cube = map_coordinates(image.astype(np.float32), voxels, order=1, cval=background or 0.0)
+    inside = map_coordinates(mask.astype(np.uint8), voxels, order=0) > 0
+    options = {"mask": inside, "n_pixels": N_PIXELS, "background": background}
+    options["window"] = display_window(cube, background=background)
+    found = orthogonal_slices(cube, np.full(3, n // 2), np.ones(3), extent, **options)
+    return [still(found[plane]) for plane in ("axial", "coronal")]
