@@ -324,6 +324,34 @@ def test_map_follows_the_metric_of_the_index():
     assert shares[0] > 85 and shares[1] < 60
 
 
+def test_map_follows_the_aspects_of_the_answer(cohort, tmp_path):
+    """Of aspects that are two columns of numbers the map is these columns, whatever the embeddings are."""
+    rng = np.random.default_rng(3)
+    X, columns = rng.normal(size=(60, 4)).astype(np.float32), rng.normal(size=(60, 2)) * [1, 2]
+    table = {"tumor_id": [f"t{i}" for i in range(60)], "age": columns[:, 0], "dose": columns[:, 1]}
+    index, aspects = TumorIndex().fit(X, metadata=table), {"age": 1.0, "dose": 0.5}
+    asked = pd.DataFrame({"age": [table["age"][7]], "dose": [table["dose"][7]]})
+    neighbors = index.search(X[[20]], 5, query_metadata=asked, aspects=aspects)
+    drawn = Neighborhood(index, X[[20]], query_table=asked, aspects=aspects).map(0, neighbors, "type")
+    assert neighbors["tumor_id"][0] == "t7" and sum(map(float, (s[:-2] for s in drawn["shares"]))) == 100
+    places = np.array([[mark["x"], mark["y"]] for mark in drawn["marks"]])
+    np.testing.assert_allclose(places[0], [drawn["query"]["x"], drawn["query"]["y"]])
+    plain = Neighborhood(index, X[[20]]).map(0, neighbors, "type")
+    first, query = plain["marks"][0], plain["query"]
+    assert (first["x"], first["y"]) != (query["x"], query["y"])
+
+    cohort = Cohort([Tumor(t.case, t.bbox, tumor_id=t.tumor_id, mask_value=1) for t in cohort])
+    for tumor, age, dose in zip(cohort, *columns[:5].T, strict=True):
+        tumor.metadata |= {"age": age, "dose": dose}
+    held = TumorIndex().fit(X[1:5], metadata=cohort[1:].table)
+    answer = held.search(X[:1], 3, query_metadata=cohort[:1].table, aspects=aspects, alpha=None)
+    sheet = {"query": cohort[0], "neighbors": answer, "index": held, "query_X": X[:1]}
+    pages = [_page(save_report(tmp_path / "a.html", **sheet, aspects=a)) for a in (aspects, None)]
+    expected = Neighborhood(held, X[:1], query_table=cohort[:1].table, aspects=aspects).map(0, answer, "type")
+    circles = [[(a["cx"], a["cy"]) for a in page.all("circle")] for page in pages]
+    assert circles[0] == [(str(m["x"]), str(m["y"])) for m in expected["marks"]] != circles[1]
+
+
 def test_map_places_the_query_among_its_like():
     """A query that equals a tumor of the archive lies on it, and that tumor is ringed as the first."""
     X = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)

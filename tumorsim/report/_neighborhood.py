@@ -16,10 +16,12 @@ _SIZE_HEIGHT, _N_BINS = 60, 24
 class Neighborhood:
     """The archive behind an answer to queries `query_X`, shape (n_queries, n_features).
 
-    At most 2,000 tumors of the index, drawn with a fixed seed, and the neighbors are shown.
+    At most 2,000 tumors of the index, drawn with a fixed seed, and the neighbors are shown. The distance of
+    the map is the answer's: that of `aspects` (name → weight; empty: the plain distance), with the queries'
+    measures in `query_table`, a row per query.
     """
 
-    def __init__(self, index, query_X):
+    def __init__(self, index, query_X, *, query_table=None, aspects=None):
         query_X = np.asarray(query_X, dtype=np.float64)
         if query_X.ndim != 2 or query_X.shape[1] != index.n_features_in_:
             raise ValueError(
@@ -28,19 +30,20 @@ class Neighborhood:
             )
         self.table = index.metadata_
         self._X = index.embeddings_
-        self._coordinates = index.coordinates
+        self._index, self._aspects = index, dict(aspects or {}) or "embedding"
         rows = np.arange(len(self.table))
         if len(rows) > _N_SHOWN:
             rows = np.sort(np.random.default_rng(0).choice(rows, _N_SHOWN, replace=False))
         self._rows = rows
-        X = self._coordinates(self._X[rows])
+        X = self._points(rows)
         self._mean = X.mean(axis=0)
         _, spread, axes = np.linalg.svd(X - self._mean, full_matrices=False)
         self._axes = axes[:2]
         total = float((spread**2).sum())
         self._shares = [float(s**2) / total if total else 0.0 for s in spread[:2]]
-        self._points = (X - self._mean) @ self._axes.T
-        self._queries = (self._coordinates(query_X) - self._mean) @ self._axes.T
+        self._shown = (X - self._mean) @ self._axes.T
+        queries = index.coordinates(query_X, metadata=query_table, aspects=self._aspects)
+        self._queries = (queries - self._mean) @ self._axes.T
         self._row_of = {tumor_id: row for row, tumor_id in enumerate(self.table.get("tumor_id", ()))}
 
     def map(self, query, neighbors, task):
@@ -49,9 +52,8 @@ class Neighborhood:
             return None
         ranked = zip(neighbors["tumor_id"], neighbors["rank"], strict=True)
         ranks = [(self._row_of[i], int(rank)) for i, rank in ranked if i in self._row_of]
-        found = self._coordinates(self._X[[row for row, _ in ranks]])
-        found = (found - self._mean) @ self._axes.T
-        everything = np.concatenate([self._points, self._queries[[query]], found])
+        found = (self._points([row for row, _ in ranks]) - self._mean) @ self._axes.T
+        everything = np.concatenate([self._shown, self._queries[[query]], found])
         low, high = everything.min(axis=0), everything.max(axis=0)
         inner = np.array([_WIDTH, _HEIGHT]) - 2 * _EDGE
         factor = inner / np.where(high > low, high - low, 1)
@@ -61,7 +63,7 @@ class Neighborhood:
             return np.round(np.stack([x, _HEIGHT - y], axis=1), 1)
 
         labels = self._labels(task)[self._rows]
-        points = place(self._points)
+        points = place(self._shown)
         groups, numbers = [], color_numbers(self._named(task))
         for name in self.groups(task):
             dots = points[labels == name]
@@ -138,6 +140,10 @@ class Neighborhood:
         """Return the labels that have a color, most frequent first; then what is left."""
         labels = self._labels(task)
         return [name for name in (*self._named(task), "other", "not known") if (labels == name).any()]
+
+    def _points(self, rows):
+        """Return points of rows of the archive, whose distances are the answer's."""
+        return self._index.coordinates(self._X[rows], metadata=self.table.iloc[rows], aspects=self._aspects)
 
     def _named(self, task):
         column = label_column(task)

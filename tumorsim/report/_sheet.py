@@ -53,7 +53,7 @@ def render_report(
     model_info=None,
     settings=None,
     show=(),
-    aspects=(),
+    aspects=None,
     votes=None,
     summary=None,
     inferred=None,
@@ -85,8 +85,9 @@ def render_report(
     show : sequence of str, default=()
         Further columns of `neighbors` to show. Those that look like dates, treatment and outcome are shown
         anyway.
-    aspects : sequence of str, default=()
-        That the distance joins: shown beside type, place, size and look.
+    aspects : mapping of str to float, optional
+        Weights of the aspects that the distance joins: shown beside type, place, size and look, and the
+        distance of the map; without any, the plain distance.
     votes, summary : DataFrame, optional
         Of `answers.votes`, which take the place of plain counts of the neighbors' labels, and
         `answers.summarize`.
@@ -128,9 +129,13 @@ def render_report(
         )
     if index is not None and query_X is None:
         raise ValueError("Parameter 'index' needs 'query_X', the embeddings of the queries. Got None.")
-    around = None if index is None else Neighborhood(index, query_X)
+    around = None if index is None else Neighborhood(index, query_X, query_table=query.table, aspects=aspects)
     archive = {tumor.tumor_id: tumor for tumor in archive}
-    drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS, "aspects": aspects}
+    drawing = {
+        "margin_mm": np.inf if full else margin_mm,
+        "n_pixels": N_PIXELS,
+        "aspects": tuple(aspects or ()),
+    }
     drawing["n_bytes"] = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
     told = [] if summary is None else list(summary["column"])
