@@ -27,6 +27,11 @@ PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make
 def describe_closeness(neighbors):
     """Return a sentence on how usual the distance of one query to its nearest case is.
 
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Rows of one query of `TumorIndex.search`.
+
     Examples
     --------
     >>> describe_closeness(pd.DataFrame({"p_value": [0.62], "no_close_match": [False]}))
@@ -48,6 +53,11 @@ def describe_closeness(neighbors):
 def describe_left_out(left_out):
     """Return sentences that name tumors of the query's own scan or patient, which an answer leaves out.
 
+    Parameters
+    ----------
+    left_out : DataFrame
+        Rows of one query of ``Answer.left_out``: ``tumor_id`` and ``reason``.
+
     Examples
     --------
     >>> describe_left_out(pd.DataFrame({"tumor_id": ["a/1", "a/2"], "reason": ["same scan", "same scan"]}))
@@ -63,6 +73,13 @@ def describe_left_out(left_out):
 
 def describe_disagreements(inferred, neighbors):
     """Return sentences on neighbors of one query whose label is not what the network infers, place aside.
+
+    Parameters
+    ----------
+    inferred : DataFrame
+        Rows of one query of ``Answer.inferred``: ``rank``, ``task``, ``label`` and ``probability``.
+    neighbors : DataFrame
+        Rows of this query of `TumorIndex.search`, with columns ``label_<task>``.
 
     Examples
     --------
@@ -84,6 +101,11 @@ def describe_disagreements(inferred, neighbors):
 def describe_aspects(neighbor):
     """Return how near a neighbor is in each aspect: the share of random pairs that are farther apart.
 
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
+
     Examples
     --------
     >>> describe_aspects({"closer_than_type": 0.96, "closer_than_size": 0.4})
@@ -95,6 +117,11 @@ def describe_aspects(neighbor):
 
 def aspect_shares(neighbor):
     """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
+
+    Parameters
+    ----------
+    neighbor : mapping
+        A row of `TumorIndex.search`.
 
     Examples
     --------
@@ -113,6 +140,11 @@ def aspect_shares(neighbor):
 
 def describe_where(where):
     """Return the conditions of a search in words.
+
+    Parameters
+    ----------
+    where : mapping of str to condition
+        As in `TumorIndex.search`.
 
     Examples
     --------

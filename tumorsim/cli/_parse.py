@@ -11,6 +11,18 @@ _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
 def parse_where(texts, metadata):
     """Return conditions like ``type=meningioma`` or ``volume_mm3>=500`` as `where` of a search.
 
+    Parameters
+    ----------
+    texts : sequence of str
+        ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), ``column!=`` (not
+        missing), or with ``!=``, ``<``, ``<=``, ``>``, ``>=``. Several conditions on a column must all hold.
+    metadata : DataFrame
+        Of the index: a column of numbers makes the value a number, one of booleans true or false.
+
+    Returns
+    -------
+    where : dict or None
+
     Examples
     --------
     >>> import pandas as pd
@@ -72,7 +84,13 @@ def parse_numbers(text, option):
 
 
 def parse_columns(text):
-    """Return ``patient_id=MRN,"label_type=Type, WHO"`` as a dict of names, or None without any."""
+    """Return ``patient_id=MRN,"label_type=Type, WHO"`` as a dict of names, or None without any.
+
+    Examples
+    --------
+    >>> parse_columns('patient_id=MRN,"label_type=Type, WHO"')
+    {'patient_id': 'MRN', 'label_type': 'Type, WHO'}
+    """
     columns = {}
     for part in next(csv.reader([text or ""])):
         ours, sign, theirs = (side.strip() for side in part.partition("="))

@@ -14,7 +14,7 @@ from tumorsim.index._exact import Coordinates, PartialEngine, whitening_basis
 from tumorsim.index._tables import as_table, check_metadata, group_codes, join_tables, replace_rows
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["METRICS", "Archive", "check_features", "restore"]
+__all__ = ["METRICS", "Archive", "check_cosines", "check_features", "restore"]
 
 METRICS = ("euclidean", "cosine", "whitened")
 
@@ -113,6 +113,13 @@ class Archive:
         """Fingerprint of the space, or None."""
         return None if self.space is None else self.space.fingerprint
 
+    @property
+    def in_words(self):
+        """Size, model and metric."""
+        tumors = "1 tumor" if len(self) == 1 else f"{len(self):,} tumors"
+        model = "no model" if self.space is None else f"model {printable(self.fingerprint[:12])}"
+        return f"{tumors}, {model}, metric {self.metric}"
+
     @cached_property
     def ids(self):
         """The pandas Index of tumor ids."""
@@ -181,6 +188,15 @@ class Archive:
             value = make()
             self._last[name] = (key, value)
         return value
+
+
+def check_cosines(X):
+    """Return embeddings (n, n_features) if no row is 0."""
+    zero = np.flatnonzero(~X.any(axis=1))
+    if len(zero):
+        rule = "Every row must differ from 0 to have a cosine."
+        raise ValueError(f"{rule} Got zeros in row {zero[0]}. Use metric='euclidean'.")
+    return X
 
 
 def check_features(space, X):

@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 from tumorsim._validation import check_choice, check_fitted, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import is_file
-from tumorsim.index._archive import METRICS, Archive, check_features, restore
+from tumorsim.index._archive import METRICS, Archive, check_cosines, check_features, restore
 from tumorsim.index._aspects import check_weights
 from tumorsim.index._engines import check_engine, make_engine
 from tumorsim.index._milvus import Collection
@@ -85,10 +85,7 @@ class TumorIndex(BaseEstimator):
         """Return size, model, metric and engine; before `fit` the parameters, as scikit-learn does."""
         if not hasattr(self, "embeddings_"):
             return super().__repr__(N_CHAR_MAX=N_CHAR_MAX)
-        n, fingerprint = self.n_samples_fit_, self._archive.fingerprint
-        tumors = "1 tumor" if n == 1 else f"{n:,} tumors"
-        model = "no model" if fingerprint is None else f"model {printable(fingerprint[:12])}"
-        return f"<TumorIndex: {tumors}, {model}, metric {self._archive.metric}, engine {self.engine}>"
+        return f"<TumorIndex: {self._archive.in_words}, engine {self.engine}>"
 
     @property
     def aspects_(self) -> tuple[str, ...]:
@@ -263,10 +260,15 @@ class TumorIndex(BaseEstimator):
     def check_space(self, space: Space) -> None:
         """Raise unless embeddings of `space` can be compared with those of the index.
 
+        Parameters
+        ----------
+        space : EmbeddingSpace or None
+            ``embedder.space_``, so that a wrong model is refused before it embeds; None is not checked.
+
         Raises
         ------
         IndexMismatchError
-            If its fingerprint is not the index's, or the index has no space. None is not checked.
+            If its fingerprint is not the index's, or the index was fitted without a space.
         """
         self._fitted(space)
 
@@ -295,7 +297,8 @@ class TumorIndex(BaseEstimator):
         ----------
         X, metadata, space
             As in `fit`, of the same embedder; without `X` only metadata change. `metadata` must have
-            ``tumor_id``. Its columns replace these tumors' values; new ones are missing in all others.
+            ``tumor_id``. Its columns replace the values of these tumors, new ones are missing in all others,
+            and absent ones stay as they are.
 
         Raises
         ------
@@ -347,14 +350,15 @@ class TumorIndex(BaseEstimator):
     def load(cls, directory: str | Path, *, uri: str | None = None) -> Self:
         """Return the index that `save` wrote; embeddings stay on disk until they are used.
 
-        Only `uri` or TUMORSIM_MILVUS_URI may name a server, for which TUMORSIM_MILVUS_TOKEN is the token.
+        A folder may name a Milvus file, but only `uri` or the environment variable TUMORSIM_MILVUS_URI may
+        name a server. The token in TUMORSIM_MILVUS_TOKEN is for the server of TUMORSIM_MILVUS_URI alone.
 
         Parameters
         ----------
         directory : str or Path
             The index.
         uri : str, optional
-            Address of its collection; default: that of the folder, if a file or TUMORSIM_MILVUS_URI.
+            Address of its collection; default: that of the folder, where it may name it.
 
         Raises
         ------
@@ -432,7 +436,7 @@ class TumorIndex(BaseEstimator):
     def connect(cls, uri: str, collection: str) -> Self:
         """Return the index of a Milvus collection, which another client may have filled.
 
-        Everything is copied into this process; whole numbers with gaps become float64.
+        Embeddings and metadata are copied into this process; whole numbers with gaps become float64.
 
         Parameters
         ----------
@@ -552,8 +556,4 @@ class TumorIndex(BaseEstimator):
         """Return embeddings as finite float32 (n, n_features), a copy if `reset`; no row is 0 for cosine."""
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
             X = validate_data(self, X, reset=reset, dtype=np.float32, order="C", copy=reset)
-        zero = np.flatnonzero(~X.any(axis=1)) if metric == "cosine" else ()
-        if len(zero):
-            rule = "Every row must differ from 0 to have a cosine."
-            raise ValueError(f"{rule} Got zeros in row {zero[0]}. Use metric='euclidean'.")
-        return X
+        return check_cosines(X) if metric == "cosine" else X

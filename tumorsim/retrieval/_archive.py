@@ -167,6 +167,11 @@ def read_embeddings(source: str | PathLike, *, partial_dir: str | PathLike | Non
         One row per tumor.
     space : EmbeddingSpace or None
         Of the embedder.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If `source` is missing or nothing of these.
     """
     source = Path(source)
     if source.is_dir():
@@ -211,6 +216,11 @@ def evaluate_files(
     calibration : VoteCalibration or None
     warning : str or None
         That the model was trained on the queries, and what to do then.
+
+    Raises
+    ------
+    FileNotFoundError, IndexMismatchError, ValueError
+        If files cannot be used, come from different models, or `calibrate` lacks what it needs.
     """
     if calibrate and (queries is None or len(n_neighbors) != 1):
         raise ValueError(

@@ -139,6 +139,11 @@ def segment_to_file(
     -------
     volume_ml : float
         Of the proposed tumor.
+
+    Raises
+    ------
+    FileNotFoundError, DicomError, ValueError
+        If no file is to be written, its name does not suit, or the scan cannot be used.
     """
     dicom = _is_folder(scan)
     if (output is None and seg is None) or (seg is not None and not dicom):

@@ -55,6 +55,13 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
     -------
     DataFrame
         What ``scans.csv`` holds: scans with a lesion, and ``mask_source``, empty for masks of the table.
+
+    Raises
+    ------
+    FileExistsError
+        If the table or a mask is there already; not with `overwrite`.
+    FileNotFoundError, ManifestError
+        If the table cannot be read, or no scan of it can be used.
     """
     folder, table = Path(folder), read_table(scans)
     cases, partial, jobs = _cases_of(table), folder / "scans.csv.partial", []
@@ -131,6 +138,13 @@ def answer_table(
         ``problem``, where a scan cannot be used.
     neighbors : DataFrame
         `Answer.to_frame` of all answers; ``query`` counts over all of them.
+
+    Raises
+    ------
+    FileNotFoundError, ManifestError
+        If the table cannot be read, or no scan of it can be used.
+    ValueError
+        If an option of one scan is given.
     """
     given = [name for name in _OF_ONE_SCAN if options.get(name) is not None]
     if given:
