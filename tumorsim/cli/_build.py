@@ -255,7 +255,8 @@ def fit(
 
 @app.command(
     epilog="\b\nExamples:\n  tumorsim embed archive.csv -o archive.npz\n"
-    "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n\n"
+    "  tumorsim embed archive.csv --model model.safetensors -o archive.npz\n"
+    "  tumorsim embed archive.csv -o archive.npz --workers 8 --skip-bad\n\n"
     "A run that was stopped goes on by the same command."
 )
 def embed(
@@ -264,21 +265,31 @@ def embed(
     model: opt.Model = None,
     device: opt.Device = "auto",
     n_jobs: opt.Jobs = 2,
+    workers: Annotated[
+        int | None, Option(min=1, help="Processes that embed, one core each. Default: this one.")
+    ] = None,
+    dask: Annotated[
+        str | None, Option(help="Address of a Dask scheduler, such as tcp://host:8786, that embeds.")
+    ] = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
     """Turn each tumor of an archive into a vector.
 
     A file of the same model is replaced where no tumor of it gets lost; others with --overwrite only.
+    With --skip-bad scans that cannot be read are listed in <output>.errors.txt.
     """
     from tumorsim._validation import counted
     from tumorsim.manifest import load_cohort
     from tumorsim.retrieval import embed_to_file, load_embedder
 
     check_output(output, overwrite=True)
-    cohort = load_cohort(archive, skip_bad=skip_bad)
+    if workers is not None and dask is not None:
+        raise ValueError("--workers are processes of this machine, --dask those of a cluster. Give one.")
+    cohort = load_cohort(archive if dask is None else archive.resolve(), skip_bad=skip_bad)
     embedder = load_embedder(model, device=device, n_jobs=n_jobs)
-    X = embed_to_file(embedder, cohort, output, overwrite=overwrite, progress=True)
+    options = {"skip_bad": skip_bad, "workers": workers, "dask": dask}
+    X = embed_to_file(embedder, cohort, output, overwrite=overwrite, progress=True, **options)
     say(f"Wrote {output}: {counted(len(X), 'tumor')}, {X.shape[1]} numbers each.")
 
 

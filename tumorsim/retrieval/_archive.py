@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim._validation import counted, printable
 from tumorsim.answers import describe_training
 from tumorsim.calibration import VoteCalibration, calibrate_votes
 from tumorsim.evaluation import evaluate_knn
@@ -24,14 +27,17 @@ from tumorsim.io import (
     write_array,
 )
 from tumorsim.manifest import load_cohort
-from tumorsim.records import group_by_case
+from tumorsim.records import Cohort, group_by_case
 from tumorsim.retrieval._query import is_table
+from tumorsim.retrieval._workers import embed_each
 from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", "read_embeddings"]
 
 
-def embed_to_file(embedder, tumors, path, *, overwrite=False, progress=False):
+def embed_to_file(
+    embedder, tumors, path, *, overwrite=False, progress=False, skip_bad=False, workers=None, dask=None
+):
     """Embed a cohort into an ``.npz`` file; a run that was killed goes on where it stopped.
 
     Parameters
@@ -45,11 +51,16 @@ def embed_to_file(embedder, tumors, path, *, overwrite=False, progress=False):
     overwrite : bool, default=False
         Replace a file of another model, or of tumors that `tumors` lacks.
     progress : bool, default=False
-        Show a progress bar.
+        Show a progress bar, with the time left.
+    skip_bad : bool, default=False
+        Leave out scans whose voxels cannot be used, warn, and list them in ``<path>.errors.txt``.
+    workers, dask
+        As in `embed_archive`.
 
     Returns
     -------
     X : ndarray of shape (n_tumors, n_features), dtype=float32
+        Without the tumors that were left out.
 
     Raises
     ------
@@ -71,13 +82,25 @@ def embed_to_file(embedder, tumors, path, *, overwrite=False, progress=False):
             raise FileExistsError(
                 f"'{path}' exists already and holds {what}. Give another name, or overwrite it (--overwrite)."
             )
-    X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress)
+    where = {"workers": workers, "dask": dask, "skipped": {} if skip_bad else None}
+    X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress, **where)
+    if where["skipped"]:
+        with atomic_path(f"{path}.errors.txt") as temporary:
+            lines = (f"case '{case}': {printable(err)}\n" for case, err in where["skipped"].items())
+            temporary.write_text("".join(lines), encoding="utf-8")
+        warnings.warn(
+            f"{counted(len(where['skipped']), 'scan')} could not be used and left out; see "
+            f"'{path}.errors.txt'.",
+            stacklevel=2,
+        )
     save_embeddings(path, X, columns, embedder.space_.to_dict())
     remove_partial(f"{path}.partial", ".npy")
     return X
 
 
-def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
+def embed_archive(
+    embedder, tumors, *, partial_dir=None, progress=False, workers=None, dask=None, skipped=None
+):
     """Embed a cohort scan by scan.
 
     Parameters
@@ -90,7 +113,17 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
         Keep each scan's embeddings here, but of scans in memory, and take from here what an earlier run has
         done of the same model, files and boxes.
     progress : bool, default=False
-        Show a progress bar.
+        Show a progress bar, with the time left.
+    workers : int, optional
+        Processes that embed a scan at a time, on one thread each. Rows and their bytes do not depend on how
+        many there are; what a process that died had in hand is done again. Default: this process, by the
+        embedder's threads.
+    dask : str, optional
+        Address of a Dask scheduler whose workers embed; they see the scans under the same paths, and have
+        this version of tumorsim.
+    skipped : dict, optional
+        Filled with case id → exception of scans whose voxels cannot be used; their tumors are left out.
+        Default: the first such scan raises.
 
     Returns
     -------
@@ -107,36 +140,43 @@ def embed_archive(embedder, tumors, *, partial_dir=None, progress=False):
     from tqdm import tqdm
 
     tumors.check()
-    done = np.zeros((len(tumors), embedder.n_features_out_ + 1), dtype=np.float32)  # the last: in training
-    groups = group_by_case(tumors)
-    files = [_partial_file(partial_dir, embedder, [tumors[r] for r in rows]) for rows in groups]
-    left = []
+    found = np.zeros((len(tumors), embedder.n_features_out_ + 1), dtype=np.float32)  # the last: in training
+    groups, bad = group_by_case(tumors), []
     with tqdm(total=len(groups), desc="embedding", unit="scan", disable=None if progress else True) as bar:
-        for rows, file in zip(groups, files, strict=True):
-            if file is not None and file.is_file():
-                done[rows] = np.load(file, allow_pickle=False)
+
+        def left():
+            for rows in groups:
+                scan = Cohort(tumors[row] for row in rows)
+                file = _partial_file(partial_dir, embedder, scan)
+                if file is not None and file.is_file():
+                    found[rows] = np.load(file, allow_pickle=False)
+                    bar.update()
+                else:
+                    yield (rows, file), scan
+
+        with contextlib.closing(embed_each(embedder, left(), workers=workers, dask=dask)) as done:
+            for (rows, file), result in done:
+                if isinstance(result, Exception):
+                    if skipped is None or not isinstance(result, OSError | ValueError):
+                        raise result
+                    skipped[tumors[rows[0]].case.case_id] = result
+                    bad += rows
+                else:
+                    found[rows] = result
+                    if file is not None:
+                        with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+                            write_array(opened, found[rows])
                 bar.update()
-            else:
-                left.append((rows, file))
-        step = 4 * int(getattr(embedder, "n_jobs", 1))  # scans at once, so that its threads stay busy
-        for start in range(0, len(left), step):
-            part = left[start : start + step]
-            rows = [row for rows, _ in part for row in rows]
-            done[rows, :-1] = np.asarray(embedder.transform(tumors[rows]))
-            trained = embedder.trained_on(tumors[rows])
-            done[rows, -1] = np.nan if trained is None else trained
-            for rows, file in part:
-                if file is not None:
-                    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                        write_array(opened, done[rows])
-            bar.update(len(part))
+    if bad:
+        kept = np.setdiff1d(np.arange(len(tumors)), bad)
+        tumors, found = tumors[kept], found[kept]
     columns = tumors.table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
         columns[name] = [str(Path(p).resolve()) if isinstance(p, str) else None for p in columns[name]]
     columns.pop("in_training", None)  # of another model
-    if not np.isnan(done[:, -1]).any():
-        columns["in_training"] = done[:, -1].astype(bool).tolist()
-    return np.ascontiguousarray(done[:, :-1]), columns
+    if not np.isnan(found[:, -1]).any():
+        columns["in_training"] = found[:, -1].astype(bool).tolist()
+    return np.ascontiguousarray(found[:, :-1]), columns
 
 
 def load_embedder(model: str | PathLike | None = None, *, device: str = "auto", n_jobs: int = 2):

@@ -1,0 +1,175 @@
+"""Scans of an archive, embedded by this process, by several of this machine, or by a Dask cluster."""
+
+import contextlib
+import multiprocessing
+import signal
+from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.pool import ExceptionWithTraceback
+
+import numpy as np
+
+__all__ = ["embed_each", "embed_scans"]
+
+_DASK_SCANS = 8  # per task: the scheduler needs about a millisecond for each
+_MOST_DEATHS = 3  # of workers in a row, without a scan done between them
+
+
+def embed_scans(embedder, scans):
+    """Return the embeddings of scans on one thread of torch, or for a scan that is bad what it raises.
+
+    Parameters
+    ----------
+    embedder : TumorEmbedder
+        Fitted.
+    scans : list of Cohort
+        The tumors of each scan.
+
+    Returns
+    -------
+    list of ndarray of shape (n_tumors, n_features + 1), dtype=float32, or OSError or ValueError
+        The last column is 1 where the model was trained on the scan, 0 where not, NaN where that is unknown.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that bytes do not depend on the machine's cores
+    try:
+        return [_embed(embedder, tumors) for tumors in scans]
+    finally:
+        torch.set_num_threads(before)
+
+
+def embed_each(embedder, scans, *, workers=None, dask=None):
+    """Yield (key, embeddings or exception) of scans (key, Cohort), as they are done.
+
+    `scans` is read only as far as workers are free, so it may be as long as it likes. With `workers` each
+    process embeds a scan at a time, and what a process that died had in hand is done again; `dask` is the
+    address of a scheduler, which does the same with parts of 8 scans. Else this process embeds.
+
+    Raises
+    ------
+    RuntimeError
+        If workers died several times and no scan was done between.
+    """
+    scans = iter(scans)
+    if dask is not None:
+        yield from _by_dask(embedder, scans, dask)
+    elif workers is None:
+        step = 4 * int(getattr(embedder, "n_jobs", 1))  # scans at once, so that its threads stay busy
+        while part := list(islice(scans, step)):
+            yield from zip([key for key, _ in part], _embed_part(embedder, part), strict=True)
+    else:
+        yield from _by_processes(embedder, scans, workers)
+
+
+def _embed(embedder, tumors):
+    """Return the embeddings of tumors and in a last column `trained_on`, or why there are none."""
+    try:
+        X, trained = np.asarray(embedder.transform(tumors)), embedder.trained_on(tumors)
+        last = np.full(len(X), np.nan if trained is None else trained)
+        return np.column_stack([X, last]).astype(np.float32)
+    except (OSError, ValueError) as err:
+        return err
+
+
+def _embed_part(embedder, part):
+    """Return embeddings or an exception per scan of a part [(key, Cohort)], which is embedded at once."""
+    together = _embed(embedder, type(part[0][1])(tumor for _, tumors in part for tumor in tumors))
+    if isinstance(together, Exception):
+        return [_embed(embedder, tumors) for _, tumors in part]
+    return np.split(together, np.cumsum([len(tumors) for _, tumors in part])[:-1])
+
+
+def _by_processes(embedder, scans, workers):
+    """Yield as `embed_each`, from processes of this machine; each has its own pipe and a scan in hand."""
+    context, again, ready, deaths = multiprocessing.get_context("spawn"), [], [], 0
+    idle, busy = [], {}  # (pipe, process) without a scan; pipe → process, scan
+    try:
+        while True:
+            while len(busy) < workers and (scan := again.pop() if again else next(scans, None)):
+                pipe, process = idle.pop() if idle else _hire(context, embedder)
+                busy[pipe] = process, scan
+                with contextlib.suppress(OSError):  # it has died, which its end of the pipe says below
+                    pipe.send(scan[1])
+            yield from ready  # workers have their next scans by now
+            ready = []
+            if not busy:
+                return
+            for pipe in wait(list(busy)):
+                process, scan = busy.pop(pipe)
+                try:
+                    ready.append((scan[0], pipe.recv()))
+                    idle.append((pipe, process))
+                    deaths = 0
+                except (EOFError, OSError) as err:
+                    pipe.close()
+                    again.append(scan)
+                    deaths += 1
+                    if deaths == _MOST_DEATHS:
+                        raise RuntimeError(
+                            f"Workers died {deaths} times, the last at scan '{scan[1][0].case.case_id}'. "
+                            "Most often memory is too small: give fewer --workers, or look at this scan."
+                        ) from err
+    finally:
+        crew = idle + [(pipe, process) for pipe, (process, _) in busy.items()]
+        for pipe, process in crew:
+            pipe.close()
+            process.terminate()  # it may still be importing; nothing is written there but by renaming
+        for _, process in crew:
+            process.join()
+
+
+def _hire(context, embedder):
+    """Return a pipe to a new worker, and its process."""
+    pipe, other = context.Pipe()
+    process = context.Process(target=_work, args=(other, embedder), daemon=True)
+    with contextlib.suppress(BrokenPipeError):  # killed at once
+        process.start()
+    other.close()
+    return pipe, process
+
+
+def _work(pipe, embedder):
+    """Embed what comes, until the pipe's other end is closed; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            tumors = pipe.recv()
+            try:
+                result = embed_scans(embedder, [tumors])[0]
+            except Exception as err:
+                result = err
+            if isinstance(result, Exception):
+                result = ExceptionWithTraceback(result, result.__traceback__)
+            pipe.send(result)
+
+
+def _by_dask(embedder, scans, address):
+    """Yield as `embed_each`, from the workers of a Dask scheduler; it redoes what a lost one had in hand."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as err:
+        raise ImportError("--dask needs Dask. Install it: pip install 'tumorsim[dask]'.") from err
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+        shared = client.submit(_same, embedder, pure=False)  # a task, not scattered: it survives its worker
+        keys, flying = {}, as_completed()
+
+        def send(n_parts):
+            for _ in range(n_parts):
+                if part := list(islice(scans, _DASK_SCANS)):
+                    task = client.submit(embed_scans, shared, [tumors for _, tumors in part], pure=False)
+                    keys[task.key] = [key for key, _ in part]
+                    flying.add(task)
+
+        send(2 * sum(client.ncores().values()))
+        for task in flying:
+            results = task.result()
+            send(1)
+            yield from zip(keys.pop(task.key), results, strict=True)
+
+
+def _same(value):
+    """Return what came in."""
+    return value
