@@ -11,8 +11,8 @@ from archives import write_cohort
 from numpy.testing import assert_array_equal
 from test_cli import run
 
-from tumorsim import TumorEmbedder
-from tumorsim.io import load_embeddings
+from tumorsim import Case, TumorEmbedder
+from tumorsim.io import load_embeddings, save_nifti
 from tumorsim.manifest import save_manifest
 from tumorsim.retrieval import _workers as workers_module
 from tumorsim.retrieval import embed_archive, embed_to_file
@@ -123,14 +123,16 @@ def test_scans_with_damaged_voxels_are_set_aside(archive, tmp_path, workers):
     cohort = write_cohort(phantoms.cohort(3), tmp_path)
     embedder.save(tmp_path / "model.safetensors")
     save_manifest(cohort, tmp_path / "archive.csv")
-    damaged = tmp_path / "s1_image.nii.gz"
-    damaged.write_bytes(damaged.read_bytes()[:-2000])
+    image = Case(tmp_path / "s1_image.nii.gz", case_id="s1", patient_id="p")
+    voxels = image.load_image().astype(np.float32)
+    voxels[0, 0, 0] = np.nan  # the header is as good as before
+    save_nifti(image.image, voxels, image.affine)
     command = ["embed", tmp_path / "archive.csv", "--model", tmp_path / "model.safetensors", *workers]
     command += ["--device cpu -o", tmp_path / "a.npz"]
-    assert "s1_image" in run(*command, code=2).output
+    assert "'s1' must be finite" in run(*command, code=2).output
     output = run(*command, "--skip-bad").output
     assert "1 scan could not be used" in output and "a.npz.errors.txt" in output
-    assert (tmp_path / "a.npz.errors.txt").read_text(encoding="utf-8").startswith("case 's1': The voxels of")
+    assert (tmp_path / "a.npz.errors.txt").read_text(encoding="utf-8").startswith("case 's1': The image of")
     kept = [tumor.tumor_id for tumor in cohort if tumor.case.case_id != "s1"]
     assert load_embeddings(tmp_path / "a.npz")[1]["tumor_id"] == kept
 
