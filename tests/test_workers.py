@@ -116,6 +116,7 @@ def test_done_scans_are_not_done_again(archive, tmp_path, monkeypatch):
     assert X.tobytes() == embed_archive(embedder, cohort, workers=1)[0].tobytes()
 
 
+@pytest.mark.filterwarnings("default:1 scan could not be used:UserWarning")
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_scans_with_damaged_voxels_are_set_aside(archive, tmp_path, workers):
     """With --skip-bad the others are embedded, and a list says which are not, and why."""

@@ -154,7 +154,7 @@ def _by_dask(embedder, scans, address):
     with Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
         shared = client.submit(_same, embedder, pure=False)  # a task, not scattered: it survives its worker
-        keys, flying = {}, as_completed()
+        keys, flying = {}, as_completed(loop=client.loop)
 
         def send(n_parts):
             for _ in range(n_parts):
