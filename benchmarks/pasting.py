@@ -21,12 +21,15 @@ from tumorsim.geometry import bbox_from_mask
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 from tumorsim.preprocessing import Preprocessing
-from tumorsim.simulation._anatomy import load_head
-from tumorsim.simulation._appearance import draw_intensities, to_scanner
-from tumorsim.simulation._heads import load_label_head
-from tumorsim.simulation._scan import draw_scan
-from tumorsim.simulation._simulate import TEMPLATE
-from tumorsim.simulation._tumors import TYPES
+from tumorsim.simulation import (
+    TEMPLATE,
+    TYPES,
+    draw_intensities,
+    draw_scan,
+    load_head,
+    load_label_head,
+    to_scanner,
+)
 
 SEED = 660_000
 MARGIN = 6.0  # mm around a tumor that come with it, fading out

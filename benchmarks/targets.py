@@ -38,6 +38,7 @@ from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, evaluate_knn
 from tumorsim.geometry import bbox_from_mask, crop_slices, ras_permutation
 from tumorsim.metrics import average_precision, dice, precision_at_k
+from tumorsim.simulation import draw_intensities, draw_scan, load_head, load_label_head, to_scanner
 
 PARTS = ("rings", "masks", "empty", "shape", "met", "slices")
 UNITS = ("stack", "slice")
@@ -192,11 +193,6 @@ def empty(args):
 
 def empty_heads(args, n):
     """Yield cases of simulated heads without a tumor, unseen heads and the template in turn."""
-    from tumorsim.simulation._anatomy import load_head
-    from tumorsim.simulation._appearance import draw_intensities, to_scanner
-    from tumorsim.simulation._heads import load_label_head
-    from tumorsim.simulation._scan import draw_scan
-
     heads = [load_label_head(str(path)) for path in sorted(args.heads.glob("*.nii.gz"))[-N_TEST_HEADS:]]
     heads.append(load_head())
     for i in range(n):

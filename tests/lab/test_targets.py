@@ -10,8 +10,7 @@ from benchmarks import pasting, targets
 from examples.train_pretrained import SHAPE, renamed, weights_of_step_2
 from tumorsim import Case, Cohort, Tumor, load_cohort
 from tumorsim.geometry import bbox_from_mask
-from tumorsim.simulation._anatomy import load_head
-from tumorsim.simulation._scan import draw_scan
+from tumorsim.simulation import draw_scan, load_head
 
 
 def stack(axis, patient_id="p"):

@@ -76,7 +76,7 @@ def head_grid():
 
 @lru_cache(maxsize=1)
 def load_head():
-    """Return the `Head` of the MNI152 2009a templates that nilearn ships; takes a few seconds."""
+    """Return the head of the MNI152 2009a templates that nilearn ships; takes a few seconds."""
     from scipy import ndimage
 
     tissue = template_tissue()

@@ -70,10 +70,24 @@ def displace(points, lesions):
 
 
 def draw_intensities(rng, scan, lesions, depths, body=None):
-    """Return the intensity of each point of `scan`, (n,), without field and noise; white matter is 1.
+    """Draw the intensity of each point of a scan, without field and noise; white matter is 1.
 
-    `depths` holds, for each lesion, the points near it, (m,), and mm below its surface, (m,). `body`, a
-    generator, draws what stays the same at a patient's next date: sulci, skull, scalp.
+    Parameters
+    ----------
+    rng : Generator
+        Of numpy.
+    scan : Scan
+        Of `draw_scan`, with n points.
+    lesions : sequence of Lesion
+        Tumors of the simulator, or none.
+    depths : sequence of pairs of ndarray
+        For each lesion, the points near it, (m,), and mm below its surface, (m,).
+    body : Generator, optional
+        Draws what stays the same at a patient's next date: sulci, skull, scalp. Default: `rng`.
+
+    Returns
+    -------
+    signal : ndarray of shape (n,), dtype=float32
     """
     contrast = _draw_contrast(rng)
     signal = np.full(len(scan.points), contrast.fluid, np.float32)
@@ -287,7 +301,21 @@ def _draw_lesion(rng, scan, signal, keep, contrast, lesion, index, depth):
 
 
 def to_scanner(rng, scan, signal):
-    """Average points into voxels, then add coil field, blur and noise; int16 of shape `scan.shape`."""
+    """Average points into voxels, then add coil field, blur and noise.
+
+    Parameters
+    ----------
+    rng : Generator
+        Of numpy.
+    scan : Scan
+        Of `draw_scan`, with n points.
+    signal : ndarray of shape (n,)
+        Of `draw_intensities`.
+
+    Returns
+    -------
+    image : ndarray of shape ``scan.shape``, dtype=int16
+    """
     from scipy.ndimage import gaussian_filter
 
     image = scan.gather(signal)

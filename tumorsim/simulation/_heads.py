@@ -36,12 +36,26 @@ def _of(labels, *names):
 
 @lru_cache(maxsize=32)
 def load_label_head(path):
-    """Return the `Head` of a label map of a whole head, a file of about 1 mm; takes some ten seconds.
+    """Return the head of a label map of a whole head, a file of about 1 mm; takes some ten seconds.
 
     The map holds FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more outside (Billot et
     al., 2023; Puonti et al., NeuroImage 219, 117044, 2020). It is brought to MNI space as a patient's scan
     is, drawn as a stripped T1 scan, so that midline, sinuses and landmarks are where they are in the template
-    to about 5 mm. Without cerebral white matter or cortex of a side: ``GeometryError``.
+    to about 5 mm.
+
+    Parameters
+    ----------
+    path : str
+        NIfTI or NRRD file of whole numbers.
+
+    Returns
+    -------
+    head : Head
+
+    Raises
+    ------
+    GeometryError
+        If cerebral white matter or cortex of a side is missing.
     """
     labels, affine = load_image(path)
     labels = labels.astype(np.int16)

@@ -49,7 +49,24 @@ class Scan:
 
 
 def draw_scan(rng, spacing, head, body=None):
-    """Draw pose, deformation, field of view and voxels (mm); `body` draws what a patient's dates share."""
+    """Draw a head's position, deformation, field of view and voxels.
+
+    Parameters
+    ----------
+    rng : Generator
+        Of numpy.
+    spacing : float
+        Of the base grid, in mm.
+    head : Head
+        Of `load_head` or `load_label_head`.
+    body : Generator, optional
+        Draws what a patient's dates share. Default: `rng`, and a stronger deformation.
+
+    Returns
+    -------
+    scan : Scan
+        The voxel grid, and the points that fill it in MNI mm.
+    """
     whole_head = bool(rng.random() < (0.65 if head.real else 0.4))
     to_mni = _draw_linear(rng, head.scale, body or rng)
     offset = rng.uniform(-15, 15, 3)  # mm, where in the scanner the head lies
