@@ -21,6 +21,7 @@ PUBLIC = {
     "load_cohort",
     "load_dataset",
     "make_cohort",
+    "match_dates",
     "metrics",
     "roi_pool",
 }
