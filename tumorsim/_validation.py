@@ -1,8 +1,11 @@
 """Argument checks with one wording: the rule, then what was got, then the remedy."""
 
+import dis
 import numbers
 import re
+import traceback
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +25,12 @@ __all__ = [
     "install_hint",
     "is_missing",
     "printable",
+    "words_of",
 ]
+
+_ROOT = Path(__file__).parent
+_TEMPORARY = re.compile(r"\.([^/\\'\"\s]+?)-[a-z0-9_]{8}((?:\.\w+){0,2})(?=['\"\s:]|$)")  # of io.atomic_path
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory")  # torch's words
 
 
 def check_integer(value, name, *, minimum=None, allow_none=False):
@@ -197,3 +205,27 @@ def check_fitted(estimator, attribute):
 
         name = type(estimator).__name__
         raise NotFittedError(f"This {name} is not fitted yet. Call 'fit' first, or load a saved one.")
+
+
+def words_of(err):
+    """Return whether the user can mend an error, and its text: tumorsim and the system speak to people."""
+    text = re.sub(r"^\[\w+ \d+\] ", "", _TEMPORARY.sub(r"\1", str(err)))
+    if isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and _NO_MEMORY.search(text)):
+        return True, f"Not enough memory. {text}".rstrip()
+    return _is_worded(err), text or type(err).__name__
+
+
+def _is_worded(err):
+    """Tell whether tumorsim raised an error itself, here or in another process, or the system did."""
+    if isinstance(err, OSError | ImportError) or type(err).__module__.startswith("tumorsim"):
+        return True
+    if not isinstance(err, TypeError | ValueError):
+        return False
+    last = err.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    if Path(code.co_filename).is_relative_to(_ROOT):  # not what an operation on arrays says of its own
+        return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    files = re.findall(r'File "(.+?)", line', "".join(traceback.format_exception_only(err.__cause__)))
+    return bool(files) and Path(files[-1]).is_relative_to(_ROOT)  # joblib's text of the other process

@@ -2,7 +2,7 @@
 
 import sys
 
-from tumorsim.cli import _build, _index, _query, _weights  # noqa: F401, they add their commands
+from tumorsim.cli import _build, _index, _query, _serve, _weights  # noqa: F401, they add their commands
 from tumorsim.cli._app import app
 
 __all__ = ["app", "main"]

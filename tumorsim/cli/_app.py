@@ -1,8 +1,5 @@
 """The root command: version, how errors and interruptions end, the one way to print."""
 
-import dis
-import re
-import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 import tumorsim
-from tumorsim._validation import printable
+from tumorsim._validation import printable, words_of
 
 __all__ = ["app", "check_folder", "check_output", "say"]
 
-_ROOT = Path(tumorsim.__file__).parent
-_TEMPORARY = re.compile(r"\.([^/\\'\"\s]+?)-[a-z0-9_]{8}((?:\.\w+){0,2})(?=['\"\s:]|$)")  # of io.atomic_path
-_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory")  # torch's words
 _GOES_ON = "The same command goes on where it stopped."
 _HOW_TO_GO_ON = dict.fromkeys(("embed", "index", "places", "segment"), _GOES_ON)
 _STARTS_AGAIN = "Nothing is left half-written; the same command starts again."
@@ -48,32 +42,14 @@ class _OneLineErrors(TyperGroup):
 
 def _last_words(err):
     """Return exit code and line of an error: what tumorsim or the system says is for people."""
-    text = re.sub(r"^\[\w+ \d+\] ", "", _TEMPORARY.sub(r"\1", str(err)))
-    if isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and _NO_MEMORY.search(text)):
-        return 2, f"Error: Not enough memory. {text}".rstrip()
-    if _is_worded(err):
-        return 2, f"Error: {text or type(err).__name__}"
+    mendable, text = words_of(err)
+    if mendable:
+        return 2, f"Error: {text}"
     said = f"{type(err).__name__}: {text}".replace("\n", " ")
     return 70, (
         f"Internal error, please report it: {said} Give the command, and what it prints as "
         "'tumorsim --debug …'; look through that for names of patients first."
     )
-
-
-def _is_worded(err):
-    """Tell whether tumorsim raised an error itself, here or in another process, or the system did."""
-    if isinstance(err, OSError | ImportError) or type(err).__module__.startswith("tumorsim"):
-        return True
-    if not isinstance(err, TypeError | ValueError):
-        return False
-    last = err.__traceback__
-    while last.tb_next is not None:
-        last = last.tb_next
-    code = last.tb_frame.f_code
-    if Path(code.co_filename).is_relative_to(_ROOT):  # not what an operation on arrays says of its own
-        return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    files = re.findall(r'File "(.+?)", line', "".join(traceback.format_exception_only(err.__cause__)))
-    return bool(files) and Path(files[-1]).is_relative_to(_ROOT)  # joblib's text of the other process
 
 
 def say(text="", *, err=False):

@@ -1,0 +1,18 @@
+# tumorsim serve on a CPU, as a user without rights, offline. The index is a volume:
+#   docker build -t tumorsim .
+#   docker run --rm --network none -v ./index:/data/index tumorsim index info /data/index
+#   docker run --rm -p 127.0.0.1:8765:8765 -v ./index:/data/index -e TUMORSIM_TOKEN tumorsim
+FROM python:3.12-slim-bookworm
+
+RUN useradd --create-home --uid 10001 tumorsim
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY tumorsim ./tumorsim
+RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu \
+    && pip install --no-cache-dir '.[serve,dicom]'
+
+USER tumorsim
+VOLUME /data/index
+EXPOSE 8765
+ENTRYPOINT ["tumorsim"]
+CMD ["serve", "/data/index", "--no-browser", "--host", "0.0.0.0", "--url", "http://127.0.0.1:8765"]

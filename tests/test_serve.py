@@ -1,0 +1,467 @@
+"""The local page's server, a real one on loopback: who may call it, what it takes, what it answers."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import archives
+import dicoms
+import numpy as np
+import phantoms
+import pytest
+import requests
+from test_cli import run
+from typer.main import get_command
+
+from tumorsim import TumorEmbedder, TumorIndex
+from tumorsim.cli import app
+from tumorsim.io import load_image, save_nifti
+
+pytest.importorskip("starlette", reason="the page needs the extra serve")
+from tumorsim.serve import Limits, make_app
+
+pytestmark = pytest.mark.slow
+TOKEN = "0123456789-abcdef"
+START = """
+import sys
+from tumorsim.retrieval import load_embedder
+from tumorsim.serve import Limits, serve
+if __name__ == "__main__":
+    options = dict(token={token!r}, browser=False, limits=Limits(**{limits}))
+    serve({index!r}, load_embedder({model!r}), echo=lambda text: print(text, flush=True), **options)
+"""
+
+
+class Server:
+    """A server in a process of its own, and a client with its token."""
+
+    def __init__(self, folder, model, index, **limits):
+        script = folder / f"start-{len(list(folder.iterdir()))}.py"
+        script.write_text(START.format(limits=limits, index=str(index), model=str(model), token=TOKEN))
+        self.log = (folder / "log.txt").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        self.link = re.search(r"http://\S+", self.process.stdout.readline())[0]
+        self.url = self.link.partition("/?")[0]
+        self.headers = {"Authorization": f"Bearer {TOKEN}"}
+
+    def call(self, method, path, **options):
+        """Return a response to a request with the token; headers given replace it."""
+        return requests.request(method, self.url + path, timeout=60, **{"headers": self.headers} | options)
+
+    def upload(self, *files, mask=None, **fields):
+        """Send files as a browser does."""
+        parts = [("files", (Path(f).name, Path(f).read_bytes())) for f in files]
+        parts += [("mask", (Path(mask).name, Path(mask).read_bytes()))] if mask else []
+        return self.call("POST", "/scans", files=parts, data=fields)
+
+    def stop(self):
+        """End the server as the system would; return what it printed after the link."""
+        self.process.send_signal(signal.SIGTERM)
+        rest = self.process.communicate(timeout=20)[0]
+        self.log.seek(0)
+        with self.log:
+            text = self.log.read()
+        if "resource_tracker" in text:  # Python's own complaint of semaphores that joblib leaves
+            text = "".join(line for line in text.splitlines(True) if "resource_tracker" not in line)
+        return rest.partition("treatment.\n")[2], text
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return a folder with an archive of phantoms, its model and its index, and a new patient."""
+    folder = tmp_path_factory.mktemp("serve")
+    cohort = phantoms.cohort(7)
+    embedder = TumorEmbedder(**phantoms.TINY).initialize(cohort[:6])
+    embedder.save(folder / "model.safetensors")
+    archive = archives.write_cohort(cohort[:6], folder)
+    X = embedder.transform(archive)
+    TumorIndex().fit(X, metadata=archive.table, space=embedder.space_).save(folder / "index")
+    image, affine = cohort[6].case.image
+    save_nifti(folder / "new.nii.gz", image, affine)
+    save_nifti(folder / "new-mask.nii.gz", *cohort[6].case.mask)
+    paths = dicoms.write_series(
+        folder / "dicom", image.round().astype(np.uint16), affine, identity=dicoms.IDENTITY
+    )
+    contours = dicoms.contours_of(cohort[6].case.load_mask() > 0, affine)
+    dicoms.write_rtstruct(folder / "dicom" / "plan", {"GTV": contours}, paths)
+    (folder / "bad.nii.gz").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    """Return a running server; at the end it has logged nothing, and its private folder is gone."""
+    known = set(Path("/tmp").glob("tumorsim-*"))
+    server = Server(world, world / "model.safetensors", world / "index", upload_bytes=2**22, upload_seconds=2)
+    private = set(Path("/tmp").glob("tumorsim-*")) - known
+    yield server
+    assert server.stop() == ("", "")
+    assert not [folder for folder in private if folder.exists()]
+
+
+@pytest.fixture
+def scan(server, world):
+    """Return a scan with a mask that the server holds."""
+    response = server.upload(world / "new.nii.gz", mask=world / "new-mask.nii.gz", patient_id="new")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}, 421),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "https://evil.example"}, 403),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "null"}, 403),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({}, 401),
+    ],
+    ids=["host", "origin", "null-origin", "token", "no-token"],
+)
+def test_strangers_are_refused(server, headers, status):
+    """A wrong host name, origin or token is refused, whatever is asked for."""
+    for method, path in (("GET", "/archive"), ("POST", "/scans"), ("DELETE", "/tumors/a"), ("GET", "/")):
+        assert server.call(method, path, headers=headers).status_code == status
+
+
+def test_link_gives_a_strict_cookie(server):
+    """The link's cookie is HttpOnly and strict; with it the page may read, and change with its own origin."""
+    session = requests.Session()
+    first = session.get(server.link)
+    assert first.status_code == 200 and "default-src 'none'" in first.headers["Content-Security-Policy"]
+    assert all(part in first.headers["Set-Cookie"] for part in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    assert session.get(f"{server.url}/archive").json()["n_tumors"] == 6
+    assert session.post(f"{server.url}/undo").status_code == 403  # no origin: no browser of ours
+    assert session.post(f"{server.url}/undo", headers={"Origin": server.url}).status_code == 422
+    assert session.get(f"{server.url}/archive?token={TOKEN}", cookies={}).status_code == 200
+    assert requests.get(f"{server.url}/archive?token={TOKEN}").status_code == 401  # only the link's page
+
+
+def test_paths_and_methods(server):
+    """What is not a route is not there: no file of the machine, no other method."""
+    for path in ("/../pyproject.toml", "/serve.js/../../answer.css", "/%2e%2e/etc/passwd", "/queries/x.py"):
+        assert server.call("GET", path).status_code == 404
+    assert server.call("PUT", "/scans").status_code == 405
+    assert server.call("DELETE", "/archive").status_code == 405
+    assert server.call("POST", "/queries", data="{").status_code == 400
+    assert server.call("POST", "/queries", data="[1]").status_code == 400
+    assert server.call("POST", "/queries", data=b" " * 200_000).status_code == 413
+
+
+def test_api_is_described(server):
+    """The description names every route and method that there is, and no other."""
+    described = server.call("GET", "/openapi.json").json()
+    assert described["openapi"].startswith("3.")
+    listed = {
+        (path, method.upper())
+        for path, entry in described["paths"].items()
+        for method in entry
+        if method != "parameters"
+    }
+    desk = SimpleNamespace(limits=Limits())
+    routes = make_app(desk, TOKEN, []).app.routes
+    there = {(r.path.replace(":path", ""), method) for r in routes for method in r.methods - {"HEAD"}}
+    assert listed == {
+        pair for pair in there if pair[0] not in ("/", "/serve.js", "/serve.css", "/openapi.json")
+    }
+
+
+def test_answer_is_that_of_the_command_line(server, world, scan):
+    """A mask's lesion has the neighbors, CSV and sheet that 'tumorsim query' gives."""
+    asked = {
+        "scan": scan["id"],
+        "n_neighbors": 3,
+        "exclude": "same_patient",
+        "where": {"volume_mm3": [[">", 1]]},
+    }
+    answer = server.call("POST", "/queries", json=asked).json()
+    printed = run(
+        "query",
+        world / "index",
+        world / "new.nii.gz",
+        "--mask",
+        world / "new-mask.nii.gz",
+        "-n 3 --json",
+        "--patient-id new --exclude same_patient --where",
+        "volume_mm3>1",
+        "--model",
+        world / "model.safetensors",
+        "--device cpu",
+    )
+    expected = json.loads(printed.output)["queries"][0]["neighbors"]
+    found = answer["queries"][0]["neighbors"]
+    assert [n["tumor_id"] for n in found] == [n["tumor_id"] for n in expected]
+    np.testing.assert_allclose([n["distance"] for n in found], [n["distance"] for n in expected], rtol=1e-3)
+    page = server.call("GET", f"/queries/{answer['id']}.html")
+    assert (
+        "sandbox allow-scripts" in page.headers["Content-Security-Policy"]
+        and found[0]["tumor_id"] in page.text
+    )
+    assert server.call("GET", f"/queries/{answer['id']}.csv").text.count("\n") == 4
+    assert server.call("GET", f"/queries/{answer['id']}.json").json()["queries"] == answer["queries"]
+
+
+def test_box_is_in_the_voxels_of_the_file(server, world, scan):
+    """The box of the lesion, as the scan's description has it, is the same tumor."""
+    box = scan["lesions"][0]["box"]
+    asked = {"scan": scan["id"], "box": box, "n_neighbors": 6}
+    by_box = server.call("POST", "/queries", json=asked).json()["queries"][0]
+    assert [by_box[name] for name in ("x0", "y0", "z0", "x1", "y1", "z1")] == box
+    assert server.call("POST", "/queries", json=asked | {"boxes": 1}).status_code == 422
+    wrong = server.call("POST", "/queries", json=asked | {"box": [0, 0, 0, 900, 9, 9]})
+    assert wrong.status_code == 422 and "must lie inside the image" in wrong.json()["error"]
+
+
+def test_slices_are_those_of_the_file(server, world, scan):
+    """A PNG has the voxels of its plane, the patient's right on the left, windowed as asked."""
+    from PIL import Image
+
+    image = load_image(world / "new.nii.gz")[0]
+    query = f"/scans/{scan['id']}/slice?plane=axial&number=15&low=0&high=255"
+    shown = np.asarray(Image.open(io.BytesIO(server.call("GET", query).content)))
+    expected = np.clip(image[::-1, ::-1, 15].T, 0, 255)  # stored RAS+
+    np.testing.assert_allclose(shown, expected, atol=1)
+    outlines = server.call("GET", f"/scans/{scan['id']}/outlines?plane=sagittal&number=18").json()
+    assert all(path.startswith("M") for path in outlines.values())
+    assert server.call("GET", f"/scans/{scan['id']}/slice?plane=oblique&number=1").status_code == 422
+    assert server.call("GET", f"/scans/{scan['id']}/slice?plane=axial").status_code == 400
+    assert server.call("GET", f"/scans/{scan['id']}/slice?plane=axial&number=99999").status_code == 422
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["files", "zip"])
+def test_dicom_with_its_contours(server, world, tmp_path, packed):
+    """DICOM comes as files or as a zip, shows no name, and gives a SEG of the lesion back."""
+    paths = sorted(p for p in (world / "dicom").iterdir() if p.is_file())
+    if packed:
+        with zipfile.ZipFile(tmp_path / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in paths:
+                archive.write(path, f"export/series/{path.name}")
+        paths = [tmp_path / "export.zip"]
+    scan = server.upload(*paths).json()
+    assert len(scan["lesions"]) == 1 and not [s for s in dicoms.SECRETS if s in json.dumps(scan)]
+    answer = server.call("POST", "/queries", json={"scan": scan["id"]}).json()
+    seg = server.call("GET", f"/queries/{answer['id']}.seg")
+    assert seg.status_code == 200 and seg.content[128:132] == b"DICM"
+    assert server.call("DELETE", f"/scans/{scan['id']}").status_code == 200
+    assert server.call("GET", f"/queries/{answer['id']}.seg").status_code == 404
+
+
+def test_bad_file_gets_the_sentence_of_the_command_line(server, world, monkeypatch):
+    """The words on a file that is no image are those of 'tumorsim query'."""
+    response = server.upload(world / "bad.nii.gz")
+    monkeypatch.chdir(world)
+    printed = run("query index bad.nii.gz --model model.safetensors", code=2).output
+    assert response.status_code == 422 and f"Error: {response.json()['error']}" == printed.strip()
+
+
+def _zip(path, names, content=b"x", mode=None):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            if mode:
+                info.create_system, info.external_attr = 3, mode << 16
+            archive.writestr(info, content)
+    return path
+
+
+def test_hostile_uploads(server, world, tmp_path):
+    """Bombs, paths out of the folder, links, and too many bytes are refused in words, and nothing is left."""
+    attacks = {
+        "below its own folder": [
+            _zip(tmp_path / "dots.zip", ["../../evil"]),
+            _zip(tmp_path / "root.zip", ["/etc/evil"]),
+            _zip(tmp_path / "link.zip", ["link"], b"/etc/passwd", 0o120777),
+        ],
+        "4000 files": [_zip(tmp_path / "many.zip", [f"f{i}" for i in range(4001)])],
+    }
+    bomb = tmp_path / "bomb.zip"
+    with (
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("zeros", "w", force_zip64=True) as file,
+    ):
+        for _ in range(2100):
+            file.write(b"\0" * 2**20)
+    attacks["MB. Got"] = [bomb]
+    for words, files in attacks.items():
+        for path in files:
+            response = server.upload(path)
+            assert response.status_code == 422 and words in response.json()["error"], path.name
+    big = tmp_path / "big.nii.gz"
+    big.write_bytes(b"\0" * (2**22 + 1))
+    assert server.upload(big).status_code == 413
+    assert server.call("POST", "/scans", data=b"raw").status_code == 422
+    assert server.upload(world / "new.nii.gz", world / "new-mask.nii.gz").status_code == 422
+    assert not Path("/etc/evil").exists() and server.call("GET", "/archive").status_code == 200
+
+
+def test_slow_upload_ends(server):
+    """A body that does not come is not waited for."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = f"POST /scans HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        client.sendall(
+            f"{head}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 900\r\n\r\n--b".encode()
+        )
+        start = time.monotonic()
+        assert b" 408 " in client.recv(100)
+        assert time.monotonic() - start < 10
+
+
+def test_fifty_uploads_at_once(server, world):
+    """Some are taken and right, the others are told to come later; the server's memory stays bounded."""
+
+    def one(number):
+        kind = "new" if number % 2 else "bad"
+        mask = world / "new-mask.nii.gz" if number % 2 else None
+        return number % 2, server.upload(world / f"{kind}.nii.gz", mask=mask)
+
+    with ThreadPoolExecutor(50) as pool:
+        responses = list(pool.map(one, range(50)))
+    statuses = [response.status_code for _, response in responses]
+    assert set(statuses) <= {200, 422, 503} and statuses.count(503) > 10 and 200 in statuses
+    for good, response in responses:
+        if response.status_code == 503:
+            assert response.headers["Retry-After"] == "2"
+        else:
+            assert (response.status_code == 200) == bool(good)
+            if good:
+                assert response.json()["lesions"][0]["box"] == [
+                    int(v) for v in response.json()["lesions"][0]["box"]
+                ]
+    status = Path(f"/proc/{server.process.pid}/status")
+    if status.exists():
+        assert int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) < 1_500_000  # kB
+    assert server.upload(world / "new.nii.gz").status_code == 200
+
+
+def test_archive_can_be_changed_and_undone(server, world, scan):
+    """A query's tumor is added with labels and found again; removing and adding can be undone."""
+    answer = server.call("POST", "/queries", json={"scan": scan["id"]}).json()
+    added = {"query": answer["id"], "labels": {"type": "glioma"}, "case_id": "added", "patient_id": "q9"}
+    response = server.call("POST", "/tumors", json=added)
+    assert response.json() == {"tumor_id": "added/1"}
+    assert server.call("POST", "/tumors", json=added).status_code == 422  # the id is taken
+    files = sorted(f.name[-12:] for f in (world / "index_files").iterdir())
+    assert files == ["_mask.nii.gz", "image.nii.gz"]
+    found = server.call("GET", "/tumors", params={"where": json.dumps({"patient_id": "q9"})}).json()
+    assert (
+        found["n"] == 1 and found["tumors"][0]["label_type"] == "glioma" and "image" not in found["tumors"][0]
+    )
+    again = server.call("POST", "/queries", json={"scan": scan["id"], "n_neighbors": 1}).json()
+    assert again["queries"][0]["neighbors"][0]["tumor_id"] == "added/1"
+    near = server.call("GET", "/tumors/added/1").json()
+    assert near["tumor"]["patient_id"] == "q9" and "q9" not in [n["patient_id"] for n in near["nearest"]]
+    looked = server.call("POST", "/queries", json={"tumor": "added/1", "exclude": "same_patient"}).json()
+    assert [n["tumor_id"] for n in looked["queries"][0]["neighbors"]] == [
+        n["tumor_id"] for n in near["nearest"]
+    ]
+    assert server.call("DELETE", "/tumors/added/1").status_code == 200
+    assert server.call("GET", "/tumors/added/1").status_code == 404
+    assert server.call("POST", "/undo").json() == {"undone": "removed added/1"}
+    assert server.call("POST", "/undo").json() == {"undone": "added added/1"}
+    assert server.call("GET", "/archive").json()["n_tumors"] == 6 and not list(
+        (world / "index_files").iterdir()
+    )
+    assert server.call("POST", "/undo").status_code == 422
+
+
+def test_proposals_need_a_person(server, world):
+    """Proposed lesions answer nothing until they are chosen."""
+    scan = server.upload(world / "new.nii.gz").json()
+    assert server.call("POST", "/queries", json={"scan": scan["id"]}).status_code == 422
+    proposed = server.call("POST", f"/scans/{scan['id']}/proposals", json={"threshold": 0.0}).json()
+    assert proposed["proposed"] and proposed["lesions"]
+    assert server.call("POST", "/queries", json={"scan": scan["id"]}).status_code == 422
+    chosen = server.call("POST", "/queries", json={"scan": scan["id"], "lesions": [1]}).json()
+    assert len(chosen["queries"]) == 1 and chosen["queries"][0]["neighbors"]
+
+
+def test_slow_reader_is_stopped(world):
+    """A scan that takes longer than it may is given up, with a sentence."""
+    server = Server(world, world / "model.safetensors", world / "index", read_seconds=0.001)
+    response = server.upload(world / "new.nii.gz")
+    assert response.status_code == 422 and "could not be read within" in response.json()["error"]
+    assert server.stop()[1] == ""
+
+
+def test_other_interfaces_need_a_token():
+    """Without a token of one's own only loopback is served; a short one is refused, and so is any address."""
+    assert "--token" in run("serve index --no-browser --host 192.0.2.1", code=2).output
+    assert "--token" in run("serve index --no-browser --token short", code=2).output
+    assert "--url" in run("serve index --no-browser --host 0.0.0.0 --token", TOKEN, code=2).output
+
+
+def test_scripts_of_the_docs(server, world, tmp_path):
+    """The PACS script brings the sheet and the SEG of a study."""
+    script = Path(__file__).parents[1] / "examples" / "serve" / "pacs_query.py"
+    command = [sys.executable, script, server.url, world / "dicom", tmp_path]
+    subprocess.run(command, env=os.environ | {"TUMORSIM_TOKEN": TOKEN}, check=True, timeout=120)
+    assert (tmp_path / "tumor.dcm").read_bytes()[128:132] == b"DICM"
+    assert "query/1" in (tmp_path / "answer.html").read_text()
+
+
+@pytest.mark.skipif(shutil.which("Orthanc") is None, reason="no Orthanc: apt-get install orthanc")
+def test_script_of_an_orthanc(server, world, tmp_path):
+    """A real Orthanc's study is found by its UID, and answered."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"HttpPort": port, "DicomServerEnabled": False, "StorageDirectory": str(tmp_path / "store")}
+    settings |= {"IndexDirectory": str(tmp_path / "store"), "RemoteAccessAllowed": False}
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    command, quiet = ["Orthanc", tmp_path / "orthanc.json"], {"stdout": subprocess.DEVNULL}
+    orthanc = subprocess.Popen(command, stderr=subprocess.STDOUT, **quiet)
+    try:
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                requests.get(f"{address}/system", timeout=5)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        for path in (p for p in (world / "dicom").rglob("*") if p.is_file()):
+            requests.post(f"{address}/instances", data=path.read_bytes(), timeout=30).raise_for_status()
+        study = requests.get(f"{address}/studies", timeout=30).json()[0]
+        uid = requests.get(f"{address}/studies/{study}", timeout=30).json()["MainDicomTags"][
+            "StudyInstanceUID"
+        ]
+        script = Path(__file__).parents[1] / "examples" / "serve" / "orthanc_query.py"
+        command = [sys.executable, script, address, uid, server.url]
+        environment = os.environ | {"TUMORSIM_TOKEN": TOKEN}
+        done = subprocess.run(
+            command, env=environment, check=True, timeout=120, capture_output=True, text=True
+        )
+        assert done.stdout.startswith("query/1 1 ") and done.stdout.count("\n") == 5
+    finally:
+        orthanc.terminate()
+        orthanc.wait(20)
+
+
+def test_dockerfile():
+    """The container is built of files that are there, runs as a user without rights, and starts the page."""
+    root = Path(__file__).parents[1]
+    text = (root / "Dockerfile").read_text().replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and line[0] != "#"]
+    names = [name for name, _ in steps]
+    assert names[0] == "FROM" and ":" in steps[0][1] and not steps[0][1].endswith(":latest")
+    assert "ADD" not in names and names.index("USER") > max(i for i, n in enumerate(names) if n == "RUN")
+    assert dict(steps)["USER"] not in ("root", "0")
+    for source in (word for name, rest in steps if name == "COPY" for word in rest.split()[:-1]):
+        assert (root / source).exists(), source
+    words = json.loads(dict(steps)["CMD"])
+    assert json.loads(dict(steps)["ENTRYPOINT"]) == ["tumorsim"] and words[0] == "serve"
+    known = {option for one in get_command(app).commands["serve"].params for option in one.opts}
+    assert {word for word in words if word.startswith("--")} <= known

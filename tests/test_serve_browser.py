@@ -1,0 +1,221 @@
+"""The local page in a browser, end to end: drop, draw, ask, filter, save, add, find again."""
+
+import json
+import time
+import zipfile
+
+import pytest
+from test_report_browser import CHROMIUM
+from test_serve import TOKEN, Server, world  # noqa: F401, world is a fixture
+
+pytest.importorskip("starlette", reason="the page needs the extra serve")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium: apt-get install chromium, or TUMORSIM_CHROMIUM"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server(world):  # noqa: F811
+    """Return a running server on the phantoms' index."""
+    server = Server(world, world / "model.safetensors", world / "index")
+    yield server
+    assert server.stop() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a headless Chromium for the module."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light"])
+def page(browser, server, request):
+    """Return the page opened by its link; at the end it has complained of nothing and stayed on loopback."""
+    context = browser.new_context(
+        viewport={"width": 1366, "height": 768}, color_scheme=request.param, accept_downloads=True
+    )
+    page = context.new_page()
+    page.complaints, urls = [], []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(server.link)
+    page.wait_for_selector("#aspects input")
+    page.set_default_timeout(30_000)
+    yield page
+    assert page.complaints == []
+    assert [url for url in urls if not url.startswith((server.url, "data:"))] == []
+    assert TOKEN not in page.url
+    context.close()
+
+
+def _drop(page, paths):
+    """Drop files onto the page, as a person does."""
+    page.evaluate("""() => {
+        const area = document.createElement('input');
+        Object.assign(area, { type: 'file', multiple: true, id: 'hand' });
+        document.body.append(area);
+    }""")
+    page.set_input_files("#hand", [str(path) for path in paths])
+    page.evaluate("""() => {
+        const transfer = new DataTransfer(), hand = document.getElementById('hand');
+        for (const file of hand.files) transfer.items.add(file);
+        hand.remove();
+        document.getElementById('drop').dispatchEvent(
+            new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }""")
+
+
+def _until(page, condition):
+    """Wait until a condition holds; the page's own policy forbids the browser's own waiting."""
+    end = time.monotonic() + 40
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
+def _answered(page):
+    """Wait for an answer; return the ids that its sheet shows."""
+    page.wait_for_selector("#answer:not([hidden])")
+    _until(page, "document.getElementById('status').className === ''")
+    return page.frame_locator("#sheet").locator("body").inner_text()
+
+
+SHOWN = """['axial', 'coronal', 'sagittal'].every(plane => {
+    const c = document.getElementById(plane).getContext('2d');
+    return c.getImageData(0, 0, 420, 420).data.filter((v, i) => i % 4 === 0 && v > 60).length > 5000;
+})"""  # that many pixels are not black
+
+
+def test_dicom_box_answer_add_and_find_again(page, server, world, tmp_path):  # noqa: F811
+    """A folder of DICOM, a box by two clicks, an answer, a slider, a filter, files, and the archive."""
+    slices = [p for p in (world / "dicom").iterdir() if p.is_file()]
+    _drop(page, slices)
+    page.wait_for_selector("#viewer:not([hidden])")
+    _until(page, "document.getElementById('status').className === ''")
+    _until(page, SHOWN)
+    page.click("#draw")
+    frame = page.locator("#axial").bounding_box()
+    for share in (0.4, 0.6):
+        page.mouse.click(frame["x"] + share * frame["width"], frame["y"] + share * frame["height"])
+    numbers = [int(field.input_value()) for field in page.locator("#box input").all()]
+    assert all(numbers[2 * i] < numbers[2 * i + 1] for i in range(3))
+    # pull the right-hand side of the box outwards
+    x, y = frame["x"] + 0.603 * frame["width"], frame["y"] + 0.5 * frame["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=4)
+    page.mouse.up()
+    pulled = [int(field.input_value()) for field in page.locator("#box input").all()]
+    assert sum(a != b for a, b in zip(numbers, pulled, strict=True)) == 1
+    page.click("#ask")
+    assert "query/1" in _answered(page)
+    with page.expect_response(lambda r: r.url.endswith("/queries") and r.request.method == "POST") as changed:
+        page.locator("#aspects input").first.focus()
+        page.keyboard.press("End")
+    assert max(json.loads(changed.value.request.post_data)["aspects"].values()) == 2
+    _until(page, "document.getElementById('status').className === ''")
+    page.click("summary:has-text('Filters')")
+    with page.expect_response(lambda r: r.url.endswith("/queries") and r.request.method == "POST") as changed:
+        page.locator("#filters select").first.select_option(index=1)
+    found = changed.value.json()["queries"][0]["neighbors"]
+    where = json.loads(changed.value.request.post_data)["where"]
+    ((column, (value,)),) = where.items()
+    assert found and {neighbor[column] for neighbor in found} == {value}
+    _until(page, "document.getElementById('status').className === ''")
+    for kind, start in (("HTML", b"<!"), ("CSV", b"query"), ("JSON", b"{")):
+        with page.expect_download() as download:
+            page.click(f"#save a:text-is('{kind}')")
+        download.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_bytes().lstrip().lower().startswith(start.lower())
+    page.click("summary:has-text('Add to the archive')")
+    page.fill("#add-patient", "browser")
+    page.fill("#add-case", "dropped")
+    page.fill("#labels input", "glioma")
+    page.click("#add-tumor")
+    _until(page, "document.getElementById('status').textContent.includes('Added dropped/1')")
+    page.click("#tab-archive")
+    page.wait_for_selector("#table tr")
+    page.select_option("#by-column", "patient_id")
+    page.fill("#by-value", "browser")
+    page.click("#by-go")
+    _until(page, "document.getElementById('found').textContent.startsWith('1 tumor')")
+    page.click("#table button")
+    page.wait_for_selector("#tumor:not([hidden])")
+    assert "dropped" in page.inner_text("#tumor") and page.locator("#tumor tbody tr").count() == 5
+    page.click("#tumor button:has-text('Answer sheet')")
+    assert "dropped/1" in _answered(page)
+    page.click("#tab-archive")
+    _until(page, "!document.getElementById('undo').disabled")
+    page.click("#undo")
+    _until(page, "document.getElementById('status').textContent.includes('Undone: added dropped/1')")
+    assert server.call("GET", "/archive").json()["n_tumors"] == 6
+
+
+def test_nifti_with_mask_and_proposals(page, world):  # noqa: F811
+    """An image and its mask, dropped together, need no box; a zip of DICOM is as good as its folder."""
+    _drop(page, [world / "new.nii.gz", world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    page.click("#ask")
+    assert "new/1" in _answered(page)
+    page.click("#propose")
+    _until(page, "/Proposed|no lesion/.test(document.body.innerText)")
+    _until(page, "document.getElementById('status').className !== 'busy'")
+    assert page.locator("#lesions input:checked").count() == 0 and page.is_disabled("#ask")
+
+
+def test_bad_file_is_told(page, world):  # noqa: F811
+    """A file that is no scan leaves the sentence of the command line, and the page as it was."""
+    _drop(page, [world / "bad.nii.gz"])
+    _until(page, "document.getElementById('status').className === 'bad'")
+    assert "neither NIfTI nor NRRD" in page.inner_text("#status") and page.is_hidden("#viewer")
+    page.complaints[:] = [one for one in page.complaints if "422" not in one]  # Chromium notes the status
+
+
+def test_keyboard_only(page, world, tmp_path):  # noqa: F811
+    """Without a mouse: a scan, a box by crosshair and Enter, and the answer."""
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for path in (p for p in (world / "dicom").iterdir() if p.is_file()):
+            archive.write(path, path.name)
+    page.set_input_files("#files", str(tmp_path / "export.zip"))  # the system's own dialog
+    _until(page, "document.activeElement.id === 'axial'")
+    page.focus("#draw")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "axial"
+    page.keyboard.press("Enter")
+    for key in ("Shift+ArrowRight", "Shift+ArrowDown", "PageUp"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#box:not([hidden])")
+    page.focus("#n")
+    page.keyboard.press("Enter")
+    assert "query/1" in _answered(page)
+    unnamed = page.evaluate("""() => [...document.querySelectorAll('button, input, select, canvas, iframe')]
+        .filter(e => e.offsetParent && !(e.getAttribute('aria-label') || e.title || e.textContent.trim()
+            || (e.labels && e.labels.length))).map(e => e.outerHTML)""")
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_looks(page, world, tmp_path, request):  # noqa: F811
+    """At 1366 × 768 nothing is wider than the window, the planes are seen whole, text stands out."""
+    _drop(page, [world / "new.nii.gz", world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    _until(page, "document.getElementById('status').className === ''")
+    _until(page, SHOWN)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1366
+    bottom = page.locator("#axial").bounding_box()
+    assert bottom["y"] + bottom["height"] < 768
+    colors = page.evaluate("""() => ['color', 'backgroundColor'].map(
+        name => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).map(Number))""")
+    assert abs(sum(colors[0]) - sum(colors[1])) > 450
+    page.screenshot(path=tmp_path / "page.png")

@@ -1,0 +1,38 @@
+"""The local page: serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from tumorsim._validation import install_hint
+from tumorsim.cli import _options as opt
+from tumorsim.cli._app import app, say
+
+
+@app.command(
+    epilog="\b\nExample:\n  tumorsim serve index\n\n"
+    "Prints a link with a token and opens it. Scans are kept in a private folder until it ends."
+)
+def serve(
+    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
+    model: opt.Model = None,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    no_browser: Annotated[bool, Option("--no-browser", help="Only print the link.")] = False,
+    host: Annotated[str, Option(help="Interface; another one than loopback needs --token.")] = "127.0.0.1",
+    token: Annotated[str | None, Option(envvar="TUMORSIM_TOKEN", help="At least 16 characters.")] = None,
+    url: Annotated[str | None, Option(help="Address that browsers use, with a proxy in front.")] = None,
+    key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
+    device: opt.Device = "auto",
+):
+    """Open a page on which you drop a scan and look at the most similar tumors."""
+    try:
+        from tumorsim.serve import serve
+    except ModuleNotFoundError as err:
+        raise ImportError(f"The page needs Starlette and uvicorn. {install_hint('serve')}") from err
+    from tumorsim.retrieval import load_embedder
+    from tumorsim.weights import find_weights
+
+    options = {"host": host, "port": port, "token": token, "url": url, "browser": not no_browser}
+    options |= {"key_file": key_file, "model_name": (model := find_weights(model, progress=True))}
+    serve(index_dir, load_embedder(model, device=device), echo=say, **options)

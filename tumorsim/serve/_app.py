@@ -1,0 +1,253 @@
+"""Routes, who may call them, and the server that runs them."""
+
+import contextlib
+import contextvars
+import json
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+import webbrowser
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from tumorsim._validation import words_of
+from tumorsim.serve._desk import Desk
+from tumorsim.serve._uploads import Limits, bounded, read_files, run_apart
+
+__all__ = ["make_app", "serve"]
+
+_OWN = {"/": "index.html"} | {f"/{name}": name for name in ("serve.js", "serve.css", "openapi.json")}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
+_TYPES |= {"csv": "text/csv", "seg": "application/dicom"}
+_PAGE = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# a sheet brings its own policy; here it gets an origin of its own, so that it cannot call the server
+_SHEET = "sandbox allow-scripts; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+_HEADERS = {"Content-Security-Policy": _PAGE, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+_HEADERS["X-Content-Type-Options"] = "nosniff"
+_HEADERS |= {f"Cross-Origin-{name}-Policy": "same-origin" for name in ("Opener", "Resource")}
+_notes = contextvars.ContextVar("notes")
+
+
+class Guard:
+    """Let requests pass that come by a known name, from the page itself, with the token."""
+
+    def __init__(self, app, token, origins):
+        self.app, self.token, self.origins = app, token, origins
+        self.hosts = {origin.partition("://")[2] for origin in origins}
+        self.cookie = f"tumorsim_{secrets.token_hex(4)}"  # cookies do not know ports
+
+    async def __call__(self, scope, receive, send):
+        """Refuse or pass a request on; every answer gets headers that keep it in its place."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        refusal = self._refusal(request)
+        host, came = request.headers.get("host"), self._same(request.query_params.get("token", ""))
+
+        async def guarded(message):
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if came and not refusal:
+                    secure = "; Secure" if f"https://{host}" in self.origins else ""
+                    cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict"
+                    headers["Set-Cookie"] = f"{cookie}; Path=/{secure}"
+            await send(message)
+
+        app = JSONResponse({"error": refusal[1]}, refusal[0]) if refusal else self.app
+        await app(scope, receive, guarded)
+
+    def _same(self, given):
+        """Tell whether a token is the server's."""
+        return secrets.compare_digest(given.encode(), self.token.encode())
+
+    def _refusal(self, request):
+        """Return status and words, or None."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if host.lower() not in self.hosts:
+            return 421, "This server does not answer to that host name. See --url."
+        if origin is not None and origin.lower() not in self.origins:
+            return 403, "Requests of other pages are refused."
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        link = request.query_params.get("token", "") if request.url.path == "/" else ""
+        cookie = request.cookies.get(self.cookie, "")
+        known = self._same(bearer)
+        if not (known or self._same(link) or self._same(cookie)):
+            return 401, "The token is missing or wrong. Open the link that 'tumorsim serve' printed."
+        if request.method not in ("GET", "HEAD") and not known and origin is None:
+            return 403, "Without an Origin a change needs the token in the header Authorization."
+        return None
+
+
+def _routes(desk):
+    """Return the routes: JSON in, JSON or a file out. templates/serve/openapi.json describes them."""
+    uploads = threading.BoundedSemaphore(desk.limits.n_uploads)
+
+    def scan_of(request):
+        return desk.held(desk.scans, request.path_params["id"])
+
+    async def upload(request):
+        limits, folder = desk.limits, desk.folder / secrets.token_hex(8)
+        if not uploads.acquire(blocking=False):
+            await read_files(request, folder, limits, keep=False)
+            raise HTTPException(503, "Too many uploads at once. Try again in a moment.", {"Retry-After": "2"})
+        try:
+            folder.mkdir(0o700)
+            return await _answered(desk.add_scan, folder, await read_files(request, folder, limits))
+        finally:
+            if folder.name not in desk.scans:
+                shutil.rmtree(folder, ignore_errors=True)
+            uploads.release()
+
+    def file(request, _):
+        key, kind = request.path_params["id"], request.path_params["kind"]
+        if kind not in ("html", "csv", "json", "seg"):
+            raise HTTPException(404, "An answer is there as html, csv, json or seg.")
+        if kind == "json":
+            return desk.held(desk.queries, key).answer.to_dict()
+        policy = {"Content-Security-Policy": _SHEET} if kind == "html" else {}
+        return FileResponse(desk.file(key, kind), media_type=_TYPES[kind], headers=policy)
+
+    def picture(request, _):
+        return Response(scan_of(request).picture(**_chosen(request)), media_type="image/png")
+
+    def own(request, _):
+        text = files("tumorsim").joinpath("templates", "serve", name := _OWN[request.url.path]).read_bytes()
+        return Response(text, media_type=_TYPES[name.rpartition(".")[2]])
+
+    table = {
+        "GET /archive": lambda request, body: desk.describe(),
+        "GET /scans/{id}": lambda request, body: scan_of(request).describe(),
+        "DELETE /scans/{id}": lambda request, body: desk.drop_scan(request.path_params["id"]),
+        "GET /scans/{id}/slice": picture,
+        "GET /scans/{id}/outlines": lambda r, body: scan_of(r).outlines(**_chosen(r)),
+        "POST /scans/{id}/proposals": lambda request, body: desk.propose(scan_of(request), **body),
+        "POST /queries": lambda request, body: desk.ask(body),
+        "GET /queries/{id}.{kind}": file,
+        "GET /tumors": lambda request, body: desk.tumors(**request.query_params),
+        "POST /tumors": lambda request, body: desk.add_tumor(body),
+        "GET /tumors/{id:path}": lambda request, body: desk.tumor(request.path_params["id"]),
+        "DELETE /tumors/{id:path}": lambda request, body: desk.remove_tumor(request.path_params["id"]),
+        "POST /undo": lambda request, body: desk.undo(),
+    } | {f"GET {path}": own for path in _OWN}
+    routes = [Route(name.split()[1], _endpoint(one), methods=name.split()[:1]) for name, one in table.items()]
+    return [*routes, Route("/scans", upload, methods=["POST"])]
+
+
+def _endpoint(function):
+    """Return an endpoint that runs `function(request, body)` in a thread."""
+
+    async def endpoint(request):
+        try:
+            body = {**json.loads(await bounded(request, 100_000).body() or "{}")}
+        except (TypeError, ValueError) as err:
+            raise HTTPException(400, "The body of a request must be a JSON object.") from err
+        return await _answered(function, request, body)
+
+    return endpoint
+
+
+async def _answered(function, *args):
+    """Return the response of a function: its errors and warnings are for the person, not for a log."""
+    _notes.set(notes := [])
+    try:
+        result = await run_in_threadpool(function, *args)
+    except HTTPException:
+        raise
+    except Exception as err:
+        mendable, text = words_of(err)
+        text = text if mendable else f"Internal error: {type(err).__name__}."
+        raise HTTPException(422 if mendable else 500, text) from err
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, dict) and notes:
+        result["notes"] = [*result.get("notes", ()), *dict.fromkeys(notes)]
+    return Response(json.dumps(result, default=str), media_type="application/json")
+
+
+def _chosen(request):
+    """Return parameters of the address; plane and number must be there."""
+    try:
+        given = dict(request.query_params)
+        plane, number = given.pop("plane"), int(given.pop("number"))
+        return {"plane": plane, "number": number} | {name: float(value) for name, value in given.items()}
+    except (KeyError, ValueError) as err:
+        raise HTTPException(400, "A slice has 'plane' (axial, coronal or sagittal) and 'number'.") from err
+
+
+def make_app(desk, token, origins):
+    """Return the ASGI application of a `Desk`; `origins` are those that browsers may use."""
+    words = {HTTPException: lambda _, err: JSONResponse({"error": err.detail}, err.status_code, err.headers)}
+    app = Starlette(routes=_routes(desk), exception_handlers=words)
+    app.router.redirect_slashes = False
+    return Guard(app, token, frozenset(origin.lower() for origin in origins))
+
+
+def serve(
+    directory, embedder, *, host="127.0.0.1", port=0, token=None, url=None, browser=True, echo=print, **desk
+):
+    """Serve a page on an index until the process is interrupted.
+
+    Parameters
+    ----------
+    directory, embedder : path, TumorEmbedder
+        The index, and the model whose embeddings it holds.
+    host, port : str, int
+        Interface, and port; 0 takes a free one.
+    token : str, optional
+        Secret of at least 16 characters, needed for another interface than loopback. Default: at random.
+    url : str, optional
+        Address that browsers use, where a proxy is in front, such as ``"https://tumorsim.example"``.
+    browser, echo : bool, callable
+        Whether to open the page; what receives the link.
+    **desk
+        ``limits`` (`Limits`), ``key_file`` (of the archive's DICOM import) and ``model_name``.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the port is taken, the index cannot be used, or a token or an address is missing.
+    """
+    import uvicorn
+
+    local = host in ("127.0.0.1", "localhost")
+    if (not local and token is None) or (token is not None and len(token) < 16):
+        raise ValueError(f"Interface {host} needs a token (--token) of at least 16 characters.")
+    if host == "0.0.0.0" and url is None:
+        raise ValueError(f"Of interface {host} give the address that browsers use too (--url).")
+    token = token or secrets.token_urlsafe(24)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the private folder goes too
+    with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder, contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, port)))
+        names = [host, "127.0.0.1", "localhost"] if local else [host]
+        origins = [f"http://{name}:{listener.getsockname()[1]}" for name in names]
+        origins += [url.rstrip("/")] if url else []
+        app = make_app(Desk(directory, embedder, folder, **desk), token, origins)
+        options = {"log_level": "error", "access_log": False, "ws": "none", "proxy_headers": False}
+        options |= {"server_header": False, "limit_concurrency": 200, "timeout_graceful_shutdown": 3}
+        run_apart(bool, limits=Limits())  # the first of these processes takes seconds to start
+        link = f"{origins[-1 if url else 0]}/?token={token}"
+        echo(f"Open {link}\nStop with Ctrl+C. Research use only; not for diagnosis or treatment.")
+        if browser:
+            webbrowser.open(link)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *about, **more: _notes.get([]).append(str(message))
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
