@@ -59,7 +59,7 @@ class Server:
 
     def call(self, method, path, **options):
         """Return a response to a request with the token; headers given replace it."""
-        return requests.request(method, self.url + path, timeout=60, **{"headers": self.headers} | options)
+        return requests.request(method, self.url + path, timeout=120, **{"headers": self.headers} | options)
 
     def upload(self, *files, mask=None, **fields):
         """Send files as a browser does."""
@@ -70,7 +70,7 @@ class Server:
     def stop(self):
         """End the server as the system would; return what it printed after the link."""
         self.process.send_signal(signal.SIGTERM)
-        rest = self.process.communicate(timeout=20)[0]
+        rest = self.process.communicate(timeout=90)[0]
         self.log.seek(0)
         with self.log:
             text = self.log.read()
