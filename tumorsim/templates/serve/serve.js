@@ -147,7 +147,9 @@
     try {
       const none = scan.lesions.length ? call("GET", `scans/${scan.id}/outlines?${address}`) : {};
       const [outlines] = await Promise.all([none, picture.decode()]);
-      if (view.wanted === wanted) Object.assign(view, { picture, outlines, number });
+      if (view.wanted !== wanted) return;
+      Object.assign(view, { picture, outlines });
+      view.canvas.dataset.slice = number;
     } catch (error) {
       if (view.wanted === wanted) { view.wanted = ""; say("A slice could not be shown.", "bad"); }
     }
