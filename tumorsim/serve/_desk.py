@@ -266,18 +266,23 @@ class Desk:
         )
 
         def keep(index):
-            index.add(X, metadata=Cohort([tumor]).table, space=self.embedder.space_)
             for name, path in zip(names, paths, strict=True):
                 folder.mkdir(0o700, exist_ok=True)
                 save_nifti(path, *getattr(old.case, name))
                 path.chmod(0o600)
+            index.add(X, metadata=Cohort([tumor]).table, space=self.embedder.space_)
 
-        def forget(index):
-            index.remove(tumor_id)
+        def forget(index=None):
+            if index is not None:
+                index.remove(tumor_id)
             for path in paths:
                 path.unlink(missing_ok=True)
 
-        self._change(f"added {tumor_id}", keep, forget)
+        try:
+            self._change(f"added {tumor_id}", keep, forget)
+        except Exception:
+            forget()  # no copy of a scan stays that the index does not name
+            raise
         return {"tumor_id": tumor_id}
 
     def remove_tumor(self, tumor_id):
