@@ -361,8 +361,12 @@ def test_archive_can_be_changed_and_undone(server, world, scan):
     assert (
         found["n"] == 1 and found["tumors"][0]["label_type"] == "glioma" and "image" not in found["tumors"][0]
     )
-    again = server.call("POST", "/queries", json={"scan": scan["id"], "n_neighbors": 1}).json()
-    assert again["queries"][0]["neighbors"][0]["tumor_id"] == "added/1"
+    again = {"scan": scan["id"], "n_neighbors": 1}
+    (found,) = server.call("POST", "/queries", json=again).json()["queries"]
+    assert [(own["tumor_id"], own["reason"]) for own in found["left_out"]] == [("added/1", "same scan")]
+    assert found["neighbors"][0]["tumor_id"] != "added/1"
+    (found,) = server.call("POST", "/queries", json=again | {"keep_same": True}).json()["queries"]
+    assert found["neighbors"][0]["tumor_id"] == "added/1" and found["neighbors"][0]["same"] == "scan"
     near = server.call("GET", "/tumors/added/1").json()
     assert near["tumor"]["patient_id"] == "q9" and "q9" not in [n["patient_id"] for n in near["nearest"]]
     looked = server.call("POST", "/queries", json={"tumor": "added/1", "exclude": "same_patient"}).json()

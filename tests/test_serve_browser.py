@@ -159,6 +159,7 @@ def test_dicom_box_answer_add_and_find_again(page, server, world, tmp_path):  # 
     _until(page, "!document.getElementById('undo').disabled")
     page.click("#undo")
     _until(page, "document.getElementById('status').textContent.includes('Undone: added dropped/1')")
+    assert page.inner_text("#found") == "6 tumors" and page.is_hidden("#tumor")
     assert server.call("GET", "/archive").json()["n_tumors"] == 6
 
 

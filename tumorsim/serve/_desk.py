@@ -182,7 +182,7 @@ class Desk:
         scan, tumor_id = request.pop("scan", None), request.pop("tumor", None)
         box, lesions, patient = (request.pop(name, None) for name in ("box", "lesions", "patient_id"))
         where = _where(request.pop("where", None) or {})
-        names = {"n_neighbors", "exclude", "aspects", "show"} & set(request)
+        names = {"n_neighbors", "exclude", "aspects", "show", "keep_same"} & set(request)
         options = {name: request.pop(name) for name in names} | {"where": where or None}
         if request:
             raise ValueError(f"A query has no field '{next(iter(request))}'. Leave it out.")

@@ -467,9 +467,15 @@
       const condition = sign === "=" ? [numeric ? Number(value) : value] : [[sign, numeric ? Number(value) : value]];
       const where = value ? { [column]: condition } : {};
       const found = await call("GET", `tumors?where=${encodeURIComponent(JSON.stringify(where))}`);
-      $("found").textContent = `${found.n} tumors${found.n > found.tumors.length ? `, the first ${found.tumors.length} shown` : ""}`;
+      $("found").textContent = `${found.n} ${found.n === 1 ? "tumor" : "tumors"}${found.n > found.tumors.length ? `, the first ${found.tumors.length} shown` : ""}`;
       $("table").replaceChildren(table(found.tumors, ["tumor_id", "patient_id", ...labelsOf(), "volume_mm3"].filter(n => n in archive.columns)));
     });
+  }
+
+  function browseAll() {
+    // After a change too: the filter may name a value that no tumor has any more
+    $("by-value").value = "";
+    return browse();
   }
 
   function showTumor(id) {
@@ -485,7 +491,7 @@
       drop.addEventListener("click", () => working("Removing", async () => {
         await call("DELETE", `tumors/${encodeURIComponent(id).replaceAll("%2F", "/")}`);
         page.hidden = true;
-        await browse();
+        await browseAll();
         say(`Removed ${id}. 'Undo the last change' brings it back.`);
       }));
       add(page, "div", { className: "row" }, look, drop);
@@ -538,13 +544,14 @@
     }));
     for (const name of ["query", "archive"]) on(`tab-${name}`, "click", () => { choose(name); if (name === "archive") browse(); });
     on("by-go", "click", browse);
-    on("by-clear", "click", () => { $("by-value").value = ""; browse(); });
+    on("by-clear", "click", browseAll);
     on("by-column", "change", () => {
       $("by-values").replaceChildren(...(archive.columns[$("by-column").value].values || []).map(value => add(null, "option", { value })));
     });
     on("undo", "click", () => working("Undoing", async () => {
       const { undone } = await call("POST", "undo");
-      await browse();
+      $("tumor").hidden = true;
+      await browseAll();
       say(`Undone: ${undone}.`);
     }));
   }
