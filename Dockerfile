@@ -1,7 +1,8 @@
-# tumorsim serve on a CPU, as a user without rights, offline. The index is a volume:
+# tumorsim serve on a CPU, as a user without rights, offline. The volume holds the folder 'index', and
+# 'index_files' beside it once scans are added; to change it, it must belong to user 10001:
 #   docker build -t tumorsim .
-#   docker run --rm --network none -v ./index:/data/index tumorsim index info /data/index
-#   docker run --rm -p 127.0.0.1:8765:8765 -v ./index:/data/index -e TUMORSIM_TOKEN tumorsim
+#   docker run --rm --network none -v ./archive:/data tumorsim index info /data/index
+#   docker run --rm -p 127.0.0.1:8765:8765 -v ./archive:/data -e TUMORSIM_TOKEN tumorsim
 FROM python:3.12-slim-bookworm
 
 RUN useradd --create-home --uid 10001 tumorsim
@@ -12,7 +13,7 @@ RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/wh
     && pip install --no-cache-dir '.[serve,dicom]'
 
 USER tumorsim
-VOLUME /data/index
+VOLUME /data
 EXPOSE 8765
 ENTRYPOINT ["tumorsim"]
 CMD ["serve", "/data/index", "--no-browser", "--host", "0.0.0.0", "--url", "http://127.0.0.1:8765"]
