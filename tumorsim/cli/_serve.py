@@ -25,7 +25,7 @@ def serve(
     key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
     device: opt.Device = "auto",
 ):
-    """Open a page on which you drop a scan and look at the most similar tumors."""
+    """Open a page to drop a scan on and see similar tumors."""
     try:
         from tumorsim.serve import serve
     except ModuleNotFoundError as err:
