@@ -45,10 +45,11 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 # The archive's map
 # -----------------
+# By the distance of the answer, which joins type, place, size and look.
 rows = [archive.tumor_ids.tolist().index(tumor_id) for tumor_id in answer.neighbors["tumor_id"]]
 _, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
-plot_map(embedder.space_.coordinates(X), archive.labels["type"], highlight=rows, ax=ax)
+plot_map(index.coordinates(aspects=answer.aspects), archive.labels["type"], highlight=rows, ax=ax)
 plt.show()
 
 # %%
-# A limit: two dimensions show little of forty-eight; what is near on the map need not be near.
+# A limit: two dimensions show little of so many; what is near on the map need not be near.

@@ -79,7 +79,7 @@ def _draw(folder, cohort, result, answer):
     from tumorsim.retrieval import neighbor_tumors
 
     index, neighbors = answer.index, answer.neighbors
-    points, types = index.space_.coordinates(index.embeddings_), index.metadata_["label_type"]
+    points, types = index.coordinates(aspects=answer.aspects or "embedding"), index.metadata_["label_type"]
     distances = neighbors["distance"].to_numpy()
     drawn = {
         "cohort": plotting.plot_cohort(cohort),
