@@ -15,6 +15,7 @@ from visits import make_visits
 from tumorsim import match_dates
 
 NEAR_MM = 15.0  # within which nearest centers are taken for one lesion
+MOST_CUT = 0.05  # share of a lesion; more makes its growth unknowable
 METHODS = ("match_dates", "nearest_center", "overlap")
 
 
@@ -51,12 +52,14 @@ def patient_row(seed, spacing):
     result["lesions"] = [len(before), len(after)]
     result["pairs"] = {n: [len(true & p), len(p - true), len(true - p)] for n, p in others.items()}
     volume = {t.tumor_id: t.metadata["true_volume_mm3"] for t in visits}
+    cut = {t.tumor_id: t.metadata["stripped_share"] for t in visits}
     result["growth"] = [
         [
             row.growth_percent,
             row.growth_error_percent,
             100 * (volume[row.tumors_after] / volume[row.tumors_before] - 1),
             volume[row.tumors_before],
+            max(cut[row.tumors_before], cut[row.tumors_after]),
         ]
         for row in table.itertuples()
         if row.status == "same" and parts[row.tumors_before] == parts[row.tumors_after]
@@ -113,14 +116,18 @@ def pair_table(rows, n_draws=2000):
 
 
 def growth_table(rows):
-    """Return the error of measured growth by size and slice thickness, and how often 1.96 errors cover it."""
+    """Return the error of measured growth by size and slice thickness, and how often 1.96 errors cover it.
+
+    Lesions of which skull stripping took more than `MOST_CUT` at a date have a row of their own.
+    """
     frame = pd.DataFrame(
         [[row["slice_mm"], *values] for row in rows for values in row["growth"]],
-        columns=["slice_mm", "growth", "error", "true", "volume"],
+        columns=["slice_mm", "growth", "error", "true", "volume", "cut"],
     )
     ball = np.cbrt(6 * frame["volume"] / np.pi)
     frame["diameter"] = pd.cut(ball, [0, 6, 10, 20, 100], labels=["< 6 mm", "6-10 mm", "10-20 mm", "> 20 mm"])
     frame["slices"] = pd.cut(frame["slice_mm"], [0, 2.01, 4, 9], labels=["2 mm", "2-4 mm", "> 4 mm"])
+    frame["slices"] = frame["slices"].astype(str).where(frame["cut"] <= MOST_CUT, "any, cut by stripping")
     frame["off"] = (frame["growth"] - frame["true"]).abs()
     frame["covered"] = frame["off"] <= 1.96 * frame["error"]
     groups = frame.groupby(["diameter", "slices"], observed=True)
@@ -134,11 +141,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-patients", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first patient")
     parser.add_argument("--spacing", type=float, default=2.0)
     options = parser.parse_args()
     lines = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
     rows = {row["seed"]: row for row in map(json.loads, lines)}
-    for seed in (s for s in range(options.n_patients) if s not in rows):
+    for seed in (s for s in range(options.first, options.first + options.n_patients) if s not in rows):
         rows[seed] = patient_row(seed, options.spacing)
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[seed]) + "\n")

@@ -105,6 +105,14 @@ def test_visits_do_not_depend_on_their_number_and_keep_the_brain():
         assert 0.3 < tumor.metadata["true_volume_mm3"] / tumor.measure()["volume_mm3"] < 3
 
 
+def test_what_stripping_takes_of_a_lesion_is_known(visits):
+    """A tumor at the sella lies outside a stripped brain: its mask lacks what `stripped_share` says."""
+    before, after = (next(t for t in at(visits, n) if t.metadata["lesions"] == "1") for n in (1, 2))
+    shown = before.measure()["volume_mm3"] / before.metadata["true_volume_mm3"]
+    assert before.metadata["stripped_share"] > 0.5 and after.metadata["stripped_share"] == 0
+    assert abs(shown - (1 - before.metadata["stripped_share"])) < 0.1
+
+
 def test_every_status_is_told(no_registration):
     """Balls that stay, go, come, meet and part get their status, volumes of pieces are summed."""
     near, far = ball((10, 10, 10), 3), ball((40, 40, 40), 4)

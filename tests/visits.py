@@ -10,7 +10,7 @@ from tumorsim.records import Case, Cohort
 from tumorsim.simulation._anatomy import load_head
 from tumorsim.simulation._appearance import draw_intensities, to_scanner
 from tumorsim.simulation._heads import load_label_head
-from tumorsim.simulation._scan import draw_scan
+from tumorsim.simulation._scan import STRIPPED_MM, draw_scan
 from tumorsim.simulation._simulate import TEMPLATE, check_anatomies, find_lesion, store
 from tumorsim.simulation._tumors import TYPES, draw_lesion
 
@@ -19,7 +19,7 @@ __all__ = ["make_visits"]
 _NEW, _VANISHED, _MERGING = 0.2, 0.1, 0.3  # share of lesions, of lesions, of patients
 _TRIES, _POSES = 40, 20
 _GAP_MM = 2.5  # between lesions of one date; nearer ones count as one
-_STEPS = 24  # points over a lesion's radius where its true volume is counted
+_STEPS = 8  # points along a radius where true volume is counted: 0.5 % of the volume
 
 
 def make_visits(n_patients, *, random_state=None, spacing=2.0, anatomies=None, output_dir=None, n_jobs=1):
@@ -42,8 +42,9 @@ def make_visits(n_patients, *, random_state=None, spacing=2.0, anatomies=None, o
     -------
     Cohort
         The lesions of both masks as `tumors_from_case` finds them. Further columns: ``visit`` (1 or 2),
-        ``date``, ``lesions`` (true numbers of what the lesion consists of, such as ``3+5``) and
-        ``true_volume_mm3``. The mask holds true numbers.
+        ``date``, ``lesions`` (true numbers of what the lesion consists of, such as ``3+5``),
+        ``true_volume_mm3``, and ``stripped_share`` of it, which a scan without skull lacks. The mask holds
+        true numbers.
 
     Raises
     ------
@@ -93,12 +94,13 @@ def _make_patient(entropy, i, spacing, heads, folder):
         image, mask, affine = store(rng, to_scanner(rng, scan, image), mask, scan.affine)
         sources = _sources(folder, f"{patient}-{visit}", image, mask, affine)
         case = Case(*sources, case_id=f"{patient}-{visit}", patient_id=patient)
-        volumes = {n: _true_volume(lesion, scan) for n, lesion in shown.items()}
+        true = {n: _true_volume(lesion, scan) for n, lesion in shown.items()}
         for tumor in tumors_from_case(case, metadata={"visit": visit, "date": str(date)}):
             inside = np.unique(mask[tuple(map(slice, *tumor.bbox))])
             numbers = [int(n) for n in inside if n and _mostly_inside(mask == n, tumor.bbox)]
             tumor.metadata["lesions"] = "+".join(map(str, numbers))
-            tumor.metadata["true_volume_mm3"] = round(sum(volumes[n] for n in numbers), 1)
+            tumor.metadata["true_volume_mm3"] = round(float(sum(true[n][0] for n in numbers)), 1)
+            tumor.metadata["stripped_share"] = round(max((true[n][1] for n in numbers), default=0.0), 3)
             found.append(tumor)
     return found
 
@@ -206,17 +208,23 @@ def _grown(lesion, factor):
 
 
 def _true_volume(lesion, scan):
-    """Return a lesion's volume in mm3 of the person, counted on points much finer than voxels."""
-    step = min(0.5, lesion.radius / _STEPS * 2)
+    """Return a lesion's volume in mm3 of the person, and the share of it that was stripped with the skull.
+
+    Both are counted on points much finer than voxels.
+    """
+    step = lesion.radius / _STEPS
     reach = np.arange(-lesion.reach, lesion.reach, step, dtype=np.float32)
     plane = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
-    count = 0
+    count = stripped = 0
     for z in reach:
         points = np.column_stack([plane, np.full(len(plane), z)]) + np.float32(lesion.center)
-        count += int((lesion.depth(points, scan.head.shell.sample(points)[0]) > 0).sum())
+        outside = scan.head.shell.sample(points)[0]
+        inside = lesion.depth(points, outside) > 0
+        count += int(inside.sum())
+        stripped += 0 if scan.whole_head else int((inside & (outside >= STRIPPED_MM)).sum())
     where = np.stack(np.unravel_index(scan.voxel[::97], scan.shape), axis=-1) * scan.spacing
     to_mni = np.linalg.lstsq(np.column_stack([where, np.ones(len(where))]), scan.points[::97], rcond=None)[0]
-    return count * step**3 / abs(np.linalg.det(to_mni[:3]))
+    return count * step**3 / abs(np.linalg.det(to_mni[:3])), stripped / max(count, 1)
 
 
 def _mostly_inside(voxels, box):

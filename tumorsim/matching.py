@@ -32,7 +32,7 @@ _COLUMNS = (
     "volume_ratio_per_month", "diameter_before_mm", "diameter_after_mm", "diameter_mm_per_month",
     "volume_before_error_mm3", "volume_after_error_mm3", "x_mm", "y_mm", "z_mm", "registration_quality",
 )  # fmt: skip
-_LARGER, _SMALLER = 40.0, -65.0  # percent of volume, of RANO 2.0
+_LARGER, _SMALLER = 40.0, -65.0  # percent of volume
 _LEAST_QUALITY = 0.6
 _MONTH = 365.25 / 12
 _COURSE = ("volume_ratio_per_month", "growth_mm3_per_month", "diameter_mm_per_month")
@@ -69,9 +69,9 @@ def match_dates(
     -------
     DataFrame
         One row per lesion: ``status`` is same, new, vanished, merged or split; ``category`` larger or
-        smaller from +40 % or -65 % of the volume (RANO 2.0: Wen et al., J Clin
-        Oncol 41, 5187, 2023), else stable. Further columns: see
-        ``docs/match.md``. ``attrs["to_after"]`` maps mm of the earlier scan to mm of the later one.
+        smaller from +40 % or -65 % of the volume, else stable: a convention after RANO-like volumetric
+        criteria; check before clinical use. Further columns: see ``docs/match.md``. ``attrs["to_after"]``
+        maps mm of the earlier scan to mm of the later one.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def match_dates(
         likeness = 1 - apart / max(apart.max(), 1e-9)
     back = np.linalg.inv(to_after)
     points[1] = [p @ back[:3, :3].T + back[:3, 3] for p in points[1]]
-    tolerance = 3.0 + max(case.spacing.max() for case in cases) / 2
+    tolerance = _TOLERANCE_MM + max(case.spacing.max() for case in cases) / 2
     rows = []
     for old, new in _pair_lesions(*points, tolerance_mm=tolerance, likeness=likeness):
         row = {"lesion_id": f"L{len(rows) + 1}", "registration_quality": round(quality, 3)}

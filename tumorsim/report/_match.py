@@ -37,7 +37,10 @@ def save_match(path, before, after, table):
     facts = {"Earlier scan": before.case_id, "Later scan": after.case_id}
     if len(table):
         facts["Quality of the registration"] = f"{table['registration_quality'].iloc[0]:.2f}"
-    facts["Larger, smaller"] = "volume +40 % or more, -65 % or less (RANO 2.0; for one lesion a convention)"
+    facts["Larger, smaller"] = (
+        "volume +40 % or more, -65 % or less: a convention after RANO-like volumetric criteria; "
+        "check before clinical use"
+    )
     return write_page(path, "match", cards=cards, aside=[], facts=facts, warning="")
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from tumorsim.simulation._anatomy import Head, draw_frame, noise, smooth_field
 
-__all__ = ["Scan", "draw_scan"]
+__all__ = ["STRIPPED_MM", "Scan", "draw_scan"]
 
+STRIPPED_MM = 6.0  # beyond the brain, of what a scan without skull shows
 _CENTER = np.array([0.0, -16.0, 10.0])  # mm, about the middle of the brain in MNI
 _THICK_SHARE = 0.45
 _THICKEST = 7.5  # mm
@@ -89,7 +90,7 @@ def draw_scan(rng, spacing, head, body=None):
         points += noise(points, 80.0, draw_frame(body))[[0, 2, 3]].T * np.float32(body.uniform(0.5, 2))
 
     shell = head.shell.sample(points)
-    seen = np.flatnonzero(shell[1] < 1) if whole_head else np.flatnonzero(shell[0] < 6)
+    seen = np.flatnonzero(shell[1] < 1) if whole_head else np.flatnonzero(shell[0] < STRIPPED_MM)
     where = list(np.unravel_index(seen, tuple(fine)))
     where[thick_axis] //= n_per_voxel
     voxel = np.ravel_multi_index(where, shape)
