@@ -247,7 +247,7 @@ def match(
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
-    """Tell which lesions of two dates are the same, and how they changed."""
+    """Match the lesions of two dates, and say how they changed."""
     from tumorsim.manifest import write_table
     from tumorsim.matching import match_dates, match_manifest
     from tumorsim.records import Case
