@@ -18,7 +18,7 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
     Parameters
     ----------
     X : ndarray of shape (n_tumors, n_features)
-        Embeddings, at least three.
+        Embeddings, or points such as index.coordinates(aspects=None); at least three.
     labels : array-like of shape (n_tumors,), optional
         Text (a color and a marker per value) or numbers (a color scale, logarithmic where they span more than
         a factor of 20). Missing: None or NaN, drawn gray.
@@ -66,7 +66,7 @@ def plot_map(X, labels=None, *, method="pca", name=None, highlight=None, random_
         ax.annotate(str(number), points[row], xytext=(6, 6), textcoords="offset points", fontweight="bold")
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
     title = "t-SNE" if method == "tsne" else "Principal components"
-    ax.set_title(f"{title} of {len(X)} tumors' embeddings{by_what}")
+    ax.set_title(f"{title} of {len(X)} tumors{by_what}")
     finish(ax)
     if method == "tsne":
         ax.set(xticks=[], yticks=[])  # its units mean nothing
