@@ -169,6 +169,7 @@ def test_nifti_with_mask_and_proposals(page, world):  # noqa: F811
     page.wait_for_selector("#lesions:not([hidden]) input:checked")
     page.click("#ask")
     assert "new/1" in _answered(page)
+    _until(page, "document.getElementById('answer').getBoundingClientRect().top < 100")  # it is looked at
     page.click("#propose")
     _until(page, "/Proposed|no lesion/.test(document.body.innerText)")
     _until(page, "document.getElementById('status').className !== 'busy'")

@@ -531,7 +531,11 @@
       show(await call("POST", `scans/${scan.id}/proposals`, {}));
       if (!scan.lesions.length) say("The model proposes no lesion here. Draw a box.", "bad");
     }));
-    on("panel", "submit", event => { event.preventDefault(); ask(query()); });
+    on("panel", "submit", async event => {
+      event.preventDefault();
+      await ask(query());
+      if (answer && $("status").className !== "bad") $("answer").scrollIntoView();
+    });
     for (const id of ["n", "leave-out"]) on(id, "change", live);
     for (const id of ["brightness", "contrast"]) on(id, "input", () => views.forEach(load));
     on("zoom", "input", paint);
