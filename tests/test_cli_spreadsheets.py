@@ -49,6 +49,13 @@ def test_a_spreadsheet_walks_to_an_answer_sheet(scans, name):
     run("index build", out / "archive.npz", "-o", out / "index")
     case = cohort[0].case
     shown = run(
-        "query", out / "index", case.image, "--mask", case.mask, "--device cpu", "--report", out / "a.html"
+        "query",
+        out / "index",
+        case.image,
+        "--mask",
+        case.mask,
+        "--device cpu --keep-same",
+        "--report",
+        out / "a.html",
     )
     assert "Müller 1" in shown.output and "Müller 1" in (out / "a.html").read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ def test_real_scans_find_themselves(real_data, embedder, tmp_path):
     X = embedder.transform(cohort)
     assert np.isfinite(X).all()
     index = TumorIndex().fit(X, metadata=cohort.table, space=embedder.space_)
-    found = find_similar(embedder, index, cohort, n_neighbors=1).neighbors
+    found = find_similar(embedder, index, cohort, n_neighbors=1, keep_same=True).neighbors
     assert found["tumor_id"].tolist() == cohort.tumor_ids.tolist()
     assert found["distance"].max() < 1e-6
 
