@@ -8,13 +8,13 @@ reads it again.
 import sys
 from pathlib import Path
 
-import atheris
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers of the tests
 
 
 def main():
     """Read what libFuzzer makes of the true files until its time is over or a defect is found."""
+    import atheris  # not among the packages of the tests
+
     with atheris.instrument_imports(include=["tumorsim", "nrrd", "nibabel", "pydicom", "numpy.lib"]):
         from ._engine import Session, _Sample, all_readers
 
