@@ -68,7 +68,8 @@ def test_share_of_a_killed_worker_is_done_again(archive, tmp_path, moment, monke
         return pipe, process
 
     def children():
-        return [child.pid for child in multiprocessing.active_children()]
+        alive = multiprocessing.active_children()
+        return [child.pid for child in alive if "Loky" not in type(child).__name__]  # those are joblib's
 
     if moment == "start":
         monkeypatch.setattr(workers_module, "_hire", kill_at_start)
@@ -77,7 +78,7 @@ def test_share_of_a_killed_worker_is_done_again(archive, tmp_path, moment, monke
         monkeypatch.setattr(workers_module, "_by_processes", each)
     X, _ = embed_archive(embedder, cohort, workers=2, partial_dir=tmp_path / "partial")
     assert killed and X.tobytes() == expected.tobytes()
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 class Deadly:
