@@ -5,7 +5,7 @@ import time
 import zipfile
 
 import pytest
-from test_report_browser import CHROMIUM
+from test_report_browser import CHROMIUM, browser  # noqa: F401, a fixture
 from test_serve import TOKEN, Server, world  # noqa: F401, world is a fixture
 
 pytest.importorskip("starlette", reason="the page needs the extra serve")
@@ -26,19 +26,8 @@ def server(world):  # noqa: F811
     assert server.stop() == ("", "")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Return a headless Chromium for the module."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=["light"])
-def page(browser, server, request):
+def page(browser, server, request):  # noqa: F811
     """Return the page opened by its link; at the end it has complained of nothing and stayed on loopback."""
     context = browser.new_context(
         viewport={"width": 1366, "height": 768}, color_scheme=request.param, accept_downloads=True

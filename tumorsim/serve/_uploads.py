@@ -146,7 +146,8 @@ def read_scan(folder, limits, options):
             f"A scan is one NIfTI or NRRD file, or one patient's DICOM; a mask is one file. {got}"
         )
     mask, options = (masks or [None])[0], {name: value or None for name, value in options.items()}
-    dicom = len(files) > 1 or files[0].read_bytes()[128:132] == b"DICM"
+    with open(files[0], "rb") as opened:
+        dicom = len(files) > 1 or opened.read(132)[128:] == b"DICM"
     if dicom:
         case, _ = load_dicom_case("files", with_mask=mask is None, **options)
         case = Case(case.image, mask or case.mask, case_id=case.case_id, patient_id=case.patient_id)
