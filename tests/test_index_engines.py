@@ -61,7 +61,11 @@ def make_index(tmp_path_factory):
 
 
 def check_same(index, exact, queries, *, recall, **options):
-    """Compare two indices' answers to ten neighbors: recall, exact distances, order, and all columns."""
+    """Compare two indices' answers to ten neighbors: recall, exact distances, order, and all columns.
+
+    By the plain distance unless `options` say otherwise: engines serve no other.
+    """
+    options = {"aspects": "embedding"} | options
     of = {"patient_id": [f"p{i}" for i in range(len(queries))], "volume_mm3": [100.0] * len(queries)}
     answer = index.search(queries, 10, query_metadata=of, space=SPACE, **options)
     truth = exact.search(queries, 10, query_metadata=of, space=SPACE, **options)
@@ -90,8 +94,20 @@ def check_same(index, exact, queries, *, recall, **options):
         ({"where": {"u": ("<", 0.01)}}, 1),
         ({"where": {"type": "glioma", "u": ("<", 0)}}, 1),
         ({"aspects": {"type": 1}}, 1),
+        ({"aspects": None}, 1),
     ],
-    ids=["plain", "no limit", "half", "exclude", "calibration", "no alpha", "selective", "none", "aspects"],
+    ids=[
+        "plain",
+        "no limit",
+        "half",
+        "exclude",
+        "calibration",
+        "no alpha",
+        "selective",
+        "none",
+        "aspects",
+        "default",
+    ],
 )
 def test_every_engine_answers_as_exact_search_does(make_index, engine, options, recall):
     """Recall@10 is at least 0.98, all else is exact; so is all with aspects and selective filters."""
@@ -130,7 +146,7 @@ def test_every_engine_follows_changes(make_index, engine, tmp_path):
     exact = TumorIndex()
     for one in (index, exact):
         one.fit(X[:2000], metadata=table[:2000], space=SPACE)
-        one.search(queries[:1], 1)  # builds what changes must not leave behind
+        one.search(queries[:1], 1, aspects="embedding")  # builds what changes must not leave behind
         one.add(X[2000:], metadata=table[2000:], space=SPACE)
         one.remove(table["tumor_id"][:50].tolist())
         one.update(queries[:1], metadata={"tumor_id": ["t99"], "u": [0.25]}, space=SPACE)
@@ -223,7 +239,8 @@ def check_milvus(uri, directory, name="t1c"):
     assert other.metadata_["tumor_id"].tolist() == table["tumor_id"].tolist()
     pd.testing.assert_frame_equal(other.metadata_, index.metadata_)
     np.testing.assert_array_equal(other.embeddings_, X)
-    pd.testing.assert_frame_equal(other.search(queries, 5), index.search(queries, 5))
+    plain = [one.search(queries, 5, aspects="embedding") for one in (other, index)]
+    pd.testing.assert_frame_equal(*plain)
     with pytest.raises(IndexMismatchError, match=r"'3fa1', got '9c07'"):
         other.search(queries, space=EmbeddingSpace("9c07"))
     other.remove(["t5"]).update(queries[:1], metadata={"tumor_id": ["t7"]})
@@ -231,11 +248,11 @@ def check_milvus(uri, directory, name="t1c"):
     assert again.metadata_["tumor_id"].tolist() == other.metadata_["tumor_id"].tolist()
     assert again.search(queries[:1], 1)["tumor_id"].tolist() == ["t7"]
     with pytest.raises(IndexMismatchError, match="holds 2999 tumors, and the index 3000"):
-        TumorIndex.load(directory / "index").search(queries)
+        TumorIndex.load(directory / "index").search(queries, aspects="embedding")
     foreign = EmbeddingSpace("9c07")
     TumorIndex(**parameters).fit(X[:1000], metadata=table[:1000], space=foreign, overwrite=True)
     with pytest.raises(IndexMismatchError, match=r"has fingerprint '9c07', and the index '3fa1'"):
-        TumorIndex.load(directory / "index").search(queries)
+        TumorIndex.load(directory / "index").search(queries, aspects="embedding")
     with pytest.raises(IndexMismatchError, match=r"_none' at .* does not exist"):
         TumorIndex.connect(uri, f"{name}_none")
 
