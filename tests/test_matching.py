@@ -198,6 +198,10 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
     grown = written.loc["s2/1"]
     assert grown["lesion_id"] == written.loc["s0/1", "lesion_id"] and grown["volume_ratio_per_month"] > 0
     assert np.isnan(written.loc["s0/1", "volume_ratio_per_month"])
+    shuffled = pd.read_csv(tmp_path / "matched.csv", dtype=str).iloc[::-1]
+    shuffled.loc[shuffled["case_id"] == "s2", "lesion_id"] = None  # a date that has come since
+    again = match_manifest(shuffled)[1]
+    assert {t.tumor_id: t.metadata["lesion_id"] for t in again} == written["lesion_id"].to_dict()
     with pytest.raises(ValueError, match="needs a column 'date'"):
         match_manifest(
             pd.DataFrame(written.reset_index())

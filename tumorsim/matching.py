@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from itertools import pairwise
+from contextlib import suppress
+from datetime import date
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,7 +129,8 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     Parameters
     ----------
     archive : str, Path or DataFrame
-        Manifest, see `load_cohort`, with a further column ``date`` (2024-05-31) or ``visit`` (numbers).
+        Manifest, see `load_cohort`, with a further column ``date`` (2024-05-31) or ``visit`` (numbers, or
+        dates as `tumorsim.manifest.import_dicom` writes them).
     output : str or Path, optional
         Manifest to write, with ``lesion_id``, ``status`` and, where dates are known, changes per month.
     embedder, skip_bad, progress
@@ -157,6 +160,8 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     for tumor in cohort:
         groups.setdefault(tumor.patient_id, {}).setdefault(id(tumor.case), []).append(tumor)
     jobs, owner = [], {tumor.tumor_id: {tumor.tumor_id} for tumor in cohort}
+    if len({type(_time(tumor, name)) for tumor in cohort}) > 1:
+        raise ValueError(f"Column '{name}' must hold either dates or numbers. Got both.")
     for scans in groups.values():
         ordered = sorted(scans.values(), key=lambda tumors: _time(tumors[0], name))
         jobs += list(pairwise(ordered))
@@ -164,7 +169,8 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
         raise ValueError(f"No patient has two scans with different '{name}'. Check patient_id.")
     tables, changes = [], {}
     for old, new in tqdm(jobs, "matching", unit="pair", disable=None if progress else True):
-        dates = (_time(old[0], name), _time(new[0], name)) if name == "date" else None
+        times = _time(old[0], name), _time(new[0], name)
+        dates = times if isinstance(times[0], date) else None
         found = match_dates(old, new, dates=dates, embedder=embedder)
         for row in found.to_dict("records"):
             ids = [i for side in ("tumors_before", "tumors_after") for i in row[side].split(";") if i]
@@ -191,22 +197,38 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
 
 
 def _time(tumor, name):
-    """Return date or number of a tumor's visit."""
+    """Return when a tumor was seen: a date, or of column 'visit' a number."""
     value = tumor.metadata.get(name)
     try:
-        return np.datetime64(str(value)[:10]) if name == "date" else float(value)
-    except (TypeError, ValueError) as err:
-        rule = "a date such as 2024-05-31" if name == "date" else "a number"
-        raise ValueError(f"'{name}' of tumor '{tumor.tumor_id}' must be {rule}. Got {value!r}.") from err
+        return _date(value)
+    except ValueError:
+        if name == "visit" and not is_blank(value):
+            with suppress(TypeError, ValueError):
+                return float(value)
+    rule = "a date such as 2024-05-31" if name == "date" else "a number, or a date such as 2024-05-31"
+    raise ValueError(f"'{name}' of tumor '{tumor.tumor_id}' must be {rule}. Got {value!r}.")
+
+
+def _date(value):
+    """Return a date of text such as 2024-05-31, with or without a time of day."""
+    return date.fromisoformat(str(value)[:10])
 
 
 def _names(cohort, owner):
-    """Return tumor_id → name of its lesion, numbered within each patient."""
-    names, counts = {}, {}
+    """Return tumor_id → name of its lesion: the one that it has, or numbered within the patient."""
+    known, names = {}, {}
+    for tumor in cohort:
+        if not is_blank(tumor.metadata.get("lesion_id")):
+            known.setdefault(id(owner[tumor.tumor_id]), str(tumor.metadata["lesion_id"]))
+    taken, given = set(known.values()), set()
     for tumor in cohort:
         if tumor.tumor_id not in names:
-            counts[tumor.patient_id] = counts.get(tumor.patient_id, 0) + 1
-            names |= dict.fromkeys(owner[tumor.tumor_id], f"{tumor.patient_id}/L{counts[tumor.patient_id]}")
+            name = known.get(id(owner[tumor.tumor_id]))
+            if name is None or name in given:
+                name = next(n for i in count(1) if (n := f"{tumor.patient_id}/L{i}") not in taken)
+            taken.add(name)
+            given.add(name)
+            names |= dict.fromkeys(owner[tumor.tumor_id], name)
     return names
 
 
@@ -225,14 +247,14 @@ def _lesions_of(side, options):
 
 
 def _months_between(before, after):
-    """Return the months between two dates."""
+    """Return the months between two dates, or texts such as 2024-05-31."""
     try:
-        days = (np.datetime64(str(after)[:10]) - np.datetime64(str(before)[:10])).astype(int)
+        days = (_date(after) - _date(before)).days
     except ValueError as err:
         raise ValueError(f"Dates must be written as 2024-05-31. Got {before!r} and {after!r}.") from err
     if days <= 0:
         raise ValueError(f"The later scan must have the later date. Got {before} and {after}.")
-    return float(days / _MONTH)
+    return days / _MONTH
 
 
 def _measure(tumor, mask):

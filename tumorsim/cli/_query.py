@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option, confirm
 
+from tumorsim._validation import counted
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output, say
 from tumorsim.cli._parse import parse_aspects, parse_exclude, parse_numbers, parse_where, split_names
@@ -226,6 +227,8 @@ def segment(
     epilog="\b\nExamples:\n  tumorsim match march.nii.gz june.nii.gz --mask-before march_mask.nii.gz \\\n"
     "      --mask-after june_mask.nii.gz --dates 2024-03-01,2024-06-03 --report match.html\n"
     "  tumorsim match archive.csv -o matched.csv\n\n"
+    "\b\nOf an import, with a SEG per scan whose TrackingUIDs are the same at every date:\n"
+    "  tumorsim match archive.csv -o matched.csv --dicom EXPORT --key-file archive.key --seg segs\n\n"
     "A manifest needs a column date (2024-05-31) or visit (1, 2, …); -o then writes it with lesion_id, "
     "status and changes per month."
 )
@@ -243,20 +246,35 @@ def match(
         Path | None, Option("--output", "-o", help="Write the table as CSV; of a manifest, the manifest.")
     ] = None,
     report: Annotated[Path | None, Option(help="Page of pictures side by side, of two scans.")] = None,
+    dicom: Annotated[
+        Path | None, Option(help="DICOM that the manifest was imported from, for --seg.")
+    ] = None,
+    key_file: Annotated[Path | None, Option(help="Key that it was imported with, for --seg.")] = None,
+    seg: Annotated[
+        Path | None, Option(help="Folder of DICOM SEGs to write: one TrackingUID per lesion, at every date.")
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print the table as JSON.")] = False,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
     """Match the lesions of two dates, and say how they changed."""
-    from tumorsim.manifest import write_table
+    from tumorsim.manifest import save_segs, write_table
     from tumorsim.matching import match_dates, match_manifest
     from tumorsim.records import Case
 
     check_output(output, report, overwrite=overwrite)
+    sources = dicom, key_file, seg
+    if any(sources) and (after is not None or not all(sources)):
+        raise ValueError("DICOM SEGs are written of a manifest. Give --dicom, --key-file and --seg with it.")
     if after is None:
         if any(value is not None for value in (mask_before, mask_after, dates, report)):
             raise ValueError("Masks, --dates and --report are for two scans: tumorsim match BEFORE AFTER.")
-        table, _ = match_manifest(before, output, skip_bad=skip_bad, progress=not as_json)
+        if seg is not None:
+            check_folder(seg, *(path.name for path in seg.glob("*.dcm")), overwrite=overwrite)
+        table, cohort = match_manifest(before, output, skip_bad=skip_bad, progress=not as_json)
+        if seg is not None:
+            written = save_segs(cohort, dicom, seg, key_file=key_file)
+            say(f"Wrote {counted(len(written), 'DICOM SEG')} into {seg}.", err=as_json)
     else:
         lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
         lesions |= {"merge_distance_mm": merge_distance, "dates": dates and tuple(dates.split(","))}

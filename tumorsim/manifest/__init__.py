@@ -6,6 +6,7 @@ from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import find_lesions, tumors_from_case
 from tumorsim.manifest._load import load_cohort, read_manifest
 from tumorsim.manifest._pseudonyms import Pseudonyms
+from tumorsim.manifest._segs import save_segs
 from tumorsim.manifest._tables import read_table, relative_path
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "read_table",
     "relative_path",
     "save_manifest",
+    "save_segs",
     "survey_dicom",
     "tumors_from_case",
     "write_table",

@@ -6,6 +6,7 @@ import hmac
 import os
 import re
 import secrets
+import uuid
 from pathlib import Path
 
 from tumorsim.exceptions import ManifestError
@@ -72,6 +73,10 @@ class Pseudonyms:
     def tracking(self, kind, value):
         """Return the pseudonym of a lesion's identifier of a kind: 'L' and 20 hexadecimal digits."""
         return f"L{self._digest(kind, value)[:20]}"
+
+    def tracking_uid(self, lesion_id):
+        """Return a lesion's TrackingUID, the same at every date: '2.25.' and a UUID, from 122 bits."""
+        return f"2.25.{uuid.UUID(self._digest('lesion', lesion_id)[:32], version=4).int}"
 
     def visit(self, patient_id, date):
         """Return a date (YYYYMMDD) moved by the patient's own secret number of days, as YYYY-MM-DD.

@@ -21,14 +21,16 @@ _EMPTY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "R
 _EMPTY += ("StudyID", "PositionReferenceIndicator")
 
 
-def save_seg(path, mask, scan, *, version):
+def save_seg(path, mask, scan, *, version, tracking=None):
     """Write a mask (nx, ny, nz) on a scan's grid as a binary DICOM SEG of one segment, atomically.
+
+    With `tracking`, a list of (TrackingUID, TrackingID), a segment each: voxels of value 1 are the first.
 
     A viewer finds the source by StudyInstanceUID, SeriesInstanceUID and PatientID, which are kept. Name,
     birth date, sex, accession number, physicians and whatever else the source says are not. `version` of the
     program is noted. ``DicomError`` if the mask is empty, or its source's headers are too poor for a SEG.
     """
-    mask = np.asarray(mask) != 0
+    mask = np.asarray(mask) if tracking else np.asarray(mask) != 0
     if not mask.any():
         raise DicomError("A SEG needs at least one voxel of tumor. Got an empty mask.")
     frames = scan.frames
@@ -40,7 +42,7 @@ def save_seg(path, mask, scan, *, version):
         planes = planes[np.argsort([f.index for f in frames])]
     with reading("The headers of the source series"):
         sources = [_bare(open_dicom(p, "The header")) for p in paths]
-        seg = _segmentation(sources, np.ascontiguousarray(planes, dtype=np.uint8), version)
+        seg = _segmentation(sources, np.ascontiguousarray(planes, dtype=np.uint16), version, tracking)
     with atomic_path(path) as temporary, reading(f"'{path}'"):
         seg.save_as(temporary)
 
@@ -71,26 +73,35 @@ def _bare(source):
     return bare
 
 
-def _segmentation(sources, planes, version):
-    """Return highdicom's Segmentation of planes (n, rows, columns), 0 or 1, in the order of the sources."""
+def _segmentation(sources, planes, version, tracking):
+    """Return highdicom's Segmentation of planes (n, rows, columns) in the order of the sources.
+
+    Values are 0 and segments. Tracked lesions were outlined elsewhere; those without ids are proposed here.
+    """
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    segment = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="tumor",
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=hd.sr.CodedConcept("108369006", "SCT", "Neoplasm"),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="tumorsim", family=codes.DCM.ArtificialIntelligence, version=version
-        ),
-    )
+    kinds, told = hd.seg.SegmentAlgorithmTypeValues, "Lesions matched" if tracking else "Proposed"
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"tumor {name or ''}".strip(),
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=hd.sr.CodedConcept("108369006", "SCT", "Neoplasm"),
+            algorithm_type=kinds.SEMIAUTOMATIC if tracking else kinds.AUTOMATIC,
+            algorithm_identification=hd.AlgorithmIdentificationSequence(
+                name="tumorsim", family=codes.DCM.ArtificialIntelligence, version=version
+            ),
+            tracking_uid=uid,
+            tracking_id=name,
+        )
+        for number, (uid, name) in enumerate(tracking or [(None, None)], 1)
+    ]
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=planes,
         segmentation_type="BINARY",
-        segment_descriptions=[segment],
+        segment_descriptions=segments,
         series_instance_uid=hd.UID(),
         series_number=9000,
         sop_instance_uid=hd.UID(),
@@ -100,5 +111,5 @@ def _segmentation(sources, planes, version):
         software_versions=version,
         device_serial_number="0",
         content_label="TUMOR",
-        series_description="Proposed by tumorsim, research use only",
+        series_description=f"{told} by tumorsim, research use only",
     )
