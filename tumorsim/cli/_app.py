@@ -10,8 +10,6 @@ from typer.core import TyperGroup
 import tumorsim
 from tumorsim._validation import printable, words_of
 
-__all__ = ["app", "check_folder", "check_output", "say"]
-
 _GOES_ON = "The same command goes on where it stopped."
 _HOW_TO_GO_ON = dict.fromkeys(("embed", "index", "places", "segment"), _GOES_ON)
 _STARTS_AGAIN = "Nothing is left half-written; the same command starts again."

@@ -3,8 +3,6 @@
 import csv
 import re
 
-__all__ = ["parse_aspects", "parse_columns", "parse_exclude", "parse_numbers", "parse_where", "split_names"]
-
 _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
 
 

@@ -12,8 +12,6 @@ from tumorsim.evaluation._statistics import interval, patient_weights
 from tumorsim.index import TumorIndex
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["compare_knn", "evaluate_knn", "format_knn_table", "neighbors_of_other_patients"]
-
 SHAPE_TARGETS = ("log_volume", "sphericity", "elongation")
 _COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high", "n_queries", "n_patients"]
 

@@ -11,8 +11,6 @@ from tumorsim._validation import check_integer
 from tumorsim.evaluation._statistics import STATISTICS, balanced_accuracy, interval
 from tumorsim.records import columns
 
-__all__ = ["Score", "Task", "check_cutoffs", "check_embeddings", "find_tasks", "vote_scores"]
-
 
 @dataclass(frozen=True)
 class Task:

@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike
 from tumorsim._validation import check_real
 from tumorsim.manifest import save_manifest
 
-__all__ = ["check_one_patient", "hold_out_patients", "split_patients"]
-
 
 def split_patients(
     patient_ids: ArrayLike, *, test_share: float = 0.2, random_state: int = 0

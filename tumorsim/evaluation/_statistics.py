@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["N_RESAMPLES", "STATISTICS", "balanced_accuracy", "interval", "patient_weights"]
-
 N_RESAMPLES = 1_000
 
 

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 from tumorsim._validation import check_text, printable
 from tumorsim.exceptions import IndexMismatchError
 
-__all__ = ["allowed_uri", "is_file", "token_for"]
-
 URI, TOKEN = "TUMORSIM_MILVUS_URI", "TUMORSIM_MILVUS_TOKEN"  # environment: the user's server, and its token
 PORTS = {"https": 443, "http": 19530, "tcp": 19530}  # the default ones of pymilvus
 

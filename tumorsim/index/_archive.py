@@ -14,8 +14,6 @@ from tumorsim.index._exact import Coordinates, PartialEngine, whitening_basis
 from tumorsim.index._tables import as_table, check_metadata, group_codes, join_tables, replace_rows
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["METRICS", "Archive", "check_cosines", "check_features", "restore"]
-
 METRICS = ("euclidean", "cosine", "whitened")
 
 

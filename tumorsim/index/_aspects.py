@@ -12,15 +12,6 @@ from tumorsim.answers import PLACE
 from tumorsim.index._exact import Coordinates, pair_distances
 from tumorsim.index._tables import kind_of, kind_of_dtype
 
-__all__ = [
-    "check_weights",
-    "make_aspects",
-    "measured_aspect",
-    "random_pairs",
-    "standard_aspects",
-    "weighted_points",
-]
-
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
 LOOK = 0.25  # weight where all others weigh 1, from simulated validation patients (docs/results.md)

@@ -9,8 +9,6 @@ from tumorsim._validation import check_choice, check_text, install_hint
 from tumorsim.index._exact import CandidateEngine, ExactEngine
 from tumorsim.index._milvus import MilvusEngine
 
-__all__ = ["check_engine", "make_engine"]
-
 _numba_lock = threading.Lock()  # numba's workqueue layer aborts the process when two threads use it at once
 
 

@@ -7,8 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["CandidateEngine", "Coordinates", "ExactEngine", "Frame", "PartialEngine", "whitening_basis"]
-
 BLOCK_BYTES = 8 * 2**20  # of pairs that are measured at once
 N_QUERIES, N_POINTS = 256, 8_192  # of one float32 product: 8 MB, which stays in a processor's cache
 GROUPS = 16  # of the points of one product, whose minima bound the n-th smallest

@@ -11,8 +11,6 @@ from tumorsim._validation import check_choice, printable
 from tumorsim.index._exact import empty
 from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
-__all__ = ["Selection", "nearest_per_group", "select", "where_mask"]
-
 _COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 MOST_LISTED = 12  # values of a column in a message
 _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}

@@ -24,8 +24,6 @@ from tumorsim.index._store import Store
 from tumorsim.index._tables import check_metadata
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["TumorIndex"]
-
 Metadata = pd.DataFrame | Mapping[str, Sequence] | Sequence[Mapping[str, object]]
 Space = EmbeddingSpace | None
 

@@ -17,8 +17,6 @@ from tumorsim.index._address import is_file, token_for
 from tumorsim.index._exact import CandidateEngine, Coordinates, Frame
 from tumorsim.index._tables import plain_scalar
 
-__all__ = ["Collection", "MilvusEngine"]
-
 FORMAT = "tumorsim-collection"
 SCHEMA_VERSION = 2
 DESCRIBED = ("fingerprint", "center", "unit", "basis")

@@ -10,8 +10,6 @@ from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
 
-__all__ = ["read_parquet", "write_parquet"]
-
 EMBEDDING = "embedding"
 KEY = b"tumorsim-index"  # of the file's metadata, which holds the description
 MOST_BYTES = 2**32  # of a file whose columns are unpacked

@@ -10,8 +10,6 @@ from tumorsim.index._aspects import check_weights, standard_aspects, weighted_po
 from tumorsim.index._filters import Selection, nearest_per_group, select, where_mask
 from tumorsim.index._tables import as_table
 
-__all__ = ["kneighbors", "search"]
-
 HELD_OUT = "held_out"  # metadata column: patients that the embedder was not fitted on
 MOST_PATIENTS = 10_000  # that calibrate p-values
 

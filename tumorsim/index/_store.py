@@ -16,8 +16,6 @@ from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._tables import map_array, read_table, write_table
 from tumorsim.io import atomic_path, content_key, locked, write_array
 
-__all__ = ["Store"]
-
 FORMAT = "tumorsim-index"
 SCHEMA_VERSION = 2
 MANIFEST, MANIFEST_BYTES = "manifest.json", 2**26  # name, and more than any writer's

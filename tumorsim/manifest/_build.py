@@ -13,8 +13,6 @@ from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typ
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import label_columns
 
-__all__ = ["build_manifest", "case_of_row", "cohort_from_scans", "save_manifest"]
-
 
 def build_manifest(
     scans,

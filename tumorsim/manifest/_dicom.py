@@ -19,8 +19,6 @@ from tumorsim.manifest._pseudonyms import Pseudonyms
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import id_variants
 
-__all__ = ["import_dicom", "load_dicom_case", "survey_dicom"]
-
 _REPORT = ("status", "patient_id", "case_id", "visit", "modality", "n_files", "reason")
 
 

@@ -14,8 +14,6 @@ from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
 from tumorsim.records.columns import is_missing
 
-__all__ = ["NUMBER", "read_cells", "write_table"]
-
 NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|[1-9]\d*\.\d+|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|\t|\r).", re.DOTALL)  # what spreadsheets run, marked or not
 _MOST_BYTES = 2**28  # of an Excel file, unpacked

@@ -12,8 +12,6 @@ from tumorsim.records.columns import (
     is_blank,
 )
 
-__all__ = ["looking_like", "point_columns", "remarks_of", "with_points"]
-
 _COMMA = re.compile(r"[+-]?(\d{1,3}([.\s'’]\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")  # 1.234,5 and 1234,5
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # may be 1234 as well
 _ALSO = {  # how tables call our columns, in small letters and digits

@@ -9,8 +9,6 @@ from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask, crop_slices, select_mask
 from tumorsim.records import Cohort, Tumor
 
-__all__ = ["find_lesions", "tumors_from_case"]
-
 _MOST_PIECES = 10_000  # more is a thresholded image, not a mask
 _SLACK = 1e-6  # spacings come from float32 headers: 14 voxels of 1 mm must count as 14 mm3
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["load_cohort", "read_manifest"]
-
 
 def load_cohort(manifest: str | os.PathLike | pd.DataFrame, *, skip_bad: bool = False) -> Cohort:
     """Read a manifest of tumors.

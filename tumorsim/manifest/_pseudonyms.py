@@ -11,8 +11,6 @@ from pathlib import Path
 
 from tumorsim.exceptions import ManifestError
 
-__all__ = ["Pseudonyms"]
-
 _MOST_DAYS = 3650
 
 

@@ -23,16 +23,6 @@ from tumorsim.records.columns import (
     label_columns,
 )
 
-__all__ = [
-    "Problems",
-    "Row",
-    "Table",
-    "read_table",
-    "real_path",
-    "relative_path",
-    "typed_cells",
-]
-
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,14})")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # C:\ or \\server
 _ACTS = re.compile(

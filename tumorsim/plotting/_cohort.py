@@ -7,8 +7,6 @@ from tumorsim.plotting._style import finish, label_styles, new_axes, new_figure,
 from tumorsim.records.columns import is_missing, label_column
 from tumorsim.rendering import MISSING_COLOR
 
-__all__ = ["plot_cohort", "plot_map"]
-
 _PLACE = ("mni_x_mm", "mni_y_mm", "mni_z_mm")
 
 

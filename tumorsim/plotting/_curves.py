@@ -6,8 +6,6 @@ from tumorsim._validation import check_choice
 from tumorsim.plotting._style import finish, new_axes, readable, style_of
 from tumorsim.rendering import COLORS
 
-__all__ = ["plot_history", "plot_knn_curve"]
-
 _METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "r2": "R²", "spearman": "Spearman correlation"}
 
 

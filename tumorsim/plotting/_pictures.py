@@ -7,8 +7,6 @@ from tumorsim.plotting._style import new_figure, readable
 from tumorsim.records import read_surroundings
 from tumorsim.rendering import OUTLINE_COLOR, PLANES, scale_bar_mm
 
-__all__ = ["common_extent", "plot_neighbors", "tumor_slices"]
-
 
 def common_extent(tumors, *, margin_mm=30.0):
     """Return the edge in mm of the square that holds the box and its margin of every tumor."""

@@ -3,8 +3,6 @@
 from tumorsim.records.columns import LABEL_PREFIX
 from tumorsim.rendering import COLORS, color_numbers
 
-__all__ = ["finish", "label_styles", "new_axes", "new_figure", "readable", "style_of"]
-
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # say once more what colors say
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     Source = str | os.PathLike | SpatialImage | tuple[np.ndarray, np.ndarray]
 
-__all__ = ["Case", "of_file"]
-
-
 _MOST_LESIONS = 20  # a mask of larger values is compared with the image
 _MASK_REMEDY = "Name the file that holds the segmentation."
 

@@ -12,8 +12,6 @@ from tumorsim.records._table import row_of_tumor, tumors_of_table
 from tumorsim.records._tumor import Tumor
 from tumorsim.records.columns import ID_COLUMNS, LABEL_PREFIX, MEASURED_FROM, MEASURES, OWN_COLUMNS
 
-__all__ = ["Cohort", "group_by_case"]
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 

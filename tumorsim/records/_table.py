@@ -10,8 +10,6 @@ from tumorsim.records import columns
 from tumorsim.records._case import Case
 from tumorsim.records._tumor import Tumor
 
-__all__ = ["row_of_tumor", "tumors_of_table"]
-
 _NEEDED = (*columns.ID_COLUMNS, "image")
 
 

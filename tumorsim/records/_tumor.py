@@ -12,8 +12,6 @@ from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
 from tumorsim.records.columns import MEASURES, clean_id, clean_label
 
-__all__ = ["Tumor", "check_tumors"]
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

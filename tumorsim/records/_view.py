@@ -16,8 +16,6 @@ from tumorsim.rendering import (
     outline_path,
 )
 
-__all__ = ["Surroundings", "case_html", "cohort_html", "read_surroundings", "tumor_html"]
-
 _WINDOW_MARGIN_MM = 10.0
 _THUMBNAIL_PIXELS = 140
 _N_THUMBNAILS = 4

@@ -11,8 +11,6 @@ from tumorsim.records.columns import is_missing, label_columns
 from tumorsim.report._pages import still
 from tumorsim.report._voxels import encode_voxels
 
-__all__ = ["UNKNOWN", "aspects_of", "column_of", "labels_of", "picture_extent", "shown_text"]
-
 THICK_SLICE_MM = 3.0
 UNKNOWN = "not known"
 FIRST = ("type", "place", "size", "look")  # aspects in the order of the sheet

@@ -5,8 +5,6 @@ import numpy as np
 from tumorsim.rendering import display_window, find_background, orthogonal_slices
 from tumorsim.report._pages import MARGIN_MM, N_PIXELS, still, write_page
 
-__all__ = ["save_match"]
-
 _ANSWERS = {"merged": "were several, are one", "split": "was one, are several"}
 
 

@@ -5,8 +5,6 @@ import numpy as np
 from tumorsim.records.columns import label_column
 from tumorsim.rendering import color_numbers
 
-__all__ = ["Neighborhood"]
-
 _N_SHOWN = 2000  # tumors of the archive on a map
 _N_GROUPS = 6  # labels with a color of their own
 _WIDTH, _HEIGHT, _EDGE = 340, 240, 14

@@ -25,8 +25,6 @@ from tumorsim.rendering import (
     scale_bar_mm,
 )
 
-__all__ = ["draw_proposal", "draw_tumor", "render", "save_overview", "save_review", "still", "write_page"]
-
 RESEARCH = "Research use only; not for diagnosis or treatment."
 SIMULATED = "Pretrained mostly on simulated tumors."
 OUTCOME = (

@@ -16,8 +16,6 @@ from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_exte
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._pages import render
 
-__all__ = ["describe_model", "render_notebook", "render_report", "save_report"]
-
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
 N_PIXELS = 180  # on an edge of a still picture

@@ -7,8 +7,6 @@ import numpy as np
 
 from tumorsim.preprocessing import resample
 
-__all__ = ["encode_voxels"]
-
 _PERCENTILES = (0.1, 99.9)  # intensities that 255 levels spread over
 
 

@@ -22,9 +22,6 @@ from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
-__all__ = ["Answer", "neighbor_tumors"]
-
-
 _N_SHOWN = 5  # queries in a notebook
 _TABLES = ("neighbors", "votes", "summary", "left_out", "inferred")
 PROPOSED = (

@@ -32,8 +32,6 @@ from tumorsim.retrieval._query import is_table
 from tumorsim.retrieval._workers import embed_each
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["embed_archive", "embed_to_file", "evaluate_files", "load_embedder", "read_embeddings"]
-
 
 def embed_to_file(
     embedder, tumors, path, *, overwrite=False, progress=False, skip_bad=False, workers=None, dask=None

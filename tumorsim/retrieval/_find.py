@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from tumorsim.embedder import TumorEmbedder
 
-__all__ = ["check_request", "find_similar"]
-
 
 def find_similar(
     embedder: TumorEmbedder,

@@ -16,8 +16,6 @@ from tumorsim.io import ORIENTATION_REMEDY, save_nifti
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
-__all__ = ["UNKNOWN_PATIENT", "check_known", "is_table", "read_query", "segment_to_file", "tumors_of"]
-
 UNKNOWN_PATIENT = "unknown"
 _TABLES = (".csv", ".parquet", ".pq", ".tsv", ".xlsm", ".xlsx")
 

@@ -8,8 +8,6 @@ import pandas as pd
 from tumorsim.io import content_key
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
-__all__ = ["LEFT_OUT_COLUMNS", "search_others"]
-
 LEFT_OUT_COLUMNS = ("query", "tumor_id", "case_id", "patient_id", "reason")
 EQUAL = 1e-5  # of the embedding's norm: float32 sums of one tumor in another order differ by less
 

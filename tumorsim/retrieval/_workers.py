@@ -9,8 +9,6 @@ from multiprocessing.pool import ExceptionWithTraceback
 
 import numpy as np
 
-__all__ = ["embed_each", "embed_scans"]
-
 _DASK_SCANS = 8  # per task: the scheduler needs about a millisecond for each
 _MOST_DEATHS = 3  # of workers in a row, without a scan done between them
 
