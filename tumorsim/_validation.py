@@ -5,6 +5,7 @@ import numbers
 import re
 import traceback
 import unicodedata
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "check_spacing",
     "check_text",
     "counted",
+    "import_extra",
     "install_hint",
     "is_missing",
     "printable",
@@ -92,6 +94,14 @@ def install_hint(extra):
     "Run pip install '.[dicom]' in your clone of tumorsim."
     """
     return f"Run pip install '.[{extra}]' in your clone of tumorsim."
+
+
+def import_extra(module, user, extra):
+    """Return a module of an extra, which `user` needs, or say how to install it."""
+    try:
+        return import_module(module)
+    except ImportError as err:
+        raise ImportError(f"{user} needs {module.partition('.')[0]}. {install_hint(extra)}") from err
 
 
 def printable(text, longest=300):

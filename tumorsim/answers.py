@@ -6,19 +6,10 @@ import pandas as pd
 from tumorsim._validation import check_integer, check_real, counted
 
 __all__ = [
-    "PLACE",
-    "aspect_shares",
-    "describe_aspects",
-    "describe_closeness",
-    "describe_disagreements",
-    "describe_left_out",
-    "describe_summary",
-    "describe_training",
-    "describe_vote",
-    "describe_where",
-    "summarize",
-    "votes",
-]
+    "PLACE", "aspect_shares", "describe_aspects", "describe_closeness", "describe_disagreements",
+    "describe_left_out", "describe_summary", "describe_training", "describe_vote", "describe_where",
+    "summarize", "votes",
+]  # fmt: skip
 
 UNUSUAL = 0.2  # p-value below which a tumor is called rather unusual
 PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up the aspect "place"
@@ -157,10 +148,8 @@ def describe_where(where):
         for one in condition if several else [condition]:
             pair = isinstance(one, tuple) and len(one) == 2 and not str(one[0]).strip("<>=!")
             operator, value = one if pair else ("=", one)
-            values = value if isinstance(value, list | tuple | set | frozenset | np.ndarray) else [value]
-            texts = [
-                "not known" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in values
-            ]
+            held = value if isinstance(value, list | tuple | set | frozenset | np.ndarray) else [value]
+            texts = ["not known" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in held]
             parts.append(f"{column} {operator.replace('==', '=')} {' or '.join(texts)}")
     return ", ".join(parts)
 
@@ -352,12 +341,10 @@ def _vote(found, archive_labels, task):
     row = {"label": None, "n_votes": 0, "n_labelled": len(labelled), "n_neighbors": len(found)}
     row |= {"n_patients": 0, "base_rate": np.nan, "counts": _counts(labelled), "tied": False}
     if len(labelled):
-        most = counts.max()
+        most, of = counts.max(), found.loc[labelled.index]
         first = next(value for value in labelled if counts[value] == most)  # rows are by distance
-        patients = (
-            found.loc[labelled.index, "patient_id"].nunique() if "patient_id" in found else len(labelled)
-        )
-        row |= {"label": first, "n_votes": int(most), "n_patients": int(patients)}
+        n_patients = of["patient_id"].nunique() if "patient_id" in of else len(of)
+        row |= {"label": first, "n_votes": int(most), "n_patients": int(n_patients)}
         row |= {"tied": bool((counts == most).sum() > 1)}
         row["base_rate"] = float((archive_labels.dropna() == first).mean())
     return row

@@ -94,9 +94,8 @@ class VoteCalibration:
                 curve = LogisticRegression(C=100.0).fit(share[:, None], correct)
                 curves[task] = (float(curve.coef_[0, 0]), float(curve.intercept_[0]))
         if not curves:
-            raise ValueError(
-                f"Calibration needs at least {LEAST_VOTES} votes of held-out patients in a task. Got {most}."
-            )
+            rule = f"Calibration needs at least {LEAST_VOTES} votes of held-out patients in a task."
+            raise ValueError(f"{rule} Got {most}.")
         self.curves_, self.made_for_ = curves, {}
         self.report_ = self.evaluate(counted, metadata)
         return self
@@ -148,10 +147,8 @@ class VoteCalibration:
             if values["format"] != _FORMAT or shape != (2,) or not np.isfinite(list(curves.values())).all():
                 raise ValueError("format or curves are wrong")
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as err:
-            raise ValueError(
-                f"'{path}' must be a vote calibration as 'VoteCalibration.save' writes it, version 1. Got "
-                "another file, or a damaged one. Calibrate again."
-            ) from err
+            rule = f"'{path}' must be a vote calibration as 'VoteCalibration.save' writes it, version 1."
+            raise ValueError(f"{rule} Got another file, or a damaged one. Calibrate again.") from err
         return calibration
 
     def check(
@@ -162,10 +159,9 @@ class VoteCalibration:
         held = {"aspects": {}} | self.made_for_  # before aspects the plain distance was the only one
         for name, value in _made_for(index, n_neighbors, aspects).items():
             if self.made_for_ and name in held and held[name] != value:
-                raise IndexMismatchError(
-                    "The vote calibration must be made for this index, number of neighbors and aspects. Its "
-                    f"{name} is {_said(held[name])}, got {_said(value)}. Calibrate again."
-                )
+                rule = "The vote calibration must be made for this index, number of neighbors and aspects."
+                got = f"Its {name} is {_said(held[name])}, got {_said(value)}."
+                raise IndexMismatchError(f"{rule} {got} Calibrate again.")
 
 
 def calibrate_votes(
@@ -209,10 +205,8 @@ def calibrate_votes(
     if "patient_id" in metadata and "patient_id" in index.metadata_:
         both = sorted(set(metadata["patient_id"]) & set(index.metadata_["patient_id"]))
         if both:
-            raise ValueError(
-                f"Votes are calibrated on patients that the index does not hold. Got {len(both)} that it "
-                f"holds, among them {both[0]!r}."
-            )
+            got = f"Got {len(both)} that it holds, among them {both[0]!r}."
+            raise ValueError(f"Votes are calibrated on patients that the index does not hold. {got}")
     neighbors = index.search(X, n_neighbors, query_metadata=metadata, space=space, aspects=aspects)
     calibration = VoteCalibration().fit(votes(neighbors, index.metadata_, n_neighbors=n_neighbors), metadata)
     calibration.made_for_ = _made_for(index, n_neighbors, aspects)

@@ -77,14 +77,13 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     least = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
     most = check_real(max_volume_mm3, "max_volume_mm3", minimum=least, exclusive=True)
     cohort, problems, lines = read_manifest(path)
-    findings = [
-        _of_row(problems.rows[line], err, problems.reasons[line]) for line, err in problems.errors.items()
-    ]
+    rows, reasons, digests = problems.rows, problems.reasons, {}
+    findings = [_of_row(rows[line], err, reasons[line]) for line, err in problems.errors.items()]
     for kind, line, problem, remedy in problems.remarks:
         findings.append(_finding("warning", kind, (None, line), problem, remedy))
-    digests = {}
-    groups = group_by_case(cohort)
-    for rows in tqdm(groups, "checking scans", disable=None if progress else True, leave=False):
+    for rows in tqdm(
+        group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
+    ):
         tumors = [(cohort[row], lines[row]) for row in rows]
         findings += _of_scan(tumors, least, most, digests)
     findings += _duplicates(digests)
@@ -244,11 +243,8 @@ def _of_labels(cohort, lines):
         values = table[task].dropna()
         for row, value in values[values.str.fullmatch(_UNKNOWN)].drop_duplicates().items():
             problem = f"label_{task} is '{value}': a value of its own, or is it not known?"
-            findings.append(
-                _finding(
-                    "warning", "label unknown", (None, lines[row]), problem, "Leave the cell empty, if so."
-                )
-            )
+            remedy = "Leave the cell empty, if so."
+            findings.append(_finding("warning", "label unknown", (None, lines[row]), problem, remedy))
         counts = Counter(values)
         for rare, common in _variants(counts):
             row = int(values.index[values == rare][0])

@@ -202,7 +202,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
 
         Its weights are drawn at random. Only the statistics of its batch norms and its feature scaling are
         those of patches around the tumors, without which the network would be broken rather than untrained:
-        10 batches of 2 patches of 128 mm, not augmented. `initial_weights` are not read.
+        10 batches of 2 patches of 128 mm, not augmented. `initial_weights` are not read. An integer
+        `random_state` is the seed itself.
 
         Parameters
         ----------
@@ -221,10 +222,6 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             If a parameter is out of range.
         CohortError
             If scans cannot be used.
-
-        Notes
-        -----
-        An integer `random_state` is the seed itself.
         """
         seed = training.run_seed(self.random_state)
         if isinstance(self.random_state, numbers.Integral):
@@ -294,10 +291,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         dict of DataFrame
             Task → one row per tumor, one column per class.
         """
-        probabilities = classify(self._ready_network(), self._embed(tumors))
-        return {
-            task: pd.DataFrame(values, columns=self.classes_[task]) for task, values in probabilities.items()
-        }
+        found = classify(self._ready_network(), self._embed(tumors)).items()
+        return {task: pd.DataFrame(values, columns=self.classes_[task]) for task, values in found}
 
     def predict(self, tumors: Cohort | Sequence[Tumor]) -> pd.DataFrame:
         """Return each head's most probable class: one row per tumor, one column per task."""

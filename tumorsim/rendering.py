@@ -1,4 +1,4 @@
-"""Volume → picture arrays: planes through a lesion, windowed, with its mask at the same pixels."""
+"""Volume → picture arrays: planes through a lesion, with its mask at the same pixels; and pages of them."""
 
 import base64
 import io
@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorsim._validation import printable
+
 __all__ = [
-    "COLORS",
-    "MISSING_COLOR",
-    "OUTLINE_COLOR",
-    "PLANES",
-    "PROPOSED_COLOR",
-    "Picture",
-    "color_numbers",
-    "display_window",
-    "encode_png",
-    "find_background",
-    "orthogonal_slices",
-    "outline_path",
-    "scale_bar_mm",
-]
+    "COLORS", "MISSING_COLOR", "OUTLINE_COLOR", "PLANES", "PROPOSED_COLOR", "Picture", "color_numbers",
+    "display_window", "encode_png", "find_background", "orthogonal_slices", "outline_path",
+    "page_environment", "scale_bar_mm",
+]  # fmt: skip
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by color-blind people; yellow is left out: too
 # faint on white. Black comes last: it is not seen on a dark page.
@@ -62,6 +54,29 @@ class Picture:
     box: tuple | None
     pixel_mm: float
     marks: str
+
+    def parts(self):
+        """Return text and numbers for templates of pages: plane, PNG, outline or box, marks, scale bar."""
+        n, bar = len(self.pixels), scale_bar_mm(len(self.pixels) * self.pixel_mm)
+        drawn = {"plane": self.plane, "n": n, "marks": self.marks, "png": encode_png(self.pixels)}
+        drawn |= {"outline": outline_path(self.mask), "bar_mm": bar, "bar": bar / self.pixel_mm}
+        return drawn | {"box": self.box if self.mask is None else None}
+
+
+def page_environment():
+    """Return Jinja's environment of the package's templates: text is escaped and printable, colors known."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "finalize": _shown}
+    environment = Environment(loader=PackageLoader("tumorsim"), autoescape=True, **options)
+    colors = {"outline": OUTLINE_COLOR, "proposed": PROPOSED_COLOR, "missing": MISSING_COLOR}
+    environment.globals["colors"] = colors | {f"color{i}": color for i, color in enumerate(COLORS)}
+    return environment
+
+
+def _shown(value):
+    """Return a value as a page shows it: without control characters."""
+    return printable(value, len(value)) if type(value) is str and not value.isprintable() else value
 
 
 def color_numbers(labels):

@@ -65,9 +65,8 @@ class EmbeddingSpace:
             if not isinstance(getattr(self, name), Mapping):
                 got = type(getattr(self, name)).__name__
                 raise TypeError(f"'{name}' must map names to arrays or numbers. Got {got}.")
-        aspects = {
-            check_text(k, "aspect name"): _frozen(v, f"aspect '{k}'", 2) for k, v in self.aspects.items()
-        }
+        held = self.aspects.items()
+        aspects = {check_text(k, "aspect name"): _frozen(v, f"aspect '{k}'", 2) for k, v in held}
         scale = None if self.scale is None else _frozen(self.scale, "scale", 1)
         if scale is not None and (scale <= 0).any():
             raise ValueError(f"'scale' must be greater than 0 for every feature. Got {scale.min()}.")

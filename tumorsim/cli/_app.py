@@ -12,6 +12,10 @@ from tumorsim._validation import printable, words_of
 
 _GOES_ON = "The same command goes on where it stopped."
 _HOW_TO_GO_ON = dict.fromkeys(("embed", "index", "places", "segment"), _GOES_ON)
+_INTERNAL = (
+    "Internal error, please report it: {} Give the command, and what it prints as 'tumorsim --debug …'; "
+    "look through that for names of patients first."
+)
 _STARTS_AGAIN = "Nothing is left half-written; the same command starts again."
 
 
@@ -33,21 +37,10 @@ class _OneLineErrors(TyperGroup):
             except Exception as err:
                 if ctx.params.get("debug") or isinstance(err, typer.Abort) or hasattr(err, "exit_code"):
                     raise
-                code, text = _last_words(err)
-                say(text, err=True)
-                raise typer.Exit(code) from err
-
-
-def _last_words(err):
-    """Return exit code and line of an error: what tumorsim or the system says is for people."""
-    mendable, text = words_of(err)
-    if mendable:
-        return 2, f"Error: {text}"
-    said = f"{type(err).__name__}: {text}".replace("\n", " ")
-    return 70, (
-        f"Internal error, please report it: {said} Give the command, and what it prints as "
-        "'tumorsim --debug …'; look through that for names of patients first."
-    )
+                mendable, text = words_of(err)  # what tumorsim or the system says is for people
+                internal = _INTERNAL.format(f"{type(err).__name__}: {text}".replace("\n", " "))
+                say(f"Error: {text}" if mendable else internal, err=True)
+                raise typer.Exit(2 if mendable else 70) from err
 
 
 def say(text="", *, err=False):

@@ -51,9 +51,7 @@ def manifest(
     output: Annotated[
         Path | None, Option("--output", "-o", help="Manifest to write: one row per tumor.")
     ] = None,
-    layout: Annotated[
-        str | None, Option(help="Public data set below ROOT by name, or 'auto' for all.")
-    ] = None,
+    layout: Annotated[str | None, Option(help="Public data set below ROOT by name, or 'auto': all.")] = None,
     columns: Annotated[
         str | None, Option(help="Columns of other names: patient_id=MRN,label_type=Histology.")
     ] = None,
@@ -222,10 +220,9 @@ def fit(
         check_output(*tables, overwrite=overwrite or resume)
     given = {"tasks": split_names(tasks), "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch}
     given |= {"batch_size": batch_size, "spacing": spacing, "patch_size": patch_size, "lr": lr}
-    given |= {"n_channels": n_channels, "n_blocks": n_blocks, "recipe__precision": precision}
-    given |= {"recipe__accumulate": accumulate}
-    given |= {"freeze_backbone": freeze_backbone or None, "cache_dir": cache_dir}
-    given |= {"checkpoint_dir": checkpoint_dir}
+    given |= {"n_channels": n_channels, "n_blocks": n_blocks, "freeze_backbone": freeze_backbone or None}
+    given |= {"recipe__precision": precision, "recipe__accumulate": accumulate}
+    given |= {"cache_dir": cache_dir, "checkpoint_dir": checkpoint_dir}
     given = {name: value for name, value in given.items() if value is not None}
     if paper and initial_weights is not None:
         raise ValueError("--paper begins with nothing, --initial-weights does not. Give one of them.")
@@ -265,12 +262,8 @@ def embed(
     model: opt.Model = None,
     device: opt.Device = "auto",
     n_jobs: opt.Jobs = 2,
-    workers: Annotated[
-        int | None, Option(min=1, help="Processes that embed, one core each. Default: this one.")
-    ] = None,
-    dask: Annotated[
-        str | None, Option(help="Address of a Dask scheduler, such as tcp://host:8786, that embeds.")
-    ] = None,
+    workers: Annotated[int | None, Option(min=1, help="Processes that embed. Default: this one.")] = None,
+    dask: Annotated[str | None, Option(help="Dask scheduler that embeds, such as tcp://host:8786.")] = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):

@@ -11,13 +11,9 @@ from tumorsim.cli._options import Device, Jobs, Model, Overwrite
 from tumorsim.cli._parse import parse_where
 
 IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
-Source = Annotated[
-    Path, Argument(help="Embeddings file, or a manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")
-]
+Source = Annotated[Path, Argument(help="Embeddings file or manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")]
 
-index_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Build, change, check or describe an index."
-)
+index_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, change or check an index.")
 app.add_typer(index_app, name="index")
 
 
@@ -85,9 +81,7 @@ def index_update(
 def index_remove(
     index_dir: IndexDir,
     tumor_ids: Annotated[list[str] | None, Argument(help="Ids of tumors.", metavar="[TUMOR_ID]...")] = None,
-    where: Annotated[
-        list[str] | None, Option(help="Condition on the tumors to remove, such as patient_id=p012.")
-    ] = None,
+    where: Annotated[list[str] | None, Option(help="Condition on what to remove: patient_id=p012.")] = None,
 ):
     """Drop tumors from an index, by id or by condition."""
     from tumorsim.index import TumorIndex, where_mask
@@ -138,10 +132,8 @@ def index_verify(index_dir: IndexDir):
 
     manifest = TumorIndex.verify(index_dir)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    say(
-        f"{index_dir} is whole: {manifest['size']} tumors in {size} bytes, generation "
-        f"{manifest['generation']}, schema version {manifest['schema_version']}."
-    )
+    version = f"generation {manifest['generation']}, schema version {manifest['schema_version']}"
+    say(f"{index_dir} is whole: {manifest['size']} tumors in {size} bytes, {version}.")
 
 
 @index_app.command("export", epilog="\b\nExample:\n  tumorsim index export index -o archive.parquet")
@@ -177,10 +169,8 @@ def index_import(
 def _check_index(folder, overwrite):
     """Raise early where an index would be lost."""
     if (folder / "manifest.json").exists() and not overwrite:
-        raise FileExistsError(
-            f"Index '{folder}' exists already. Add to it with 'tumorsim index add', or replace it with "
-            "--overwrite."
-        )
+        what = f"Index '{folder}' exists already."
+        raise FileExistsError(f"{what} Add to it with 'tumorsim index add', or replace it with --overwrite.")
 
 
 def _change(index_dir, source, model, device, n_jobs, how):

@@ -24,17 +24,12 @@ Aspect = Annotated[
 ]
 MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
 MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
-MergeDistance = Annotated[
-    float, Option("--merge-distance-mm", help="Components nearer than this are one lesion.")
-]
+MergeDistance = Annotated[float, Option("--merge-distance-mm", help="Nearer components are one lesion.")]
 ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
 Threshold = Annotated[float, Option(min=0, max=1, help="Probability from which a proposed voxel is tumor.")]
 PatientDicom = Annotated[Path | None, Option(help="Folder of the patient's DICOM, instead of SCAN.")]
 SeriesPattern = Annotated[
-    str | None,
-    Option(help="Pattern on the series' description or UID: which MR series of --dicom are T1c."),
+    str | None, Option(help="Pattern on the series' description or UID: which MR series of --dicom are T1c.")
 ]
-Roi = Annotated[
-    str | None, Option(help="Pattern on names of regions in RTSTRUCT and SEG: which ones are tumors.")
-]
+Roi = Annotated[str | None, Option(help="Pattern on names of regions in RTSTRUCT and SEG that are tumors.")]
 ExcludeRoi = Annotated[str | None, Option(help="Pattern on names of regions: which ones are no tumors.")]

@@ -9,17 +9,9 @@ _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
 def parse_where(texts, metadata):
     """Return conditions like ``type=meningioma`` or ``volume_mm3>=500`` as `where` of a search.
 
-    Parameters
-    ----------
-    texts : sequence of str
-        ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), ``column!=`` (not
-        missing), or with ``!=``, ``<``, ``<=``, ``>``, ``>=``. Several conditions on a column must all hold.
-    metadata : DataFrame
-        Of the index: a column of numbers makes the value a number, one of booleans true or false.
-
-    Returns
-    -------
-    where : dict or None
+    Texts are ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), ``column!=`` (not
+    missing), or with ``!=``, ``<``, ``<=``, ``>``, ``>=``. Several conditions on a column must all hold. A
+    column of numbers in the index's `metadata` makes the value a number, one of booleans true or false.
 
     Examples
     --------
@@ -32,10 +24,8 @@ def parse_where(texts, metadata):
     for text in texts or ():
         match = _CONDITION.fullmatch(text)
         if match is None:
-            raise ValueError(
-                f"A condition is a column, one of = != < <= > >=, and a value, such as 'type=meningioma'. "
-                f"Got {text!r}."
-            )
+            rule = "A condition is a column, one of = != < <= > >=, and a value, such as 'type=meningioma'."
+            raise ValueError(f"{rule} Got {text!r}.")
         column, operator, right = match.groups()
         values = [_value(part, column, metadata) for part in right.split(",")]
         if operator in ("=", "=="):

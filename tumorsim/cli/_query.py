@@ -41,9 +41,7 @@ def query(
     case_id: Annotated[str | None, Option(help="The scan's id, for --exclude same_case.")] = None,
     n_neighbors: Annotated[int, Option("--n-neighbors", "-n", min=1, help="Neighbors per tumor.")] = 5,
     where: Annotated[list[str] | None, Option(help="Condition, such as type=a,b or volume_mm3>=500.")] = None,
-    exclude: Annotated[
-        str | None, Option(help="Leave out same_patient, same_case, or ids such as a,b.")
-    ] = None,
+    exclude: Annotated[str | None, Option(help="Leave out same_patient, same_case, or ids: a,b.")] = None,
     aspect: opt.Aspect = None,
     max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
     alpha: Annotated[float, Option(min=0, max=1, help="No close match up to this p-value.")] = 0.05,
@@ -83,10 +81,8 @@ def query(
     from tumorsim.weights import find_weights
 
     if index_dir.is_file():
-        raise ValueError(
-            f"INDEX must be the folder of an index. Got the file '{index_dir}'. Write: tumorsim query INDEX "
-            "SCAN."
-        )
+        rule = f"INDEX must be the folder of an index. Got the file '{index_dir}'."
+        raise ValueError(f"{rule} Write: tumorsim query INDEX SCAN.")
     source = _one_source(scan, dicom)
     many = is_table(source) and (report is None or report.suffix.lower() not in (".html", ".htm"))
     if many:
@@ -140,7 +136,7 @@ def evaluate(
     n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
     queries: Annotated[Path | None, Option(help="Embeddings of held-out patients: the queries.")] = None,
     calibrate_votes: Annotated[
-        Path | None, Option(help="Write how often votes of --queries are right.")
+        Path | None, Option(help="Write how often --queries' votes are right.")
     ] = None,
     aspect: opt.Aspect = None,
     output: opt.Table = None,
@@ -157,14 +153,9 @@ def evaluate(
     from tumorsim.retrieval import evaluate_files
 
     check_output(output, calibrate_votes, overwrite=overwrite)
-    result, calibration, warning = evaluate_files(
-        source,
-        queries=queries,
-        n_neighbors=parse_numbers(n_neighbors, "--n-neighbors"),
-        calibrate=calibrate_votes is not None,
-        aspects=parse_aspects(aspect),
-        random_state=random_state,
-    )
+    options = {"n_neighbors": parse_numbers(n_neighbors, "--n-neighbors"), "aspects": parse_aspects(aspect)}
+    options |= {"queries": queries, "calibrate": calibrate_votes is not None, "random_state": random_state}
+    result, calibration, warning = evaluate_files(source, **options)
     say(format_knn_table(result))
     if warning is not None:
         say(warning)

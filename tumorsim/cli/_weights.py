@@ -7,10 +7,7 @@ from typer import Argument, Option
 
 from tumorsim.cli._app import app, say
 
-Name = Annotated[
-    str | None,
-    Argument(help="Name of weights, such as t1c-v6. Default: the default weights.", metavar="[NAME]"),
-]
+Name = Annotated[str | None, Argument(help="Such as t1c-v6. Default: the default weights.", metavar="[NAME]")]
 
 weights_app = typer.Typer(
     no_args_is_help=True,
@@ -69,16 +66,8 @@ def weights_fetch(
     "verify",
     epilog="\b\nExample:\n  tumorsim weights verify t1c-v6\n  tumorsim weights verify model.safetensors",
 )
-def weights_verify(
-    name: Annotated[
-        str | None,
-        Argument(
-            help="Name of weights, or the path of a model file. Default: the default weights.",
-            metavar="[NAME]",
-        ),
-    ] = None,
-):
-    """Check a file of weights: SHA-256, fingerprint and network."""
+def weights_verify(name: Name = None):
+    """Check weights, by name or path: SHA-256, fingerprint and network."""
     from tumorsim.weights import verify_weights
 
     facts = verify_weights(name)

@@ -152,10 +152,8 @@ def _scores(X, table, query_X, query_table, n_neighbors, *, targets=None, random
                 continue
             chance = {"balanced_accuracy": 1 / len(set(truth))}
         neighbors = neighbors_of_other_patients(X[known], owners[known], query_X[labeled], by, max(ks), **how)
-        weights = patient_weights(by, random_state)
-        scores += vote_scores(
-            task, task.gallery[known], truth, neighbors, ks, chance=chance, patients=by, weights=weights
-        )
+        drawn = {"patients": by, "weights": patient_weights(by, random_state)}
+        scores += vote_scores(task, task.gallery[known], truth, neighbors, ks, chance=chance, **drawn)
     if not scores:
         raise ValueError(
             "Nothing can be evaluated: no 'label_*' column has two classes, and no target has numbers, among "
@@ -194,19 +192,10 @@ def neighbors_of_other_patients(
         Rows of `X`, nearest first; -1 where other patients have no more tumors.
     """
     metadata = {"patient_id": [str(p) for p in patients], "row": range(len(X))}
-    found = (
-        TumorIndex(metric=metric)
-        .fit(X, metadata=metadata, space=space)
-        .search(
-            query_X,
-            k,
-            query_metadata={"patient_id": [str(p) for p in query_patients]},
-            exclude="same_patient",
-            aspects="embedding",
-            max_per_patient=None,
-            alpha=None,
-        )
-    )
+    asked = {"patient_id": [str(p) for p in query_patients]}
+    index = TumorIndex(metric=metric).fit(X, metadata=metadata, space=space)
+    options = {"exclude": "same_patient", "aspects": "embedding", "max_per_patient": None, "alpha": None}
+    found = index.search(query_X, k, query_metadata=asked, **options)
     rows = np.full((len(query_X), k), -1, dtype=np.int64)
     rows[found["query"], found["rank"] - 1] = found["row"]
     return rows

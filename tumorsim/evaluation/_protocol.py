@@ -58,10 +58,8 @@ def check_embeddings(
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"'{table_name}' must be a DataFrame. Got {type(table).__name__}.")
     if X.ndim != 2 or len(X) != len(table) or not len(X):
-        raise ValueError(
-            f"'{name}' must be (n_tumors, n_features), one row for each of '{table_name}', and not empty. "
-            f"Got shape {X.shape} for {len(table)} rows."
-        )
+        rule = f"'{name}' must be (n_tumors, n_features), one row for each of '{table_name}', and not empty."
+        raise ValueError(f"{rule} Got shape {X.shape} for {len(table)} rows.")
     if "patient_id" not in table or table["patient_id"].isna().any():
         rule = "must have 'patient_id' in every row, since neighbors of one's own patient do not count"
         raise ValueError(f"'{table_name}' {rule}.")

@@ -42,9 +42,8 @@ def split_patients(
     patients = np.unique(patient_ids)
     n_test = round(check_real(test_share, "test_share", minimum=0, maximum=1) * len(patients))
     if not 0 < n_test < len(patients):
-        raise ValueError(
-            f"Parameter 'test_share' must leave patients on both sides. Got {test_share} of {len(patients)}."
-        )
+        got = f"Got {test_share} of {len(patients)}."
+        raise ValueError(f"Parameter 'test_share' must leave patients on both sides. {got}")
     held_out = np.random.default_rng(random_state).permutation(patients)[:n_test]
     is_test = np.isin(patient_ids, held_out)
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)

@@ -95,9 +95,8 @@ def spearman(truth, predicted, weights):
         w = weights[start : start + step]
         a, b = (_centered_ranks(values, w) for values in (truth, predicted))
         product = np.sqrt((w * a * a).sum(axis=1) * (w * b * b).sum(axis=1))
-        found.append(
-            np.divide((w * a * b).sum(axis=1), product, out=np.full(len(w), np.nan), where=product > 1e-9)
-        )
+        shared, missing = (w * a * b).sum(axis=1), np.full(len(w), np.nan)
+        found.append(np.divide(shared, product, out=missing, where=product > 1e-9))
     return np.concatenate(found)
 
 

@@ -31,10 +31,9 @@ class Archive:
     def __len__(self):
         return len(self.embeddings)
 
-    def __getstate__(self):
+    def __reduce__(self):
         """Return what `__init__` was given; derived parts are made again."""
-        given = ("embeddings", "metadata", "space", "metric", "feature_names")
-        return {name: getattr(self, name) for name in given} | {"_codes": {}, "_last": {}}
+        return Archive, (self.embeddings, self.metadata, self.space, self.metric, self.feature_names)
 
     def description(self):
         """Return what files say of the archive beside its rows, as JSON."""
@@ -56,7 +55,7 @@ class Archive:
             if column in self.metadata and column not in table:
                 raise ValueError(f"'metadata' of added tumors must have the index's column '{column}'.")
         table = check_metadata(table, len(X))
-        held = table["tumor_id"][table["tumor_id"].isin(self.metadata["tumor_id"])]
+        held = table["tumor_id"][table["tumor_id"].isin(self.ids)]
         if len(held):
             got = f"Got '{held.iloc[0]}', which the index holds ({len(held)} in all)."
             raise ValueError(f"Every 'tumor_id' must be unique. {got} Update it, or remove it first.")
@@ -70,9 +69,8 @@ class Archive:
             raise ValueError("'metadata' of updated tumors must have the column 'tumor_id'.")
         table = check_metadata(table, len(table))
         rows = self.rows_of(table["tumor_id"])
-        embeddings = self.embeddings
+        embeddings = self.embeddings if X is None else np.array(self.embeddings)
         if X is not None:
-            embeddings = np.array(embeddings)
             embeddings[rows] = X
         return self.with_rows(embeddings, replace_rows(self.metadata, table, rows)), rows
 
@@ -96,15 +94,12 @@ class Archive:
         """Raise unless embeddings of `space` can be compared with those of the archive."""
         check_type(space)
         if self.space is None:
-            raise IndexMismatchError(
-                f"The index was fitted without a space, so embeddings of {space.fingerprint!r} cannot be "
-                "checked against it. Fit it with space=embedder.space_."
-            )
+            rule = f"The index was fitted without a space, to check that of {space.fingerprint!r} against."
+            raise IndexMismatchError(f"{rule} Fit it with space=embedder.space_.")
         if space.fingerprint != self.space.fingerprint:
-            raise IndexMismatchError(
-                f"Embeddings and index come from different embedders. The index has fingerprint "
-                f"{self.space.fingerprint!r}, got {space.fingerprint!r}. Embed both with the same model."
-            )
+            got = f"The index has fingerprint {self.space.fingerprint!r}, got {space.fingerprint!r}."
+            rule = "Embeddings and index come from different embedders."
+            raise IndexMismatchError(f"{rule} {got} Embed both with the same model.")
 
     @property
     def fingerprint(self):

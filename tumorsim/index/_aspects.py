@@ -59,13 +59,12 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     the logarithm of the column volume_mm3; and ``look``, what features carry beyond the heads. A task of one
     of these names comes first.
     """
-    pairs = random_pairs(codes)
-    aspects = {}
-    for name in () if space is None else space.aspects:
+    pairs, aspects = random_pairs(codes), {}
+    named = () if space is None else space.aspects
+    for name in named:
         coordinates = _coordinates(space, name, unit_length)
         if coordinates is not None:
             aspects[name] = _scaled([coordinates], embeddings, pairs)
-    named = () if space is None else space.aspects
     place = [part for name in PLACE if name in aspects for part in aspects[name].parts]
     if place and "place" not in named:
         aspects["place"] = _scaled(place, embeddings, pairs)

@@ -5,8 +5,8 @@ import warnings
 
 import numpy as np
 
-from tumorsim._validation import check_choice, check_text, install_hint
-from tumorsim.index._exact import CandidateEngine, ExactEngine
+from tumorsim._validation import check_choice, check_text, import_extra
+from tumorsim.index._exact import CandidateEngine, ExactEngine, padded
 from tumorsim.index._milvus import MilvusEngine
 
 _numba_lock = threading.Lock()  # numba's workqueue layer aborts the process when two threads use it at once
@@ -68,28 +68,19 @@ class FaissCompactEngine(CandidateEngine):
         index = faiss.IndexPQFastScan(-(-width // codes) * codes, codes, 4)
         rng = np.random.default_rng(0)
         rows = np.sort(rng.choice(n, self.n_training, replace=False)) if n > self.n_training else slice(None)
-        index.train(_padded(self.frame.points(self.embeddings[rows]), index.d))
+        index.train(padded(self.frame.points(self.embeddings[rows]), index.d))
         for i in range(0, n, self.n_training):
-            index.add(_padded(self.frame.points(self.embeddings[i : i + self.n_training]), index.d))
+            index.add(padded(self.frame.points(self.embeddings[i : i + self.n_training]), index.d))
         return index
 
     def _query(self, built, points, n_candidates):
         """Return rows (n_queries, n_candidates) by the distance of points to codes."""
-        return built.search(_padded(points, built.d), n_candidates)[1]
+        return built.search(padded(points, built.d), n_candidates)[1]
 
 
 def _import_faiss():
     """Return faiss, or say how to install it."""
-    try:
-        import faiss
-    except ImportError as err:
-        raise ImportError(f"This engine needs faiss. {install_hint('faiss')}") from err
-    return faiss
-
-
-def _padded(points, width):
-    """Return points with zeros up to `width` coordinates."""
-    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, width - points.shape[1]))))
+    return import_extra("faiss", "This engine", "faiss")
 
 
 ENGINES = {

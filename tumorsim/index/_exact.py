@@ -109,6 +109,12 @@ class Frame:
         return points
 
 
+def padded(points, width):
+    """Return points (n, n_coordinates) with zeros up to `width` coordinates."""
+    missing = max(0, width - points.shape[1])
+    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, missing))))
+
+
 def empty(n_queries, n_neighbors):
     """Return distances and rows of no neighbors, each (n_queries, n_neighbors)."""
     shape = (n_queries, n_neighbors)

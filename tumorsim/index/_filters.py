@@ -26,19 +26,18 @@ class Selection:
     allowed: np.ndarray | None = None  # (n_rows,) booleans
     row_codes: np.ndarray | None = None  # (n_rows,) integers
     query_codes: np.ndarray | None = None  # (n_queries,) integers
-    left_out: np.ndarray | None = None  # (n_queries,) of arrays of rows that a query may not have
+    left_out: list | None = None  # of each query an array of rows that it may not have
 
     def of(self, queries):
         """Return the selection of some of the queries."""
-        parts = (None if part is None else part[queries] for part in (self.query_codes, self.left_out))
-        return Selection(self.allowed, self.row_codes, *parts)
+        codes = None if self.query_codes is None else self.query_codes[queries]
+        left_out = self.left_out and [self.left_out[i] for i in np.arange(len(self.left_out))[queries]]
+        return Selection(self.allowed, self.row_codes, codes, left_out)
 
     def among(self, rows):
         """Return the selection where `rows`, ascending, are the whole archive."""
         allowed, codes = (None if part is None else part[rows] for part in (self.allowed, self.row_codes))
-        left_out = self.left_out
-        if left_out is not None:
-            left_out = _arrays(np.flatnonzero(np.isin(rows, some)) for some in left_out)
+        left_out = self.left_out and [np.flatnonzero(np.isin(rows, some)) for some in self.left_out]
         return Selection(allowed, codes, self.query_codes, left_out)
 
     def pairs_allowed(self, of_query, row):
@@ -46,14 +45,14 @@ class Selection:
         may = np.ones(len(row), dtype=bool)
         if self.query_codes is not None:
             may = self.query_codes[of_query] != self.row_codes[row]
-        for query, rows in enumerate(self.left_out if self.left_out is not None else ()):
+        for query, rows in enumerate(self.left_out or ()):
             if len(rows):
                 may &= (of_query != query) | ~np.isin(row, rows)
         return may
 
     def most_excluded(self):
         """Return the largest number of rows that one of the queries loses by its code or by name."""
-        most = 0 if self.left_out is None else max(map(len, self.left_out), default=0)
+        most = max(map(len, self.left_out or ()), default=0)
         if self.query_codes is None or not (self.query_codes >= 0).any():
             return most
         codes = self.query_codes[self.query_codes >= 0]
@@ -77,20 +76,12 @@ def select(metadata, where, exclude, query_table, n_queries, codes_of):
             rule = f"Lists of tumor ids in 'exclude' must be as many as the {n_queries} queries."
             raise ValueError(f"{rule} Got {len(exclude)}.")
         rows = (np.flatnonzero(metadata["tumor_id"].isin(ids)) if ids else np.arange(0) for ids in exclude)
-        return Selection(allowed, left_out=_arrays(rows))
+        return Selection(allowed, left_out=list(rows))
     if not all(isinstance(value, str) for value in exclude):
         rule = "Parameter 'exclude' must be 'same_patient', 'same_case' or tumor ids as text."
         raise TypeError(f"{rule} Got {exclude!r}.")
     others = ~metadata["tumor_id"].isin(list(exclude)).to_numpy()
     return Selection(others if allowed is None else allowed & others)
-
-
-def _arrays(arrays):
-    """Return arrays as an array of objects."""
-    listed = list(arrays)
-    held = np.empty(len(listed), dtype=object)
-    held[:] = listed
-    return held
 
 
 def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:

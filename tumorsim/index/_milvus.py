@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import check_text, install_hint, is_missing, printable
+from tumorsim._validation import check_text, import_extra, is_missing, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._address import is_file, token_for
-from tumorsim.index._exact import CandidateEngine, Coordinates, Frame
+from tumorsim.index._exact import CandidateEngine, Coordinates, Frame, padded
 from tumorsim.index._tables import plain_scalar
 
 FORMAT = "tumorsim-collection"
@@ -23,6 +23,7 @@ DESCRIBED = ("fingerprint", "center", "unit", "basis")
 ABOUT = "tumorsim"  # the collection's property that holds its description
 ROW_LENGTH = 65_535  # characters, the most that Milvus allows
 BATCH = 2_000  # rows per request, whose size Milvus limits to 64 MB
+LEAST_WIDTH = 2  # dimensions that Milvus requires
 QUERIES = 1_000  # per request; Milvus allows 16,384
 
 
@@ -34,16 +35,13 @@ class Collection:
 
     def __init__(self, uri, name, *, new=False):
         self.uri, self.name = check_text(uri, "uri"), check_text(name, "collection")
-        try:
-            from pymilvus import MilvusClient
-        except ImportError as err:
-            raise ImportError(f"engine='milvus' needs pymilvus. {install_hint('milvus')}") from err
+        pymilvus = import_extra("pymilvus", "engine='milvus'", "milvus")
         if is_file(uri) and not new and not Path(uri).exists():
             raise IndexMismatchError(f"The file of {self} does not exist. Fit an index to make it.")
         token = token_for(uri)
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what fails is raised here
         try:
-            self._client = MilvusClient(uri, token=token)
+            self._client = pymilvus.MilvusClient(uri, token=token)
         except Exception as err:
             raise ConnectionError(f"No Milvus answers at '{uri}': {_reason(err)}.") from err
 
@@ -72,15 +70,14 @@ class Collection:
         about["basis"] = None if basis is None else basis.tolist()
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
-        schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(2, len(frame.center)))
+        schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(LEAST_WIDTH, len(frame.center)))
         schema.add_field("row", DataType.VARCHAR, max_length=ROW_LENGTH)
         index = self._client.prepare_index_params()
         graph = {"M": 32, "efConstruction": 200}
         index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
         if self.exists():
-            for embedding, record in zip(
-                archive.embeddings, archive.metadata.to_dict("records"), strict=True
-            ):
+            records = archive.metadata.to_dict("records")
+            for embedding, record in zip(archive.embeddings, records, strict=True):
                 _pack(np.asarray(embedding), record, time.time_ns())  # refuses before anything is lost
             self._ask("drop_collection")
         options = {"consistency_level": "Strong", "properties": {ABOUT: json.dumps(about)}}
@@ -116,7 +113,7 @@ class Collection:
             order = {key: now + start + i for i, key in enumerate(keys)}
             held = self._ask("get", ids=keys, output_fields=["row"])
             order |= {row["key"]: json.loads(row["row"])["order"] for row in held}
-            points = _padded(frame.points(some))
+            points = padded(frame.points(some), LEAST_WIDTH)
             rows = [
                 {"key": key, "point": point, "row": _pack(embedding, record, order[key])}
                 for key, point, embedding, record in zip(keys, points, some, records, strict=True)
@@ -134,7 +131,7 @@ class Collection:
         options["search_params"] = {"metric_type": "L2", "params": {"ef": max(128, n_candidates)}}
         found = []
         for start in range(0, len(points), QUERIES):
-            data = list(_padded(points[start : start + QUERIES]))
+            data = list(padded(points[start : start + QUERIES], LEAST_WIDTH))
             hits = self._ask("search", data=data, **options)
             found += [[hit.id for hit in line] for line in hits]
         return found
@@ -174,10 +171,8 @@ class MilvusEngine(CandidateEngine):
         self.collection = Collection(*self._address, new=True)
         if self.collection.exists() and not overwrite:
             count, fingerprint = self.collection.count(), self.collection.about()["fingerprint"]
-            remedy = "Give fit(…, overwrite=True) to replace it, or another name."
-            raise ValueError(
-                f"{self.collection} exists: {count} tumors of fingerprint {fingerprint!r}. {remedy}"
-            )
+            held = f"{self.collection} exists: {count} tumors of fingerprint {fingerprint!r}"
+            raise ValueError(f"{held}. Give fit(…, overwrite=True) to replace it, or another name.")
         self.collection.create(self.archive)
 
     def write(self, archive, written, removed):
@@ -206,10 +201,8 @@ class MilvusEngine(CandidateEngine):
         """Return the frame that the collection was filled with, if it holds this archive."""
         collection, about = self.collection, self.collection.about()
         if about["fingerprint"] != self.archive.fingerprint:
-            raise IndexMismatchError(
-                f"{collection} has fingerprint {about['fingerprint']!r}, and the index "
-                f"{self.archive.fingerprint!r}. Embed both with the same model."
-            )
+            found = f"has fingerprint {about['fingerprint']!r}, and the index {self.archive.fingerprint!r}"
+            raise IndexMismatchError(f"{collection} {found}. Embed both with the same model.")
         count = collection.count()
         if count != len(self.embeddings):
             raise _changed(collection, f"it holds {count} tumors, and the index {len(self.embeddings)}")
@@ -220,9 +213,8 @@ class MilvusEngine(CandidateEngine):
     def _query(self, built, points, n_candidates):
         """Return rows (n_queries, n_candidates) from the collection."""
         found = self.collection.search(points, n_candidates)
-        lengths = [len(line) for line in found]
         rows = np.full((len(points), n_candidates), -1, dtype=np.int64)
-        place = np.arange(n_candidates) < np.array(lengths)[:, None]
+        place = np.arange(n_candidates) < np.array([len(line) for line in found])[:, None]
         rows[place] = self._keys.get_indexer([key for line in found for key in line])
         if (rows[place] < 0).any():
             raise _changed(self.collection, "it holds tumors that the index does not hold")
@@ -247,19 +239,12 @@ def _reason(err):
     return printable(getattr(err, "message", "") or err)
 
 
-def _padded(points):
-    """Return points with at least the two dimensions that Milvus requires."""
-    return points if points.shape[1] > 1 else np.pad(points, ((0, 0), (0, 1)))
-
-
 def _pack(embedding, record, order):
     """Return embedding and metadata of one tumor as JSON."""
     metadata = {name: None if is_missing(v) else plain_scalar(v) for name, v in record.items()}
     packed = base64.b64encode(embedding.astype("<f4").tobytes()).decode("ascii")
     text = json.dumps({"order": order, "embedding": packed, "metadata": metadata})
     if len(text) > ROW_LENGTH:
-        raise ValueError(
-            f"Metadata of tumor {printable(record['tumor_id'])!r} take more than the {ROW_LENGTH} bytes that "
-            "Milvus holds per row. Leave out long columns."
-        )
+        what = f"Metadata of tumor {printable(record['tumor_id'])!r} take more than the {ROW_LENGTH} bytes"
+        raise ValueError(f"{what} that Milvus holds per row. Leave out long columns.")
     return text

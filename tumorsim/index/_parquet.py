@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tumorsim._validation import install_hint, printable
+from tumorsim._validation import import_extra, printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.io import atomic_path
 
@@ -18,7 +18,7 @@ JSON = {b"tumorsim": b"json"}  # marks columns of several kinds of values, which
 
 def write_parquet(path, embeddings, metadata, description):
     """Write metadata with a column ``embedding`` of float32 lists, and a dict as the file's own metadata."""
-    pa, parquet = _import_pyarrow()
+    pa, parquet = (import_extra(name, "Parquet", "parquet") for name in ("pyarrow", "pyarrow.parquet"))
     if EMBEDDING in metadata:
         raise ValueError(f"Column '{EMBEDDING}' of the metadata is reserved for the embeddings. Rename it.")
     columns = {name: _to_arrow(metadata[name], pa) for name in metadata}
@@ -34,7 +34,7 @@ def write_parquet(path, embeddings, metadata, description):
 
 def read_parquet(path):
     """Return embeddings (n_rows, n_features), metadata and description ({} of another tool's file)."""
-    _, parquet = _import_pyarrow()
+    parquet = import_extra("pyarrow.parquet", "Parquet", "parquet")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Parquet file '{path}' does not exist.")
@@ -83,13 +83,3 @@ def _to_arrow(column, pa):
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):  # over 64 bits, half a character
             pass
     return pa.array([None if v is None else json.dumps(v) for v in values], type=pa.string()), JSON
-
-
-def _import_pyarrow():
-    """Return pyarrow and its Parquet module, or say how to install them."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as err:
-        raise ImportError(f"Parquet needs pyarrow. {install_hint('parquet')}") from err
-    return pyarrow, pyarrow.parquet

@@ -27,15 +27,13 @@ def kneighbors(archive, engine, X, n_neighbors):
     return _to_metric(distances, archive.metric), rows
 
 
-def search(
-    archive, engine, X, n_neighbors, query_metadata, where, exclude, aspects, limit, alpha, calibration
-):
+def search(archive, engine, X, n_neighbors, table, where, exclude, aspects, limit, alpha, calibration):
     """Return the table of `TumorIndex.search`; `engine` is a function of the archive."""
     n_neighbors = check_integer(n_neighbors, "n_neighbors", minimum=1)
     limit = check_integer(limit, "max_per_patient", minimum=1, allow_none=True)
     alpha = check_real(alpha, "alpha", minimum=0, maximum=1, exclusive=True, allow_none=True)
     weights = check_weights(aspects, archive)
-    table = None if query_metadata is None else as_table(query_metadata, len(X), "query_metadata")
+    table = None if table is None else as_table(table, len(X), "query_metadata")
     selection = select(archive.metadata, where, exclude, table, len(X), archive.codes)
     if weights:
         held, engine, points = archive.weighted(weights)
@@ -121,9 +119,8 @@ def calibrate(engine, points, allowed, eligible, codes):
     The exact `engine` takes `points` (n_rows, n_features) as queries. Rows are neighbors if `allowed`
     (n_rows,), and calibrate if `eligible` (n_rows,) as well; None stands for all.
     """
-    masks = [mask for mask in (allowed, eligible) if mask is not None]
-    may = np.logical_and.reduce([np.ones(len(codes), dtype=bool), *masks])
-    rng = np.random.default_rng(0)
+    everything, rng = np.ones(len(codes), dtype=bool), np.random.default_rng(0)
+    may = np.logical_and.reduce([everything if mask is None else mask for mask in (allowed, eligible)])
     rows = rng.permutation(np.flatnonzero(may))
     patients, first = np.unique(codes[rows], return_index=True)
     if len(patients) > MOST_PATIENTS:

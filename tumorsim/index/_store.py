@@ -55,10 +55,8 @@ class Store:
         old = self._manifest() if (self.path / MANIFEST).exists() else {"generation": 0, "files": {}}
         if self.generation not in (None, old["generation"]):
             found = f"it is at generation {old['generation']}, and generation {self.generation} was loaded"
-            raise IndexMismatchError(
-                f"Index '{self.directory}' has been changed since it was loaded: {found}. Load it again and "
-                "repeat the change."
-            )
+            what = f"Index '{self.directory}' has been changed since it was loaded: {found}."
+            raise IndexMismatchError(f"{what} Load it again and repeat the change.")
         used = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
         generation, name = max([old["generation"], *(int(match[1]) for match in used if match)]) + 1, LOCK
         manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "generation": generation}
@@ -91,13 +89,9 @@ class Store:
         with contextlib.suppress(OSError):  # a damaged index may be replaced
             mode = None if old is None else stat.S_IMODE((self.path / old["name"]).stat().st_mode)
 
-        def opener(path, flags):
-            return os.open(path, flags, 0o666 if mode is None else mode | 0o600)
-
-        with open(self.path / name, "xb", opener=opener) as file:
-            write(file, content)
-            file.flush()
-            os.fsync(file.fileno())
+        with atomic_path(self.path / name, mode=0o666 if mode is None else mode) as temporary:
+            with open(temporary, "wb") as file:
+                write(file, content)
         if mode is not None:  # which the umask has narrowed
             (self.path / name).chmod(mode)
 
@@ -107,9 +101,8 @@ class Store:
         Sizes of files are checked, and checksums of files up to 32 MB, or all content if `everything`.
         """
         if not self.path.is_dir():
-            raise FileNotFoundError(
-                f"Index '{self.directory}' does not exist. Build it with 'tumorsim index build'."
-            )
+            what = f"Index '{self.directory}' does not exist."
+            raise FileNotFoundError(f"{what} Build it with 'tumorsim index build'.")
         while True:
             manifest = self._manifest()
             try:
@@ -123,9 +116,8 @@ class Store:
 
     def _damaged(self, what):
         """Return the error that files of the index are not what the writer wrote."""
-        return IndexMismatchError(
-            f"Index '{self.directory}' is damaged: {what}. Restore it from a copy, or build it again."
-        )
+        what = f"Index '{self.directory}' is damaged: {what}."
+        return IndexMismatchError(f"{what} Restore it from a copy, or build it again.")
 
     def _read_generation(self, manifest, everything):
         """Return embeddings and metadata; FileNotFoundError where a file is gone."""
@@ -177,9 +169,8 @@ class Store:
             if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
                 raise ValueError("it says nothing of the format")
         except FileNotFoundError as err:
-            raise IndexMismatchError(
-                f"'{self.directory}' holds no tumorsim index: it has no {MANIFEST}."
-            ) from err
+            what = f"'{self.directory}' holds no tumorsim index"
+            raise IndexMismatchError(f"{what}: it has no {MANIFEST}.") from err
         except (ValueError, RecursionError) as err:
             what = f"'{path}' is no manifest of a tumorsim index"
             raise IndexMismatchError(f"{what}: {printable(err)}.") from err
@@ -187,10 +178,8 @@ class Store:
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
             remedy = "Build it again in a new directory." if older else "Update tumorsim, or build it again."
-            raise IndexMismatchError(
-                f"Index '{self.directory}' has schema version {printable(version)}; this tumorsim reads "
-                f"{SCHEMA_VERSION}. {remedy}"
-            )
+            what = f"Index '{self.directory}' has schema version {printable(version)}"
+            raise IndexMismatchError(f"{what}; this tumorsim reads {SCHEMA_VERSION}. {remedy}")
         missing = [key for key in ("generation", "files") if key not in manifest]
         if missing:
             raise self._damaged(f"{MANIFEST} lacks {' and '.join(missing)}")
@@ -218,10 +207,8 @@ class Store:
             return
         for name in (entry.name for entry in self.path.iterdir()):
             if name != LOCK and not _GENERATION.fullmatch(name) and not _TEMPORARY.fullmatch(name):
-                raise IndexMismatchError(
-                    f"'{self.directory}' is not empty and holds no tumorsim index: it contains "
-                    f"'{printable(name)}'. Give an empty or new directory."
-                )
+                what = f"'{self.directory}' is not empty and holds no tumorsim index: it contains"
+                raise IndexMismatchError(f"{what} '{printable(name)}'. Give an empty or new directory.")
 
     def _remove_leftovers(self):
         """Delete old generations and what killed or failed writers left; the caller holds the lock."""

@@ -95,7 +95,7 @@ def plain_scalar(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def kind_of(value):
+def kind_of(value, rule="Metadata and conditions hold"):
     """Return 'text', 'booleans' or 'numbers' for a scalar of metadata."""
     if isinstance(value, str):
         return "text"
@@ -103,7 +103,7 @@ def kind_of(value):
         return "booleans"
     if isinstance(value, numbers.Real):
         return "numbers"
-    raise TypeError(f"Metadata and conditions hold text, numbers, booleans or None. Got {value!r}.")
+    raise TypeError(f"{rule} text, numbers, booleans or None. Got {value!r}.")
 
 
 def kind_of_dtype(dtype):
@@ -181,11 +181,7 @@ def _members(path):
 
 def _decode(held, codes, name):
     """Return the column of objects whose values `held` and codes `_encode` returned."""
-    if (
-        not isinstance(held, list)
-        or codes.dtype != np.int32
-        or not len(held) > codes.max() >= codes.min() >= -1
-    ):
+    if type(held) is not list or codes.dtype != np.int32 or not -1 <= codes.min() <= codes.max() < len(held):
         raise ValueError(f"codes of column '{name}' do not fit its values")
     kinds = {kind_of(value) for value in held}
     if name in ID_COLUMNS and (kinds != {"text"} or codes.min() < 0 or not all(map(str.strip, held))):
@@ -202,19 +198,11 @@ def _plain_column(series, name):
         return series
     if pd.api.types.is_datetime64_any_dtype(dtype):  # ISO text sorts by time
         series = series.astype(object).map(lambda v: v.isoformat(), na_action="ignore")
-    return pd.Series([_plain_value(v, name) for v in series], index=series.index, dtype=object)
-
-
-def _plain_value(value, name):
-    """Return a scalar as str, bool, int, float or None."""
-    if is_missing(value):
-        return None
-    try:
-        kind_of(value)
-    except TypeError as err:
-        rule = f"Column '{name}' of 'metadata' must hold text, numbers, booleans or None."
-        raise TypeError(f"{rule} Got {value!r}.") from err
-    return plain_scalar(value)
+    values = [None if is_missing(value) else plain_scalar(value) for value in series]
+    for value in values:
+        if value is not None:
+            kind_of(value, f"Column '{name}' of 'metadata' must hold")
+    return pd.Series(values, index=series.index, dtype=object)
 
 
 def _join(old, new, n_old, n_new):
@@ -223,8 +211,8 @@ def _join(old, new, n_old, n_new):
     parts = [pd.Series([None] * n, dtype=object) if part is None else part for part, n in sized]
     if parts[0].dtype == parts[1].dtype:
         return pd.concat(parts, ignore_index=True)
-    empty = [part.dtype == object and part.isna().all() for part in parts]
     numeric = [part.dtype != object and kind_of_dtype(part.dtype) == "numbers" for part in parts]
+    empty = [part.dtype == object and part.isna().all() for part in parts]
     if any(numeric) and all(np.logical_or(empty, numeric)):
         parts = [part.astype("Float64").to_numpy(float, na_value=np.nan) for part in parts]
         return pd.Series(np.concatenate(parts))

@@ -10,20 +10,7 @@ from tumorsim.manifest._segs import save_segs
 from tumorsim.manifest._tables import read_table, relative_path
 
 __all__ = [
-    "Pseudonyms",
-    "build_manifest",
-    "case_of_row",
-    "cohort_from_scans",
-    "find_lesions",
-    "import_dicom",
-    "load_cohort",
-    "load_dicom_case",
-    "read_manifest",
-    "read_table",
-    "relative_path",
-    "save_manifest",
-    "save_segs",
-    "survey_dicom",
-    "tumors_from_case",
-    "write_table",
-]
+    "Pseudonyms", "build_manifest", "case_of_row", "cohort_from_scans", "find_lesions", "import_dicom",
+    "load_cohort", "load_dicom_case", "read_manifest", "read_table", "relative_path", "save_manifest",
+    "save_segs", "survey_dicom", "tumors_from_case", "write_table",
+]  # fmt: skip

@@ -15,17 +15,9 @@ from tumorsim.records.columns import label_columns
 
 
 def build_manifest(
-    scans,
-    output,
-    *,
-    columns=None,
-    mask_value=">0",
-    min_volume_mm3=14.0,
-    merge_distance_mm=2.0,
-    by_value=False,
-    skip_bad=False,
-    progress=False,
-):
+    scans, output, *, columns=None, mask_value=">0", min_volume_mm3=14.0, merge_distance_mm=2.0,
+    by_value=False, skip_bad=False, progress=False,
+):  # fmt: skip
     """Turn a table of scans into a manifest of tumors.
 
     Parameters
@@ -76,18 +68,9 @@ def build_manifest(
     if remarks:
         more = f" And {len(remarks) - 5} more." if len(remarks) > 5 else ""
         warnings.warn(printable(f"'{scans}': {' '.join(remarks[:5])}{more}", 2000), stacklevel=2)
-    errors = Path(f"{output}.errors.txt")
-    cohort = _read_scans(
-        table,
-        {},
-        errors,
-        skip_bad=skip_bad,
-        progress=progress,
-        mask_value=mask_value,
-        min_volume_mm3=min_volume_mm3,
-        merge_distance_mm=merge_distance_mm,
-        by_value=by_value,
-    )
+    lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3, "by_value": by_value}
+    options = {"merge_distance_mm": merge_distance_mm, "skip_bad": skip_bad, "progress": progress}
+    cohort = _read_scans(table, {}, Path(f"{output}.errors.txt"), **lesions, **options)
     save_manifest(cohort, output)
     return cohort
 
@@ -143,12 +126,9 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
             continue
         try:
             case = case_of_row(table, row, lines)
-            value = row.get("mask_value") or mask_value
-            one_each = by_value or case.case_id in lesions
-            labels = table.labels(row)
-            found.append(
-                tumors_from_case(case, mask_value=value, labels=labels, by_value=one_each, **options)
-            )
+            value, one_each = row.get("mask_value") or mask_value, by_value or case.case_id in lesions
+            how = options | {"mask_value": value, "by_value": one_each, "labels": table.labels(row)}
+            found.append(tumors_from_case(case, **how))
             rows.append(row)
         except (OSError, TypeError, ValueError) as err:
             table.problems.add(row, err, table)
@@ -173,12 +153,11 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
 
 def _describe_lesions(cohort, lesions):
     """Give tumors the cells of their lesion (case_id → mask value → cells), in place."""
-    known = [
-        (t, lesions[t.case.case_id].get(int(t.mask_value), {})) for t in cohort if t.case.case_id in lesions
-    ]
-    names = dict.fromkeys(name for _, cells in known for name in cells)
+    known = [tumor for tumor in cohort if tumor.case.case_id in lesions]
+    own = [lesions[tumor.case.case_id].get(int(tumor.mask_value), {}) for tumor in known]
+    names = dict.fromkeys(name for cells in own for name in cells)
     further = [name for name in names if name not in label_columns(names)]
-    for (tumor, cells), metadata in zip(known, typed_cells([c for _, c in known], further), strict=True):
+    for tumor, cells, metadata in zip(known, own, typed_cells(own, further), strict=True):
         tumor.metadata |= {name: value for name, value in metadata.items() if name in cells}
         for name, task in label_columns(cells).items():
             tumor.labels[task] = cells[name] or None

@@ -23,18 +23,9 @@ _REPORT = ("status", "patient_id", "case_id", "visit", "modality", "n_files", "r
 
 
 def import_dicom(
-    folder,
-    output,
-    *,
-    key_file=None,
-    keep_patient_ids=False,
-    series=None,
-    include=None,
-    exclude=None,
-    by_slice_location=False,
-    progress=False,
-    **lesions,
-):
+    folder, output, *, key_file=None, keep_patient_ids=False, series=None, include=None, exclude=None,
+    by_slice_location=False, progress=False, **lesions,
+):  # fmt: skip
     """Turn a folder of mixed DICOM into a manifest of tumors, without the patients' names, scan by scan.
 
     Parameters
@@ -85,9 +76,8 @@ def import_dicom(
         if pattern is not None:
             check_pattern(pattern, name)
     output = Path(output)
-    scans, skipped, damaged = find_scans(
-        folder, series, by_slice_location=by_slice_location, progress=progress
-    )
+    reading = {"by_slice_location": by_slice_location, "progress": progress}
+    scans, skipped, damaged = find_scans(folder, series, **reading)
     names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
     variants = id_variants(sorted({scan.series.patient for scan in scans}))
     if variants:  # without the ids, which may be names

@@ -23,14 +23,8 @@ def read_cells(path):
     """Return the rows of a table that are not blank as (line, list of text), and what separates cells.
 
     CSV may be separated by commas, semicolons or tabs, and written as UTF-8, UTF-16 or Windows-1252; of an
-    Excel file the first sheet is read. The kind is told by the content, not by the name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ManifestError
-        If it is no table.
+    Excel file the first sheet is read. The kind is told by the content, not by the name; ManifestError says
+    that it is none of these.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,9 +39,8 @@ def read_cells(path):
     elif start.startswith(b"PK\x03\x04"):
         records = _read_excel(path)
     elif start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
-        raise ManifestError(
-            f"'{path}' is an Excel file of the old kind, or has a password. Save it as .xlsx without one."
-        )
+        what = f"'{path}' is an Excel file of the old kind, or has a password."
+        raise ManifestError(f"{what} Save it as .xlsx without one.")
     elif path.suffix.lower() in (".xlsx", ".xlsm", ".parquet", ".pq"):
         raise ManifestError(f"'{path}' is no {path.suffix} file: it is damaged, or has a wrong name.")
     else:
@@ -96,10 +89,8 @@ def _read_csv(path):
     skipped, records = line - 1, []
     try:
         header = io.StringIO(text.lstrip("\r\n"), newline="").readline()  # a guess raises nothing
-        separator = separator or max(
-            ",;\t", key=lambda sign: len(next(csv.reader([header], delimiter=sign), ()))
-        )
-        reader = _rows(text, separator)
+        separator = separator or max(",;\t", key=lambda s: len(next(csv.reader([header], delimiter=s), ())))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for cells in reader:
             marked = [cell[:1] == "'" and _FORMULA.match(cell) is not None for cell in cells]
             records.append((line, [cell[mark:] for cell, mark in zip(cells, marked, strict=True)]))
@@ -107,11 +98,6 @@ def _read_csv(path):
     except csv.Error as err:
         raise ManifestError(f"'{path}', line {line}: not readable as CSV: {printable(err)}.") from err
     return records, separator
-
-
-def _rows(text, separator):
-    """Return a reader of CSV records."""
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
 
 def _decoded(path):

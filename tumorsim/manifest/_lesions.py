@@ -63,15 +63,9 @@ def find_lesions(mask, spacing, *, min_volume_mm3=14.0, merge_distance_mm=2.0):
 
 
 def tumors_from_case(
-    case,
-    *,
-    mask_value=">0",
-    min_volume_mm3=14.0,
-    merge_distance_mm=2.0,
-    by_value=False,
-    labels=None,
+    case, *, mask_value=">0", min_volume_mm3=14.0, merge_distance_mm=2.0, by_value=False, labels=None,
     metadata=None,
-):
+):  # fmt: skip
     """Return the lesions of a case's mask as a Cohort, measured.
 
     Parameters
@@ -106,10 +100,10 @@ def tumors_from_case(
     mask = case.load_mask()
     chosen = select_mask(mask, selected)
     if not chosen.any():
-        raise GeometryError(
-            f"The mask of case '{case.case_id}' has no voxel of value {mask_value}. "
-            f"Got values {_some_values(mask)}. Check mask_value, or leave the scan out."
-        )
+        values = [*map(str, np.unique(mask).tolist())]
+        got = f"Got values {', '.join(values[:10] + ['…'] * (len(values) > 10))}."
+        what = f"The mask of case '{case.case_id}' has no voxel of value {mask_value}."
+        raise GeometryError(f"{what} {got} Check mask_value, or leave the scan out.")
     if by_value:
         values = [int(v) for v in np.unique(mask[chosen])]
         boxes = [bbox_from_mask(mask == value) for value in values]
@@ -118,12 +112,10 @@ def tumors_from_case(
     else:
         boxes, volumes = _merged_components(chosen, case.spacing, distance)
         numbers, values = range(1, len(boxes) + 1), [mask_value] * len(boxes)
-    tumors = []
+    tumors, given = [], {"labels": labels, "metadata": metadata}
     for i in _large_enough(volumes, minimum, f"case '{case.case_id}'"):
         tumor_id = f"{case.case_id}/{numbers[i]}"
-        tumor = Tumor(
-            case, boxes[i], tumor_id=tumor_id, labels=labels, mask_value=values[i], metadata=metadata
-        )
+        tumor = Tumor(case, boxes[i], tumor_id=tumor_id, mask_value=values[i], **given)
         tumor.metadata |= tumor.measure(mask) | {"measured_from": "mask"}
         tumors.append(tumor)
     return Cohort(tumors)
@@ -152,13 +144,11 @@ def _merged_components(mask, spacing, distance):
     frame = bbox_from_mask(mask)
     labels, n_pieces = ndimage.label(mask[crop_slices(frame)], np.ones((3, 3, 3)))
     if n_pieces > _MOST_PIECES:
-        raise GeometryError(
-            f"A mask must have at most {_MOST_PIECES} separate pieces. Got {n_pieces}. "
-            "Check that it is a mask, not an image, and check mask_value."
-        )
+        rule = f"A mask must have at most {_MOST_PIECES} separate pieces. Got {n_pieces}."
+        raise GeometryError(f"{rule} Check that it is a mask, not an image, and check mask_value.")
     volumes = np.bincount(labels.ravel())[1:] * spacing.prod()
-    starts = np.array([[s.start for s in piece] for piece in ndimage.find_objects(labels)])
-    stops = np.array([[s.stop for s in piece] for piece in ndimage.find_objects(labels)])
+    edges = np.array([[(s.start, s.stop) for s in piece] for piece in ndimage.find_objects(labels)])
+    starts, stops = edges[..., 0], edges[..., 1]
     group = _merge(labels, starts, stops, spacing, distance)
     members = [np.flatnonzero(group == g) for g in np.unique(group)]
     boxes = np.array([[starts[m].min(axis=0), stops[m].max(axis=0)] for m in members]) + frame[0]
@@ -204,9 +194,3 @@ def _surface_corners(labels, spacing):
     order = np.argsort(owner[index], kind="stable")
     points = np.stack(index, axis=1)[order] * spacing
     return np.split(points, np.flatnonzero(np.diff(owner[index][order])) + 1)
-
-
-def _some_values(mask):
-    """Return the mask's values as text, the first ten of them."""
-    values = [int(v) for v in np.unique(mask)]
-    return ", ".join(map(str, values[:10])) + (", …" if len(values) > 10 else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tumorsim.exceptions import ManifestError
 from tumorsim.manifest._guesses import with_points
-from tumorsim.manifest._tables import Problems, Row, read_table, typed_cells
+from tumorsim.manifest._tables import Problems, Row, read_table, typed_column
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, ID_COLUMNS, further_columns, is_missing, known_measures
 
@@ -51,13 +51,9 @@ def load_cohort(manifest: str | os.PathLike | pd.DataFrame, *, skip_bad: bool = 
     tumorsim.manifest.build_manifest : Makes a manifest from a table of scans with masks.
     tumorsim.Cohort.from_table : Makes a cohort from a DataFrame, with a say in what is checked.
     """
-    if hasattr(manifest, "to_dict"):
-        cohort, problems, _ = _read_frame(manifest)
-        errors = None
-    else:
-        cohort, problems, _ = read_manifest(manifest)
-        errors = Path(f"{manifest}.errors.txt")
-    n_rows = len(cohort) + len(problems)
+    in_memory = hasattr(manifest, "to_dict")
+    cohort, problems, *_ = _read_frame(manifest) if in_memory else read_manifest(manifest)
+    errors, n_rows = None if in_memory else Path(f"{manifest}.errors.txt"), len(cohort) + len(problems)
     problems.finish(errors, n_rows=n_rows, skip_bad=skip_bad, always_list=False)
     return cohort
 
@@ -76,10 +72,8 @@ def read_manifest(path):
     """
     table = read_table(path)
     if "tumor_id" not in table.columns:
-        raise ManifestError(
-            f"'{path}' has no column 'tumor_id'. This is a scan table; run "
-            f"'tumorsim manifest {path} -o archive.csv' to find its tumors, and use archive.csv."
-        )
+        remedy = f"run 'tumorsim manifest {path} -o archive.csv' to find its tumors, and use archive.csv"
+        raise ManifestError(f"'{path}' has no column 'tumor_id'. This is a scan table; {remedy}.")
     table.require((*ID_COLUMNS, "image"))
     rows = {row.line: row for row in table.rows}
     cohort = Cohort.from_table(
@@ -95,7 +89,7 @@ def read_manifest(path):
 
 
 def _read_frame(frame):
-    """Return what `read_manifest` returns of a DataFrame; rows are called by the index."""
+    """Return cohort and problems of a DataFrame, as `read_manifest`; rows are called by the index."""
     frame = frame.copy() if frame.index.is_unique else frame.reset_index(drop=True)
     problems = Problems("table", frame.index.name or "row")
 
@@ -108,6 +102,5 @@ def _read_frame(frame):
         if all(isinstance(cell, str) for cell in cells):
             points, _ = with_points([cell.strip() for cell in cells], thousands=True)
             if points != [cell.strip() for cell in cells]:
-                frame[name] = [row["x"] for row in typed_cells([{"x": cell} for cell in points], ["x"])]
-    cohort = Cohort.from_table(frame, on_error=note)
-    return cohort, problems, [name for name in frame.index if name not in problems.reasons]
+                frame[name] = typed_column(points)
+    return Cohort.from_table(frame, on_error=note), problems

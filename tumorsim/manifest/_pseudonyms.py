@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from tumorsim.exceptions import ManifestError
+from tumorsim.io import atomic_path
 
 _MOST_DAYS = 3650
 
@@ -50,14 +51,12 @@ class Pseudonyms:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_once(path, secrets.token_hex(32) + "\n")
         if not path.is_file():
-            raise FileNotFoundError(
-                f"Key file '{path}' does not exist. Give the one that the archive was made with."
-            )
+            what = f"Key file '{path}' does not exist."
+            raise FileNotFoundError(f"{what} Give the one that the archive was made with.")
         content = path.read_bytes().strip()
         if not re.fullmatch(rb"[0-9a-fA-F]{64}", content):
-            raise ManifestError(
-                f"Key file '{path}' must hold 64 hexadecimal digits. It holds something else."
-            )
+            what = f"Key file '{path}' must hold 64 hexadecimal digits."
+            raise ManifestError(f"{what} It holds something else.")
         return cls(bytes.fromhex(content.decode("ascii")))
 
     def patient(self, patient_id):
@@ -96,18 +95,14 @@ class Pseudonyms:
 def _write_once(path, content):
     """Write a file that only its owner can read, whole, unless another process has just written it."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    with atomic_path(temporary, mode=0o600) as file:
+        file.write_text(content, encoding="ascii")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "w", encoding="ascii") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:  # of two processes the first one wins
-            pass
-        except OSError:  # a file system without links
-            if not path.exists():
-                os.replace(temporary, path)
+        os.link(temporary, path)
+    except FileExistsError:  # of two processes the first one wins
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

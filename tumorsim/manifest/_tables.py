@@ -50,9 +50,7 @@ class Table:
     """
 
     def __init__(self, path, columns, rows, unit="line", separator=","):
-        self.path = path
-        self.columns = columns
-        self.rows = rows
+        self.path, self.columns, self.rows = path, columns, rows
         self.problems = Problems(path, unit)
         self.tasks = label_columns(columns)  # column → task
         self.folder = Path(os.path.realpath(path.parent))
@@ -79,9 +77,8 @@ class Table:
             if _ACTS.search(cell):
                 raise ManifestError(f"{name} must have no control characters. Got {cell!r}.")
             if os.name != "nt" and _DRIVE.match(cell) and not os.path.exists(self.locate(cell)):
-                raise ManifestError(
-                    f"{name} '{cell}' is a path of Windows with a drive. Write it relative to the table."
-                )
+                what = f"{name} '{cell}' is a path of Windows with a drive."
+                raise ManifestError(f"{what} Write it relative to the table.")
 
     def require(self, columns):
         """Raise ``ManifestError`` unless all `columns` are there; it says which columns look like them."""
@@ -90,15 +87,10 @@ class Table:
             looks = {c: map(printable, looking_like(self.columns, c)) for c in missing}
             alike = {c: " or ".join(f"'{name}'" for name in names) for c, names in looks.items()}
             listed = ", ".join(f"'{c}'" + (f" (is it {alike[c]}?)" if alike[c] else "") for c in missing)
-            remedy = (
-                " Give 'tumorsim manifest' --columns NAME=COLUMN,… to map them."
-                if any(alike.values())
-                else ""
-            )
-            raise ManifestError(
-                f"'{self.path}' must have the columns {', '.join(columns)}. Missing: {listed}. "
-                f"Got {_listed(self.columns)}.{remedy}"
-            )
+            remedy = " Give 'tumorsim manifest' --columns NAME=COLUMN,… to map them."
+            remedy = remedy if any(alike.values()) else ""
+            rule = f"'{self.path}' must have the columns {', '.join(columns)}. Missing: {listed}."
+            raise ManifestError(f"{rule} Got {_listed(self.columns)}.{remedy}")
 
     def locate(self, cell):
         """Return the file that a cell names as an absolute path; backslashes of Windows may be slashes."""
@@ -143,11 +135,8 @@ class Problems:
     """Bad rows of a table, reported together."""
 
     def __init__(self, path, unit="line"):
-        self.path = path
-        self.unit = unit
-        self.reasons = {}  # line → reason
-        self.errors = {}  # line → exception
-        self.rows = {}  # line → Row
+        self.path, self.unit = path, unit
+        self.reasons, self.errors, self.rows = {}, {}, {}  # line → text, exception, Row
         self.remarks = []  # on the table as a whole: (kind, line or 0, problem, remedy)
 
     def __len__(self):
@@ -178,9 +167,8 @@ class Problems:
             where = f"; see '{list_path}'"
             try:
                 with atomic_path(list_path) as temporary:
-                    temporary.write_text(
-                        "\n".join([*(f"'{self.path}', {x}" for x in lines), ""]), encoding="utf-8"
-                    )
+                    listed = "".join(f"'{self.path}', {line}\n" for line in lines)
+                    temporary.write_text(listed, encoding="utf-8")
             except OSError as err:  # a read-only folder: all goes into the message
                 where = f" ('{list_path}' cannot be written: {err.strerror})"
         text = f"'{self.path}', {lines[0]}"
@@ -198,7 +186,7 @@ class Problems:
 
 def typed_cells(rows, names):
     """Return of each row (dict of text) the columns `names`: numbers where a whole column is numeric."""
-    columns = [_typed([row.get(name, "") for row in rows]) for name in names]
+    columns = [typed_column([row.get(name, "") for row in rows]) for name in names]
     return [{name: column[i] for name, column in zip(names, columns, strict=True)} for i in range(len(rows))]
 
 
@@ -229,10 +217,8 @@ def read_table(path, columns=None):
             too_long.append((rows[-1], len(cells)))
     table = Table(path, [name for name in header if name], rows, separator=separator)
     for row, n_cells in too_long:
-        wrong = (
-            f"the header has {len(header)} columns, this row {n_cells}. Put cells with commas into quotes."
-        )
-        table.problems.add(row, ManifestError(wrong))
+        wrong = f"the header has {len(header)} columns, this row {n_cells}."
+        table.problems.add(row, ManifestError(f"{wrong} Put cells with commas into quotes."))
     return table
 
 
@@ -274,7 +260,7 @@ def relative_path(path, folder):
         return path
 
 
-def _typed(cells):
+def typed_column(cells):
     """Return a column as int, as float where cells are missing, or as text (empty: None) if any is no number.
 
     Codes such as 007 and numbers too long for a float stay text.

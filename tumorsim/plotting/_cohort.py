@@ -193,10 +193,8 @@ def _scatter_numbers(ax, points, values, name):
 
     if not len(values):
         return
-    wide = values.min() > 0 and values.max() > 20 * values.min()
-    drawn = ax.scatter(
-        *points.T, c=values, cmap="viridis", norm=LogNorm() if wide else None, s=24, alpha=0.9, lw=0
-    )
+    norm = LogNorm() if values.min() > 0 and values.max() > 20 * values.min() else None
+    drawn = ax.scatter(*points.T, c=values, cmap="viridis", norm=norm, s=24, alpha=0.9, lw=0)
     bar = ax.figure.colorbar(drawn, ax=ax)
     bar.set_label(name)
     bar.outline.set_visible(False)

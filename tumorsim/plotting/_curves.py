@@ -94,9 +94,8 @@ def plot_history(history, *, ax=None):
     """
     history = list(history)
     if not history:
-        raise ValueError(
-            "Parameter 'history' must hold at least one epoch. Got none; fit the embedder first."
-        )
+        rule = "Parameter 'history' must hold at least one epoch."
+        raise ValueError(f"{rule} Got none; fit the embedder first.")
     ax = new_axes(ax, (6.4, 4.2))
     epochs = [entry["epoch"] for entry in history]
     heads = list(dict.fromkeys(key for entry in history for key in entry if key.startswith("loss_")))
@@ -105,9 +104,8 @@ def plot_history(history, *, ax=None):
         first = losses[np.isfinite(losses)][:1]
         if len(first) and first[0] > 0:
             style = {"color": COLORS[i % len(COLORS)], "ls": "-" if i < len(COLORS) else "--"}
-            ax.plot(
-                epochs, losses / first[0], label=f"{readable(key[5:])} ({first[0]:.2f} at first)", **style
-            )
+            label = f"{readable(key[5:])} ({first[0]:.2f} at first)"
+            ax.plot(epochs, losses / first[0], label=label, **style)
     rates = [_number(entry.get("lr")) for entry in history]
     # a schedule of steps is marked, a smooth one is not: steps stand between epochs of equal rate
     steps = [i for i in range(1, len(rates)) if rates[i] != rates[i - 1]]

@@ -109,10 +109,8 @@ def _draw(ax, picture, extent_mm):
         x0, y0, x1, y1 = (edge - 0.5 for edge in picture.box)  # pixel centers are integers here
         ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=OUTLINE_COLOR, lw=1.1, ls="--")
     bar = scale_bar_mm(extent_mm)
-    left, bottom = 0.05 * n, 0.95 * n
-    ax.plot(
-        [left, left + bar / picture.pixel_mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt"
-    )
+    left, bottom, right = 0.05 * n, 0.95 * n, 0.05 * n + bar / picture.pixel_mm
+    ax.plot([left, right], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
     edge = [withStroke(linewidth=1.5, foreground="black")]  # readable on fat, too
     style = {"color": "white", "fontsize": 9, "path_effects": edge}
     ax.text(left, bottom - 0.02 * n, f"{bar} mm", va="bottom", ha="left", **style)

@@ -7,12 +7,6 @@ from tumorsim.records._tumor import Tumor, check_tumors
 from tumorsim.records._view import Surroundings, read_surroundings
 
 __all__ = [
-    "Case",
-    "Cohort",
-    "Surroundings",
-    "Tumor",
-    "check_tumors",
-    "columns",
-    "group_by_case",
+    "Case", "Cohort", "Surroundings", "Tumor", "check_tumors", "columns", "group_by_case",
     "read_surroundings",
-]
+]  # fmt: skip

@@ -168,9 +168,8 @@ def _check_source(source, what):
     if hasattr(source, "dataobj") and hasattr(source, "affine"):
         source = arrays_of_nibabel(source, what=f"The {what}")
     if not isinstance(source, tuple | list) or len(source) != 2:
-        raise TypeError(
-            f"The {what} must be a path, a nibabel image or (array, affine). Got {type(source).__name__}."
-        )
+        got = type(source).__name__
+        raise TypeError(f"The {what} must be a path, a nibabel image or (array, affine). Got {got}.")
     array = np.asarray(source[0])
     if array.dtype == bool:
         array = array.astype(np.uint8)

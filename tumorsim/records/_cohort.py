@@ -51,9 +51,7 @@ class Cohort:
             if not isinstance(tumor, Tumor):
                 raise TypeError(f"A Cohort holds Tumor objects. Got {type(tumor).__name__}.")
             if tumor.tumor_id in seen:
-                raise ValueError(
-                    f"Every 'tumor_id' must be unique in a cohort. Got '{tumor.tumor_id}' twice."
-                )
+                raise ValueError(f"A 'tumor_id' must be unique in a cohort. Got '{tumor.tumor_id}' twice.")
             seen.add(tumor.tumor_id)
 
     @classmethod
@@ -69,10 +67,7 @@ class Cohort:
         Parameters
         ----------
         table : DataFrame
-            ``patient_id, case_id, tumor_id, image``, optional ``mask, mask_value``, the box
-            ``x0, y0, z0, x1, y1, z1`` (needed where there is no mask; with a mask and no box, all voxels of
-            ``mask_value`` are one tumor), ``label_<task>`` and any further columns, which become
-            ``Tumor.metadata``. ``image`` and ``mask`` may hold whatever `Case` takes.
+            Columns as in `tumorsim.load_cohort`; ``image`` and ``mask`` may hold whatever `Case` takes.
         check : bool, default=True
             Whether files must exist, grids fit and boxes lie inside the image; headers are read for it.
         on_error : callable, optional
@@ -110,10 +105,12 @@ class Cohort:
         """Return a Tumor for an int, a Cohort for a slice, an integer array or a boolean array."""
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             return self._tumors[key]
-        chosen = np.arange(len(self))[
-            key if isinstance(key, slice) else np.asarray(key, dtype=_index_dtype(key))
-        ]
-        return Cohort(self._tumors[i] for i in np.atleast_1d(chosen))
+        rows = key if isinstance(key, slice) else np.asarray(key)
+        if not isinstance(key, slice) and rows.dtype.kind != "b":
+            if rows.dtype.kind not in "iu" and rows.size:
+                raise TypeError(f"A Cohort is indexed by integers, booleans or a slice. Got {key!r}.")
+            rows = rows.astype(np.int64)  # no rows are floats
+        return Cohort(self._tumors[i] for i in np.atleast_1d(np.arange(len(self))[rows]))
 
     def __add__(self, other: Cohort) -> Cohort:
         if not isinstance(other, Cohort):
@@ -185,27 +182,17 @@ class Cohort:
         import pandas as pd
 
         table = self.table
-        kind = (
-            table["label_type"].fillna("unknown")
-            if "label_type" in table
-            else pd.Series("unknown", table.index)
-        )
+        kind = table.get("label_type", pd.Series("unknown", table.index)).fillna("unknown")
         parts = [*table.groupby(kind.to_numpy()), ("all", table)]
         rows = {}
         for name, part in parts:
             volume = part["volume_mm3"].to_numpy(dtype=float) / 1000
             low, middle, high = np.percentile(volume, (5, 50, 95)) if len(part) else (np.nan,) * 3
             scans = len(part[["patient_id", "case_id"]].drop_duplicates())
-            rows[name] = {
-                "patients": part["patient_id"].nunique(),
-                "scans": scans,
-                "tumors": len(part),
-                "tumors_per_scan": round(len(part) / max(scans, 1), 2),
-                "median_volume_ml": round(middle, 2),
-                "p5_volume_ml": round(low, 2),
-                "p95_volume_ml": round(high, 2),
-            }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("type")
+            row = {"patients": part["patient_id"].nunique(), "scans": scans, "tumors": len(part)}
+            row |= {"tumors_per_scan": len(part) / max(scans, 1), "median_volume_ml": middle}
+            rows[name] = row | {"p5_volume_ml": low, "p95_volume_ml": high}
+        return pd.DataFrame.from_dict(rows, orient="index").round(2).rename_axis("type")
 
     def check(self, *, voxels: bool = False, progress: bool = False) -> None:
         """Look for geometry errors in every scan and report all of them together.
@@ -229,12 +216,19 @@ class Cohort:
         for rows in tqdm(groups, "checking scans", disable=None if progress else True, leave=False):
             tumors = [self[row] for row in rows]
             case = tumors[0].case
-            for step in _case_checks(case, tumors, voxels):
-                try:
-                    step()
-                except (OSError, ValueError) as err:
-                    problems.append(f"case '{case.case_id}' ({_name_of(case.image)}): {err}")
-                    break
+            try:
+                _ = case.shape
+                case.check_grid()
+                for tumor in tumors:
+                    tumor.check()
+                if voxels:
+                    case.load_image()
+                    mask = case.load_mask()
+                    for tumor in tumors if case.has_mask else ():
+                        tumor.measure(mask)
+            except (OSError, ValueError) as err:
+                source = case.image if isinstance(case.image, str) else "in memory"
+                problems.append(f"case '{case.case_id}' ({source}): {err}")
         if problems:
             many = f"{len(problems)} of {len(groups)} scans cannot be used:"
             raise CohortError("\n  ".join([many, *problems]))
@@ -246,33 +240,3 @@ def group_by_case(tumors):
     for row, tumor in enumerate(tumors):
         groups.setdefault(id(tumor.case), []).append(row)
     return list(groups.values())
-
-
-def _case_checks(case, tumors, voxels):
-    """Yield the checks of one scan, cheap ones first."""
-    yield lambda: case.shape
-    yield case.check_grid
-    for tumor in tumors:
-        yield tumor.check
-    if voxels:
-        yield case.load_image
-        if case.has_mask:
-            mask = []
-            yield lambda: mask.append(case.load_mask())
-            for tumor in tumors:
-                yield lambda tumor=tumor: tumor.measure(mask[0])
-
-
-def _index_dtype(key):
-    """Choose bool or int for an index sequence; an empty list selects nothing."""
-    kind = np.asarray(key).dtype.kind
-    if kind == "b":
-        return bool
-    if kind in "iu" or len(key) == 0:
-        return np.int64
-    raise TypeError(f"A Cohort is indexed by integers, booleans or a slice. Got {key!r}.")
-
-
-def _name_of(source):
-    """Return the path of a source, or 'in memory'."""
-    return source if isinstance(source, str) else "in memory"

@@ -17,14 +17,12 @@ def tumors_of_table(table, *, check, on_error):
     """Return the tumors of a table's rows, in order; see `Cohort.from_table`."""
     missing = [name for name in _NEEDED if name not in table]
     if missing:
-        raise ManifestError(
-            f"A table of tumors must have the columns {', '.join(_NEEDED)}. Missing: "
-            f"{', '.join(missing)}. Got {', '.join(map(str, table))}."
-        )
+        rule = f"A table of tumors must have the columns {', '.join(_NEEDED)}."
+        raise ManifestError(f"{rule} Missing: {', '.join(missing)}. Got {', '.join(map(str, table))}.")
     if not table.index.is_unique:  # of tables that were joined
         table = table.reset_index(drop=True)
-    problems = []
-    note = on_error or (lambda name, err: problems.append(f"{_unit(table)} {name}: {err}"))
+    unit, problems = table.index.name or "row", []  # what a row is called, such as 'line'
+    note = on_error or (lambda name, err: problems.append(f"{unit} {name}: {err}"))
     by_case, seen, tumors = {}, {}, {}
     untouched = {*columns.further_columns(table), *columns.ID_COLUMNS}
     rows = [
@@ -33,7 +31,7 @@ def tumors_of_table(table, *, check, on_error):
     ]
     for name, row in rows:
         try:
-            key = _check_ids(name, row, by_case, seen, _unit(table), check=check)
+            key = _check_ids(name, row, by_case, seen, unit, check=check)
             by_case.setdefault(key, []).append((name, row))
         except (TypeError, ValueError) as err:
             note(name, err)
@@ -60,11 +58,6 @@ def row_of_tumor(tumor, measures):
     return row
 
 
-def _unit(table):
-    """Return what a row of the table is called: the index's name, such as 'line'."""
-    return table.index.name or "row"
-
-
 def _cell(value):
     """Return a cell without surrounding blanks; None where it is missing."""
     if columns.is_blank(value):
@@ -88,11 +81,8 @@ def _check_ids(name, row, by_case, seen, unit, *, check):
         for column in ("patient_id", *columns.FILE_COLUMNS):
             here, there = row.get(column), first.get(column)
             if here is not there and str(here) != str(there):
-                here, there = here or "", there or ""
-                raise ManifestError(
-                    f"case_id '{case_id}' must have one {column}. Got '{here}' here and '{there}' in "
-                    f"{unit} {first_name}."
-                )
+                got = f"Got '{here or ''}' here and '{there or ''}' in {unit} {first_name}."
+                raise ManifestError(f"case_id '{case_id}' must have one {column}. {got}")
     return case_id
 
 
@@ -101,11 +91,10 @@ def _read_case(rows, tumors, note, *, check):
     first = rows[0][1]
     try:
         files = {name: first[name] for name in columns.FILE_COLUMNS if first.get(name) is not None}
-        if check:
-            _check_files(files)
-        case = Case(
-            files["image"], files.get("mask"), case_id=first["case_id"], patient_id=first["patient_id"]
-        )
+        for column, source in files.items() if check else ():
+            if isinstance(source, str | os.PathLike) and not os.path.isfile(source):
+                raise FileNotFoundError(f"{column} '{source}' does not exist.")
+        case = Case(**files, case_id=first["case_id"], patient_id=first["patient_id"])
         if check:
             case.check_grid()
     except (OSError, TypeError, ValueError) as err:
@@ -120,13 +109,6 @@ def _read_case(rows, tumors, note, *, check):
             note(name, err)
 
 
-def _check_files(files):
-    """Raise ``FileNotFoundError`` unless the files of a scan (column → source) exist."""
-    for column, source in files.items():
-        if isinstance(source, str | os.PathLike) and not os.path.isfile(source):
-            raise FileNotFoundError(f"{column} '{source}' does not exist.")
-
-
 def _tumor(row, case, load_mask, *, check):
     """Return the tumor of a row, its box checked or, where there is none, taken from the mask."""
     tumor_id, value = row["tumor_id"], row.get("mask_value")
@@ -135,14 +117,12 @@ def _tumor(row, case, load_mask, *, check):
     box = columns.box_of(row)
     if box is None:
         if not case.has_mask:
-            raise ManifestError(
-                f"tumor '{tumor_id}' needs a mask or a box (columns {', '.join(columns.BOX_COLUMNS)})."
-            )
+            box = ", ".join(columns.BOX_COLUMNS)
+            raise ManifestError(f"tumor '{tumor_id}' needs a mask or a box (columns {box}).")
         chosen = select_mask(load_mask(), value)
         if not chosen.any():
-            raise GeometryError(
-                f"The mask of case '{case.case_id}' has no voxel of value {value or '>0'}. Check mask_value."
-            )
+            what = f"The mask of case '{case.case_id}' has no voxel of value {value or '>0'}."
+            raise GeometryError(f"{what} Check mask_value.")
         box = bbox_from_mask(chosen)
     labels = {task: row[name] for name, task in columns.label_columns(row).items()}
     metadata = columns.known_measures({name: row[name] for name in columns.further_columns(row)})

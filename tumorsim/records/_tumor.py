@@ -146,17 +146,14 @@ class Tumor:
 
 def check_tumors(tumors):
     """Return a list of Tumor, or raise ``TypeError``."""
+    rule = "'tumors' must be a Cohort or a sequence of Tumor."
     if isinstance(tumors, Tumor):
-        raise TypeError("'tumors' must be a Cohort or a sequence of Tumor. Got one Tumor; wrap it in a list.")
+        raise TypeError(f"{rule} Got one Tumor; wrap it in a list.")
     try:
         tumors = list(tumors)
     except TypeError as err:
-        raise TypeError(
-            f"'tumors' must be a Cohort or a sequence of Tumor. Got {type(tumors).__name__}."
-        ) from err
+        raise TypeError(f"{rule} Got {type(tumors).__name__}.") from err
     for tumor in tumors:
         if not isinstance(tumor, Tumor):
-            raise TypeError(
-                f"'tumors' must be a Cohort or a sequence of Tumor. Got an element {type(tumor).__name__}."
-            )
+            raise TypeError(f"{rule} Got an element {type(tumor).__name__}.")
     return tumors

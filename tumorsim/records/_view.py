@@ -1,22 +1,14 @@
 """What a tumor's scan shows around it, and how records show themselves in notebooks."""
 
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
 from tumorsim._validation import check_real
 from tumorsim.geometry import crop_slices, ras_affine, ras_box, spacing_from_affine, to_ras
-from tumorsim.rendering import (
-    OUTLINE_COLOR,
-    display_window,
-    encode_png,
-    find_background,
-    orthogonal_slices,
-    outline_path,
-)
+from tumorsim.rendering import display_window, find_background, orthogonal_slices, page_environment
 
-_WINDOW_MARGIN_MM = 10.0
+_MARGIN_MM, _WINDOW_MARGIN_MM = 30.0, 10.0
 _THUMBNAIL_PIXELS = 140
 _N_THUMBNAILS = 4
 
@@ -56,23 +48,16 @@ class Surroundings:
         """The box's middle in voxels of `image`, shape (3,)."""
         return (self.bbox.sum(axis=0) - 1) / 2
 
-    def slices(self, extent_mm, n_pixels=160):
-        """Return three planes through the tumor as pictures, see `rendering.orthogonal_slices`."""
-        return orthogonal_slices(
-            self.image,
-            self.middle,
-            self.spacing,
-            extent_mm,
-            through=self.through,
-            mask=self.lesion,
-            bbox=self.bbox,
-            n_pixels=n_pixels,
-            window=self.window,
-            background=self.background,
-        )
+    def slices(self, extent_mm=None, n_pixels=160):
+        """Return three planes as pictures of `extent_mm`; default: what holds the box and 30 mm around it."""
+        if extent_mm is None:
+            extent_mm = float((np.diff(self.bbox, axis=0)[0] * self.spacing).max() + 2 * _MARGIN_MM)
+        options = {"through": self.through, "mask": self.lesion, "bbox": self.bbox, "n_pixels": n_pixels}
+        options |= {"window": self.window, "background": self.background}
+        return orthogonal_slices(self.image, self.middle, self.spacing, extent_mm, **options)
 
 
-def read_surroundings(tumor, margin_mm=30.0):
+def read_surroundings(tumor, margin_mm=_MARGIN_MM):
     """Read a tumor's scan and keep what lies at most `margin_mm` from its box: whole heads have faces.
 
     Parameters
@@ -119,7 +104,7 @@ def tumor_html(tumor):
     known = {task: value for task, value in tumor.labels.items() if value is not None}
     lines = [f"patient {tumor.patient_id}, case {tumor.case.case_id}"]
     lines += [f"{task}: {value}".replace("_", " ") for task, value in known.items()]
-    return _block(f"Tumor {tumor.tumor_id}", lines, _thumbnails(tumor, ("axial", "coronal", "sagittal")))
+    return _html(f"Tumor {tumor.tumor_id}", lines, _thumbnails(tumor, ("axial", "coronal", "sagittal")))
 
 
 def case_html(case):
@@ -134,21 +119,14 @@ def case_html(case):
         center = (np.array(image.shape) - 1) / 2
         through = center if mask is None or not mask.any() else _planes_through(mask)
         extent = float((np.array(image.shape) * spacing)[:2].max())
-        pictures = orthogonal_slices(
-            image,
-            center,
-            spacing,
-            extent,
-            through=through,
-            mask=mask,
-            n_pixels=_THUMBNAIL_PIXELS,
-            background=find_background(image),
-        )
-        shown = _svg(pictures["axial"])
+        options = {"through": through, "mask": mask, "n_pixels": _THUMBNAIL_PIXELS}
+        options["background"] = find_background(image)
+        picture = orthogonal_slices(image, center, spacing, extent, **options)["axial"]
+        shown = [("axial plane of the scan", picture.parts())]
     except (OSError, ValueError) as err:
-        grid, shown = f"cannot be read: {err}", ""
+        grid, shown = f"cannot be read: {err}", []
     lines = [f"patient {case.patient_id}", grid, "with mask" if case.has_mask else "without mask"]
-    return _block(f"Case {case.case_id}", lines, shown)
+    return _html(f"Case {case.case_id}", lines, shown)
 
 
 def cohort_html(cohort):
@@ -160,48 +138,23 @@ def cohort_html(cohort):
         more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
         missing = f", not known {values.isna().sum()}" if values.isna().any() else ""
         lines.append(f"{task}: {text}{more}{missing}".replace("_", " "))
-    shown = "".join(_thumbnails(tumor, ("axial",)) for tumor in cohort[:_N_THUMBNAILS])
-    return _block(repr(cohort), lines, shown)
+    shown = [one for tumor in cohort[:_N_THUMBNAILS] for one in _thumbnails(tumor, ("axial",))]
+    return _html(repr(cohort), lines, shown)
 
 
-def _block(title, lines, pictures):
-    """Return a title, lines of text and pictures as HTML; text is escaped."""
-    text = "".join(f"<div>{escape(line)}</div>" for line in lines)
-    return (
-        f'<div class="tumorsim"><div><b>{escape(title)}</b></div>{text}'
-        f'<div style="display:flex;gap:4px;flex-wrap:wrap;margin-top:4px">{pictures}</div></div>'
-    )
+def _html(title, lines, pictures):
+    """Return a title, lines of text, and pictures (as `_thumbnails` returns them) as HTML."""
+    template = page_environment().get_template("record.html.j2")
+    return template.render(title=title, lines=lines, pictures=pictures)
 
 
 def _thumbnails(tumor, planes):
-    """Return planes through a tumor as SVG, or why there are none."""
+    """Return planes through a tumor as (label, parts of the picture), or why there are none."""
     try:
-        near = read_surroundings(tumor)
+        pictures = read_surroundings(tumor).slices(n_pixels=_THUMBNAIL_PIXELS)
     except (OSError, ValueError) as err:
-        return f"<div>No picture: {escape(str(err))}</div>"
-    extent = float((np.diff(near.bbox, axis=0)[0] * near.spacing).max() + 60)
-    pictures = near.slices(extent, _THUMBNAIL_PIXELS)
-    return "".join(_svg(pictures[plane], what=f"tumor {tumor.tumor_id}") for plane in planes)
-
-
-def _svg(picture, what="the scan"):
-    """Return a picture with outline and side marks as SVG that carries its own style."""
-    n = len(picture.pixels)
-    path = None if picture.mask is None else outline_path(picture.mask)
-    outline = f'fill="none" stroke="{OUTLINE_COLOR}" stroke-width="1.2"'
-    drawn = f'<path d="{path}" {outline}/>' if path else ""
-    if picture.mask is None and picture.box is not None:
-        x0, y0, x1, y1 = picture.box
-        size = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
-        drawn = f'<rect {size} {outline} stroke-dasharray="4 3"/>'
-    label = f"{picture.plane} plane of {what}"
-    text = 'fill="#fff" font-size="10" font-family="sans-serif"'
-    return (
-        f'<svg viewBox="0 0 {n} {n}" width="{n}" height="{n}" role="img" aria-label="{escape(label)}" '
-        f'style="background:#000"><image href="data:image/png;base64,{encode_png(picture.pixels)}" '
-        f'width="{n}" height="{n}"/>{drawn}<text x="3" y="{n / 2 + 3:g}" {text}>{picture.marks[0]}</text>'
-        f'<text x="{n - 3}" y="{n / 2 + 3:g}" text-anchor="end" {text}>{picture.marks[1]}</text></svg>'
-    )
+        return [(f"No picture: {err}", None)]
+    return [(f"{plane} plane of tumor {tumor.tumor_id}", pictures[plane].parts()) for plane in planes]
 
 
 def _around(bbox, margin, shape):

@@ -36,28 +36,15 @@ def label_column(task):
 
 
 def label_columns(columns):
-    """Return the label columns among `columns` with the task of each.
-
-    Parameters
-    ----------
-    columns : iterable
-        Names of columns, or a DataFrame.
-
-    Returns
-    -------
-    dict
-        Column → task, in the order of `columns`.
+    """Return, as a dict, column → task of the label columns among `columns`: names, or a DataFrame.
 
     Examples
     --------
     >>> label_columns(["tumor_id", "label_type", "visit"])
     {'label_type': 'type'}
     """
-    return {
-        name: name.removeprefix(LABEL_PREFIX)
-        for name in columns
-        if isinstance(name, str) and name.startswith(LABEL_PREFIX)
-    }
+    names = (name for name in columns if isinstance(name, str) and name.startswith(LABEL_PREFIX))
+    return {name: name.removeprefix(LABEL_PREFIX) for name in names}
 
 
 def further_columns(columns):
@@ -118,18 +105,11 @@ def clean_text(text):
 
 
 def clean_id(value, name):
-    """Return an id as it is compared: as `clean_text` does, and ``7.0`` as ``7``.
+    """Return an id of column `name` as it is compared: as `clean_text` does, and ``7.0`` as ``7``.
 
     A column of whole numbers with gaps becomes ``7.0`` in many programs, so that this is one patient.
     Letter case and leading zeros stay: ``p01`` and ``P01``, ``7`` and ``007`` are different ids, which
     `id_variants` finds, ``manifest`` warns of and ``check`` lists.
-
-    Parameters
-    ----------
-    value : str
-        The id.
-    name : str
-        Its column, for messages.
 
     Raises
     ------
@@ -147,10 +127,10 @@ def clean_id(value, name):
         raise ValueError(f"'{name}' must be non-empty text. Got {value!r}: the id is missing.")
     _check_line(text, value, name)
     if _SHORTENED.fullmatch(text):
-        raise ValueError(
-            f"'{name}' must have all its digits. Got {text!r}, which a spreadsheet has shortened. Format the "
-            "column as text and export it again."
+        got = (
+            f"Got {text!r}, which a spreadsheet has shortened. Format the column as text and export it again."
         )
+        raise ValueError(f"'{name}' must have all its digits. {got}")
     return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
 
 
@@ -161,16 +141,7 @@ def _check_line(text, value, name):
 
 
 def id_variants(ids):
-    """Return groups of different ids that look like one: by letter case, leading zeros or width of letters.
-
-    Parameters
-    ----------
-    ids : iterable of str
-
-    Returns
-    -------
-    list of list of str
-        In the order of first appearance.
+    """Return lists of different ids that look like one: by letter case, leading zeros or width of letters.
 
     Examples
     --------
@@ -185,14 +156,9 @@ def id_variants(ids):
 
 
 def known_measures(cells):
-    """Return further cells without missing measures, and then without where measures came from.
+    """Return further cells (column → value) without missing measures, which are measured on first use.
 
-    What is left out is measured anew on first use.
-
-    Parameters
-    ----------
-    cells : dict
-        Column → value.
+    Where one is missing, where the others came from is left out too.
 
     Raises
     ------
@@ -207,10 +173,8 @@ def known_measures(cells):
     missing = {name for name in MEASURES if name in cells and is_blank(cells[name])}
     for name in MEASURES:
         if name not in missing and isinstance(cells.get(name), str):
-            raise ValueError(
-                f"The column '{name}' must hold numbers. Got '{cells[name]}'. Leave the column out, and it "
-                "is measured anew."
-            )
+            got = f"Got '{cells[name]}'. Leave the column out, and it is measured anew."
+            raise ValueError(f"The column '{name}' must hold numbers. {got}")
     dropped = {*missing, MEASURED_FROM} if missing else set()
     return {name: value for name, value in cells.items() if name not in dropped}
 
@@ -238,30 +202,22 @@ def clean_label(value, task):
 def box_of(row):
     """Return the box of a row as nested lists of float (2, 3); None where all six cells are missing.
 
-    Parameters
-    ----------
-    row : mapping
-        Column → number or text.
-
     Raises
     ------
     ValueError
-        If a cell is missing or no number while another is there.
+        If a cell, number or text, is missing or no number while another is there.
 
     Examples
     --------
     >>> box_of({"x0": 1, "y0": "2", "z0": 3, "x1": 4, "y1": 5, "z1": 6})
     [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     """
-    cells = [row.get(name) for name in BOX_COLUMNS]
-    cells = ["" if is_blank(cell) else cell for cell in cells]
+    cells = ["" if is_blank(row.get(name)) else row[name] for name in BOX_COLUMNS]
     if all(cell == "" for cell in cells):
         return None
     try:
         numbers = [float(cell) for cell in cells]
     except (TypeError, ValueError) as err:
-        got = ", ".join(repr(cell) for cell in cells)
-        raise ValueError(
-            f"The box {', '.join(BOX_COLUMNS)} must be six whole numbers, or empty. Got {got}."
-        ) from err
+        rule = f"The box {', '.join(BOX_COLUMNS)} must be six whole numbers, or empty."
+        raise ValueError(f"{rule} Got {', '.join(map(repr, cells))}.") from err
     return [numbers[:3], numbers[3:]]

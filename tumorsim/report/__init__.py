@@ -5,13 +5,6 @@ from tumorsim.report._pages import draw_proposal, draw_tumor, save_overview, sav
 from tumorsim.report._sheet import describe_model, render_notebook, render_report, save_report
 
 __all__ = [
-    "describe_model",
-    "draw_proposal",
-    "draw_tumor",
-    "render_notebook",
-    "render_report",
-    "save_match",
-    "save_overview",
-    "save_report",
-    "save_review",
-]
+    "describe_model", "draw_proposal", "draw_tumor", "render_notebook", "render_report", "save_match",
+    "save_overview", "save_report", "save_review",
+]  # fmt: skip

@@ -1,14 +1,12 @@
 """One tumor as a column of the comparison: ids, pictures, and one cell per fact."""
 
-import warnings
-
 import numpy as np
 
 from tumorsim._validation import counted
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
-from tumorsim.records import read_surroundings
+from tumorsim.plotting import common_extent
 from tumorsim.records.columns import is_missing, label_columns
-from tumorsim.report._pages import still
+from tumorsim.report._pages import try_surroundings
 from tumorsim.report._voxels import encode_voxels
 
 THICK_SLICE_MM = 3.0
@@ -66,29 +64,21 @@ def aspects_of(row, used):
     names = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
     names = [name for name in names if name in (*FIRST, *used)] or names
     shares, apart = ([row.get(f"{kind}_{name}") for name in names] for kind in ("closer_than", "distance"))
-    return [
-        {
-            "name": name,
-            "share": None if is_missing(share) else round(100 * share),
-            "distance": None if is_missing(distance) else float(distance),
-        }
-        for name, share, distance in zip(names, shares, apart, strict=True)
-    ]
+    found = []
+    for name, share, distance in zip(names, shares, apart, strict=True):
+        known = {"share": None if is_missing(share) else round(100 * share)}
+        known |= {"distance": None if is_missing(distance) else float(distance)}
+        found.append({"name": name} | known)
+    return found
 
 
 def picture_extent(tumors, margin_mm):
     """Return the edge (mm) of squares around the boxes' middles that hold box and margin; inf: all."""
-    edges = []
-    for tumor in tumors:
-        case = tumor.case
-        shape, affine = ras_affine(case.shape, case.affine)
-        spacing, box = spacing_from_affine(affine), ras_box(tumor.bbox, case.shape, case.affine)
-        if np.isfinite(margin_mm):
-            edges.append((np.diff(box, axis=0)[0] * spacing).max() + 2 * margin_mm)
-        else:
-            middle = box.mean(axis=0)
-            edges.append(2 * (np.maximum(middle, shape - middle) * spacing).max())
-    return float(np.ceil(max(edges)))
+    if np.isfinite(margin_mm):
+        return common_extent(tumors, margin_mm=margin_mm)
+    middles = [(tumor.case, tumor.bbox.mean(axis=0)) for tumor in tumors]
+    halves = [(np.maximum(middle, case.shape - middle) * case.spacing).max() for case, middle in middles]
+    return float(np.ceil(2 * max(halves)))
 
 
 def labels_of(row):
@@ -121,11 +111,9 @@ def _geometry(tumor):
 
 def _pictures(tumor, extent_mm, margin_mm, n_pixels, n_bytes):
     """Return the still planes of a tumor and its voxels; none if its scan cannot be read."""
-    try:
-        near = read_surroundings(tumor, margin_mm)
-    except (OSError, ValueError) as err:
-        warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
+    near = try_surroundings(tumor, margin_mm)
+    if near is None:
         return {}
-    pictures = [still(picture) for picture in near.slices(extent_mm, n_pixels).values()]
+    pictures = [picture.parts() for picture in near.slices(extent_mm, n_pixels).values()]
     voxels = None if n_bytes is None else encode_voxels(near, extent_mm, n_bytes)
     return {"pictures": pictures, "voxels": voxels}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tumorsim.rendering import display_window, find_background, orthogonal_slices
-from tumorsim.report._pages import MARGIN_MM, N_PIXELS, still, write_page
+from tumorsim.report._pages import MARGIN_MM, N_PIXELS, render, write_page
 
 _ANSWERS = {"merged": "were several, are one", "split": "was one, are several"}
 
@@ -39,7 +39,7 @@ def save_match(path, before, after, table):
         "volume +40 % or more, -65 % or less: a convention after RANO-like volumetric criteria; "
         "check before clinical use"
     )
-    return write_page(path, "match", cards=cards, aside=[], facts=facts, warning="")
+    return write_page(path, render("match", cards=cards, aside=[], facts=facts, warning=""))
 
 
 def _planes(image, mask, to_voxel, center, extent):
@@ -55,4 +55,4 @@ def _planes(image, mask, to_voxel, center, extent):
     options = {"mask": inside, "n_pixels": N_PIXELS, "background": background}
     options["window"] = display_window(cube, background=background)
     found = orthogonal_slices(cube, np.full(3, n // 2), np.ones(3), extent, **options)
-    return [still(found[plane]) for plane in ("axial", "coronal")]
+    return [found[plane].parts() for plane in ("axial", "coronal")]

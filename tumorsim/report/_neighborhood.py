@@ -1,8 +1,9 @@
 """Where a query and its neighbors lie in their archive: map, sizes and types, as numbers to be drawn."""
 
 import numpy as np
+import pandas as pd
 
-from tumorsim.records.columns import label_column
+from tumorsim.records.columns import is_missing, label_column
 from tumorsim.rendering import color_numbers
 
 _N_SHOWN = 2000  # tumors of the archive on a map
@@ -22,10 +23,8 @@ class Neighborhood:
     def __init__(self, index, query_X, *, query_table=None, aspects=None):
         query_X = np.asarray(query_X, dtype=np.float64)
         if query_X.ndim != 2 or query_X.shape[1] != index.n_features_in_:
-            raise ValueError(
-                f"Parameter 'query_X' must have {index.n_features_in_} features, as the index. "
-                f"Got shape {query_X.shape}."
-            )
+            rule = f"Parameter 'query_X' must have {index.n_features_in_} features, as the index."
+            raise ValueError(f"{rule} Got shape {query_X.shape}.")
         self.table = index.metadata_
         self._X = index.embeddings_
         self._index, self._aspects = index, dict(aspects or {}) or "embedding"
@@ -60,11 +59,10 @@ class Neighborhood:
             x, y = ((points - low) * factor + _EDGE).T
             return np.round(np.stack([x, _HEIGHT - y], axis=1), 1)
 
-        labels = self._labels(task)[self._rows]
-        points = place(self._shown)
+        labels, points = self._labels(task), place(self._shown)
         groups, numbers = [], color_numbers(self._named(task))
         for name in self.groups(task):
-            dots = points[labels == name]
+            dots = points[labels[self._rows] == name]
             path = "".join(f"M{x:g} {y:g}h0" for x, y in dots)
             color = f"color{numbers[name]}" if name in numbers else "gray"
             groups.append({"name": name, "n": len(dots), "path": path, "color": color})
@@ -83,8 +81,8 @@ class Neighborhood:
             return None
         archive = self.table["volume_mm3"].to_numpy(dtype=np.float64)
         archive = archive[archive > 0]
-        ranked = zip(neighbors["volume_mm3"], neighbors["rank"], strict=True)
-        ranked = [(float(volume), int(rank)) for volume, rank in ranked if volume > 0]
+        sized = neighbors[neighbors["volume_mm3"] > 0]
+        ranked = [(float(v), int(rank)) for v, rank in zip(sized["volume_mm3"], sized["rank"], strict=True)]
         query = float(volume_mm3) if volume_mm3 and volume_mm3 > 0 else None
         shown = [v for v, _ in ranked] + ([] if query is None else [query])
         if not len(archive) or not shown:
@@ -145,17 +143,11 @@ class Neighborhood:
 
     def _named(self, task):
         column = label_column(task)
-        known = self.table[column].dropna() if column in self.table else []
-        return [str(name) for name in known.value_counts().index[:_N_GROUPS]] if len(known) else []
+        counts = self.table[column].value_counts() if column in self.table else pd.Series()
+        return [str(name) for name in counts.index[:_N_GROUPS]]
 
     def _labels(self, task):
         """Return each row's label as text, shape (n_tumors,): rare ones are "other"."""
-        column = label_column(task)
-        if column not in self.table:
-            return np.full(len(self.table), "not known", dtype=object)
-        values = self.table[column]
-        named = set(self._named(task))
-        return np.array(
-            ["not known" if v is None or v != v else str(v) if str(v) in named else "other" for v in values],
-            dtype=object,
-        )
+        values, named = self.table.get(label_column(task), [None] * len(self.table)), self._named(task)
+        known = (None if is_missing(value) else str(value) for value in values)
+        return np.array([n if n in named else "other" if n else "not known" for n in known], dtype=object)

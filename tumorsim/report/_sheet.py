@@ -8,13 +8,12 @@ import numpy as np
 
 from tumorsim._validation import counted
 from tumorsim.answers import describe_closeness, describe_summary, describe_vote, summarize
-from tumorsim.io import atomic_path
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
 from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
-from tumorsim.report._pages import render
+from tumorsim.report._pages import MARGIN_MM, render, write_page
 
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
@@ -36,33 +35,14 @@ def save_report(path, **content):
     -------
     path : Path
     """
-    page = render_report(**content)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    return write_page(path, render_report(**content))
 
 
 def render_report(
-    *,
-    query,
-    neighbors,
-    archive=(),
-    archive_name=None,
-    model_info=None,
-    settings=None,
-    show=(),
-    aspects=None,
-    votes=None,
-    summary=None,
-    inferred=None,
-    left_out=None,
-    notes=(),
-    proposed=False,
-    index=None,
-    query_X=None,
-    margin_mm=30.0,
-    full=False,
-):
+    *, query, neighbors, archive=(), archive_name=None, model_info=None, settings=None, show=(), aspects=None,
+    votes=None, summary=None, inferred=None, left_out=None, notes=(), proposed=False, index=None,
+    query_X=None, margin_mm=30.0, full=False,
+):  # fmt: skip
     """Return the answer to a query as one HTML page that loads nothing from anywhere.
 
     Query and neighbors stand side by side at one scale, in radiological display; their planes are scrolled
@@ -117,44 +97,34 @@ def render_report(
     query = query if isinstance(query, Cohort) else Cohort([query] if isinstance(query, Tumor) else query)
     unknown = [name for name in show if name not in neighbors]
     if unknown:
-        listed = ", ".join(neighbors.columns)
-        raise ValueError(
-            f"Parameter 'show' must name columns of the neighbors ({listed}). Got '{unknown[0]}'."
-        )
+        rule = f"Parameter 'show' must name columns of the neighbors ({', '.join(neighbors.columns)})."
+        raise ValueError(f"{rule} Got '{unknown[0]}'.")
     if len(neighbors) and not neighbors["query"].between(0, len(query) - 1).all():
-        raise ValueError(
-            f"'neighbors' must be those of the {len(query)} query tumors. Got other rows in 'query'."
-        )
+        rule = f"'neighbors' must be those of the {len(query)} query tumors."
+        raise ValueError(f"{rule} Got other rows in 'query'.")
     if index is not None and query_X is None:
         raise ValueError("Parameter 'index' needs 'query_X', the embeddings of the queries. Got None.")
     around = None if index is None else Neighborhood(index, query_X, query_table=query.table, aspects=aspects)
     archive = {tumor.tumor_id: tumor for tumor in archive}
-    drawing = {
-        "margin_mm": np.inf if full else margin_mm,
-        "n_pixels": N_PIXELS,
-        "aspects": tuple(aspects or ()),
-    }
-    drawing["n_bytes"] = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
+    drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS}
+    n_bytes = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
+    drawing |= {"n_bytes": n_bytes, "aspects": tuple(aspects or ())}
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
     told = [] if summary is None else list(summary["column"])
     course = _counted(neighbors).pipe(summarize, [name for name in show if name not in told])
-    sections = []
+    sections, confidence = [], query.table.get("confidence")
     for i in range(len(query)):
         of_query = neighbors[neighbors["query"] == i]
         section = _section(query, i, of_query, archive, show, drawing, around)
-        inferred_here = None if inferred is None else inferred[inferred["query"] == i]
-        _compare_labels(section["columns"], inferred_here)
+        _compare_labels(section["columns"], _rows(inferred, i))
         section |= {"tables": _tables(section["columns"]), "left_out": _rows(left_out, i)}
         section["summary"] = [describe_summary(row) for t in (summary, course) for row in _rows(t, i)]
         section["votes"] = [] if proposed else [_vote(row) for row in _rows(votes, i)]
-        sections.append(section)
-    confidence = query.table.get("confidence")
-    for i, section in enumerate(sections):
         known = confidence is not None and np.isfinite(confidence[i])
         section["confidence"] = round(100 * float(confidence[i])) if known else None
-    facts = (
-        dict(model_info or {}) | ({"Archive": archive_name} if archive_name else {}) | dict(settings or {})
-    )
+        sections.append(section)
+    named = {"Archive": archive_name} if archive_name else {}
+    facts = dict(model_info or {}) | named | dict(settings or {})
     shown = {"shown": None if full else f"{margin_mm:g}", "proposed": proposed, "notes": list(notes)}
     return render("answer", facts=facts, sections=sections, planes=PLANES, **shown)
 
@@ -182,16 +152,12 @@ def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=Fals
     for i, (title, text) in enumerate(zip(titles, lines, strict=True)):
         rows = [queries.table.iloc[i].to_dict(), *_rows(neighbors, i)]
         found = [queries[i], *(tumors.get(row["tumor_id"]) for row in rows[1:])]
-        found = [t if t is not None and _readable(t) else None for t in found]
-        known = [t for t in found if t is not None]
-        drawing = {"extent_mm": picture_extent(known, 30.0) if known else None, "margin_mm": 30.0}
-        drawing |= {"n_pixels": 150, "n_bytes": None}
-        columns = [
-            column_of(row, tumor, rank=row.get("rank"), **drawing)
-            for row, tumor in zip(rows, found, strict=True)
-        ]
-        for column in columns:
-            column["picture"] = column["pictures"][0] if column["pictures"] else None
+        found, extent_mm = _drawable(found, MARGIN_MM)
+        drawing = {"extent_mm": extent_mm, "margin_mm": MARGIN_MM, "n_pixels": 150, "n_bytes": None}
+        columns = []
+        for row, tumor in zip(rows, found, strict=True):
+            column = column_of(row, tumor, rank=row.get("rank"), **drawing)
+            columns.append(column | {"picture": next(iter(column["pictures"]), None)})
         shown.append({"title": title, "lines": text, "columns": columns, "proposed": proposed})
     return render("notebook", facts={}, queries=shown, left=len(queries) - len(titles))
 
@@ -214,9 +180,8 @@ def _section(query, i, neighbors, archive, show, drawing, around):
     """Return what the template needs for one query tumor and its neighbors."""
     tumor, row = query[i], query.table.iloc[i]
     found = [archive.get(tumor_id) for tumor_id in neighbors["tumor_id"]] if len(neighbors) else []
-    shown = [t if t is not None and _readable(t) else None for t in [tumor, *found]]
-    sized = [t for t in shown if t is not None]
-    drawing = drawing | {"extent_mm": picture_extent(sized, drawing["margin_mm"]) if sized else None}
+    shown, extent_mm = _drawable([tumor, *found], drawing["margin_mm"])
+    drawing = drawing | {"extent_mm": extent_mm}
     same_scan = query.table["case_id"] == row["case_id"]
     scan = (int(same_scan.sum()), float(query.table.loc[same_scan, "volume_mm3"].sum()))
     first = column_of(row, shown[0], show=show, lesions=scan if tumor.case.has_mask else None, **drawing)
@@ -239,9 +204,8 @@ def _section(query, i, neighbors, archive, show, drawing, around):
         task = "type" if "type" in tasks or not tasks else tasks[0]
         section |= {"task": task, "map": around.map(i, neighbors, task)}
         section |= {"types": around.types(counted, task)}
-        section["sizes"] = (
-            around.sizes(row.get("volume_mm3"), neighbors) if "volume_mm3" in neighbors else None
-        )
+        if "volume_mm3" in neighbors:
+            section["sizes"] = around.sizes(row.get("volume_mm3"), neighbors)
     return section
 
 
@@ -262,9 +226,7 @@ def _tables(columns):
 
 def _compare_labels(columns, inferred):
     """Put what the network infers beside each label, and whether the two, and the query's, are the same."""
-    known = {}
-    for row in [] if inferred is None else inferred.to_dict("records"):
-        known[row["rank"], row["task"]] = row
+    known = {(row["rank"], row["task"]): row for row in inferred}
     tasks = dict.fromkeys([task for column in columns for task in column["labels"]] + [t for _, t in known])
     own = dict(columns[0]["labels"])
     for column in columns:
@@ -276,8 +238,7 @@ def _compare_labels(columns, inferred):
             if column["rank"] is not None and label is not None and own.get(task) is not None:
                 labels[task]["same"] = label == own[task]
             labels[task]["differs"] = None not in (label, found.get("label")) and label != found["label"]
-        column["labels"].clear()
-        column["labels"].update(labels)
+        column["labels"] = labels
 
 
 def _volumes(row, neighbors):
@@ -306,23 +267,27 @@ def _counted(neighbors):
     return neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
 
 
-def _readable(tumor):
-    """Tell whether a tumor's files are there and its box fits; warn if not."""
-    try:
-        tumor.check()
-        tumor.case.check_grid()
-    except (OSError, ValueError) as err:
-        warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
-        return False
-    return True
+def _drawable(tumors, margin_mm):
+    """Return tumors, None with a warning where files or box do not fit, and the pictures' edge in mm."""
+    shown = list(tumors)
+    for i, tumor in enumerate(shown):
+        try:
+            if tumor is not None:
+                tumor.check()
+                tumor.case.check_grid()
+        except (OSError, ValueError) as err:
+            warnings.warn(f"No picture of tumor '{tumor.tumor_id}': {err}", stacklevel=2)
+            shown[i] = None
+    known = [tumor for tumor in shown if tumor is not None]
+    return shown, picture_extent(known, margin_mm) if known else None
 
 
 def _counts(neighbors):
     """Return task → [(label, count), …] over the neighbors, most frequent first."""
     counts = {}
     for name, task in label_columns(neighbors).items():
-        found = Counter(shown_text(value) for value in neighbors[name])
-        if set(found) - {None}:
-            ordered = sorted(found.items(), key=lambda item: (item[0] is None, -item[1]))  # unknown last
-            counts[task] = [(label or UNKNOWN, n) for label, n in ordered]
+        found = Counter(filter(None, map(shown_text, neighbors[name]))).most_common()
+        n_known = sum(n for _, n in found)
+        if found:
+            counts[task] = found + ([(UNKNOWN, len(neighbors) - n_known)] if n_known < len(neighbors) else [])
     return counts

@@ -28,14 +28,12 @@ def encode_voxels(near, extent_mm, n_bytes):
         finest = new.min() * max(1.05, (len(packed) / n_bytes) ** (1 / 3))
         new = np.maximum(new, finest)
     ratio = spacing / new
-    box = near.bbox * ratio
+    box, through = near.bbox * ratio, (near.through + 0.5) * ratio
     view = {
         "shape": list(levels.shape),
         "spacing": [round(float(s), 4) for s in new],
         "middle": [round(float(v), 3) for v in box.mean(axis=0)],
-        "through": [
-            int(min(t, n - 1)) for t, n in zip((near.through + 0.5) * ratio, levels.shape, strict=True)
-        ],
+        "through": [int(min(t, n - 1)) for t, n in zip(through, levels.shape, strict=True)],
         "box": np.round(box, 3).tolist(),
         "window": [round(float(v), 2) for v in window],
         "extent": float(extent_mm),

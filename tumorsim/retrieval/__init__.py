@@ -13,16 +13,6 @@ from tumorsim.retrieval._query import is_table, segment_to_file
 from tumorsim.retrieval._tables import answer_table, segment_table
 
 __all__ = [
-    "Answer",
-    "answer_table",
-    "embed_archive",
-    "embed_to_file",
-    "evaluate_files",
-    "find_similar",
-    "is_table",
-    "load_embedder",
-    "neighbor_tumors",
-    "read_embeddings",
-    "segment_table",
-    "segment_to_file",
-]
+    "Answer", "answer_table", "embed_archive", "embed_to_file", "evaluate_files", "find_similar", "is_table",
+    "load_embedder", "neighbor_tumors", "read_embeddings", "segment_table", "segment_to_file",
+]  # fmt: skip

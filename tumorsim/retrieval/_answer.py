@@ -9,14 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim import answers
 from tumorsim._validation import counted
-from tumorsim.answers import (
-    describe_aspects,
-    describe_closeness,
-    describe_disagreements,
-    describe_summary,
-    describe_vote,
-)
 from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
@@ -98,7 +92,7 @@ class Answer:
             row = {"query": i, "p_value": np.nan, "no_close_match": False}
             if len(found) and "p_value" in found:
                 row |= {name: found[name].iloc[0] for name in ("p_value", "no_close_match")}
-            rows.append(row | {"text": PROPOSED if self.proposed else describe_closeness(found)})
+            rows.append(row | {"text": PROPOSED if self.proposed else answers.describe_closeness(found)})
         return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
 
     def __str__(self):
@@ -115,10 +109,8 @@ class Answer:
         from tumorsim.report import render_notebook
 
         n = min(len(self.queries), _N_SHOWN)
-        lines = [
-            [] if self.proposed else [text, *self._lines(i)]
-            for i, text in enumerate(self.closeness["text"][:n])
-        ]
+        texts = self.closeness["text"][:n]
+        lines = [[] if self.proposed else [text, *self._lines(i)] for i, text in enumerate(texts)]
         lines[0][:0] = self.notes
         rows = self.neighbors[self.neighbors["query"] < n]
         parts = {"archive": neighbor_tumors(rows), "proposed": self.proposed, "queries": self.queries}
@@ -173,15 +165,8 @@ class Answer:
         from tumorsim.report import describe_model, save_report
 
         size = counted(self.index.n_samples_fit_, "tumor")
-        facts = {
-            name: getattr(self, name)
-            for name in ("neighbors", "show", "aspects", "votes", "summary", "index")
-        }
-        facts |= {"query": self.queries, "query_X": self.X, "settings": dict(self.settings)}
-        facts["proposed"] = self.proposed
-        facts |= {
-            name: getattr(self, name) for name in ("inferred", "left_out", "notes") if hasattr(self, name)
-        }
+        names = "neighbors show aspects votes summary index inferred left_out notes proposed settings".split()
+        facts = {name: getattr(self, name) for name in names} | {"query": self.queries, "query_X": self.X}
         facts["archive"] = neighbor_tumors(self.neighbors) if archive is None else archive
         facts["archive_name"] = f"{archive_name} ({size})" if archive_name else size
         return save_report(path, model_info=describe_model(self.embedder, model_name), full=full, **facts)
@@ -195,9 +180,9 @@ class Answer:
 
     def _lines(self, i):
         """Return votes and summary of a query in words."""
-        votes = [describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
-        votes += describe_disagreements(self._of(self.inferred, i), self._of(self.neighbors, i))
-        return votes + [describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
+        votes = [answers.describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
+        votes += answers.describe_disagreements(self._of(self.inferred, i), self._of(self.neighbors, i))
+        return votes + [answers.describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
 
     def _shown(self, found):
         """Return the columns of one query's neighbors that people read, with the nearness in aspects."""
@@ -206,7 +191,7 @@ class Answer:
         table = found[[name for name in dict.fromkeys(names) if name in found]].round(3)
         text = table.select_dtypes(exclude="number")
         table[text.columns] = text.where(text.notna(), "-")
-        words = [describe_aspects(neighbor) for neighbor in found.to_dict("records")]
+        words = [answers.describe_aspects(neighbor) for neighbor in found.to_dict("records")]
         return table.assign(**{"nearer than random pairs": words}) if any(words) else table
 
     @staticmethod

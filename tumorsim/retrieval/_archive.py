@@ -77,9 +77,8 @@ def embed_to_file(
         except ValueError:
             what = "something else than embeddings"
         if what:
-            raise FileExistsError(
-                f"'{path}' exists already and holds {what}. Give another name, or overwrite it (--overwrite)."
-            )
+            what = f"'{path}' exists already and holds {what}."
+            raise FileExistsError(f"{what} Give another name, or overwrite it (--overwrite).")
     where = {"workers": workers, "dask": dask, "skipped": {} if skip_bad else None}
     X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress, **where)
     if where["skipped"]:
@@ -274,10 +273,9 @@ def evaluate_files(
     if queries is not None:
         X, table, space = read_embeddings(queries)
         if index.space_ is not None and space.fingerprint != index.space_.fingerprint:
-            raise IndexMismatchError(
-                f"'{source}' and '{queries}' must come from one model. Got fingerprints "
-                f"{index.space_.fingerprint[:12]}… and {space.fingerprint[:12]}…. Embed both with one model."
-            )
+            got = f"Got fingerprints {index.space_.fingerprint[:12]}… and {space.fingerprint[:12]}…."
+            rule = f"'{source}' and '{queries}' must come from one model."
+            raise IndexMismatchError(f"{rule} {got} Embed both with one model.")
         asked = {"query_X": X, "query_table": table}
     result = evaluate_knn(index.embeddings_, index.metadata_, n_neighbors=n_neighbors, **options, **asked)
     warning = describe_training(asked.get("query_table", index.metadata_), "these scores flatter")

@@ -131,7 +131,7 @@ def find_similar(
     """
     options = {"where": where, "exclude": exclude, "aspects": aspects, "max_per_patient": max_per_patient}
     known = {"n_neighbors": n_neighbors, "show": show, "vote_calibration": vote_calibration}
-    base, vote_calibration = check_request(embedder, index, options | known)
+    base, vote_calibration = check_request(embedder, index, **options, **known)
     check_known(query, exclude, patient_id=patient_id, case_id=case_id, key_file=key_file)
     dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
     scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
@@ -175,14 +175,12 @@ def _accepted(tumors, accept, proposed):
     if accept is None:
         return tumors, proposed
     if not proposed:
-        raise ValueError(
-            "Parameter 'accept' takes lesions that the model proposes. Got drawn ones; leave it out."
-        )
+        rule = "Parameter 'accept' takes lesions that the model proposes."
+        raise ValueError(f"{rule} Got drawn ones; leave it out.")
     numbers = [check_integer(number, "accept", minimum=1) for number in dict.fromkeys(accept)]
     if not numbers or max(numbers) > len(tumors):
-        raise ValueError(
-            f"Parameter 'accept' must number proposals from 1 to {len(tumors)}. Got {list(accept)}."
-        )
+        rule = f"Parameter 'accept' must number proposals from 1 to {len(tumors)}."
+        raise ValueError(f"{rule} Got {list(accept)}.")
     return tumors[[number - 1 for number in numbers]], False
 
 
@@ -211,47 +209,35 @@ def _notes(base, where, n_neighbors, left_out, neighbors):
         notes[-1] += " One neighbor is an example, no vote." if len(base) == 1 else ""
     notes += describe_left_out(left_out)
     if "same" in neighbors and neighbors["same"].notna().any():
-        n = int(neighbors["same"].notna().sum())
-        notes.append(
-            f"{counted(n, 'neighbor')} of the query's own scan or patient: marked, and never counted."
-        )
+        n = counted(int(neighbors["same"].notna().sum()), "neighbor")
+        notes.append(f"{n} of the query's own scan or patient: marked, and never counted.")
     return [note for note in notes if note]
 
 
-def check_request(embedder, index, options):
-    """Return rows of the archive that count and the vote calibration; raise before voxels are read."""
-    known = {"n_neighbors": 5, "where": None, "exclude": None, "aspects": None, "show": ()} | options
-    check_integer(known["n_neighbors"], "n_neighbors", minimum=1)
+def check_request(
+    embedder, index, *, n_neighbors=5, where=None, exclude=None, aspects=None, show=(), max_per_patient=1,
+    vote_calibration=None, **others,
+):  # fmt: skip
+    """Return rows of the archive that meet `where` and the vote calibration; raise before voxels are read."""
+    check_integer(n_neighbors, "n_neighbors", minimum=1)
     check_fitted(index, "metadata_")
     index.check_space(embedder.space_)
-    base = _check_search(index, *(known[name] for name in ("where", "exclude", "aspects", "show")))
-    return base, _check_votes(index, **{"max_per_patient": 1, "vote_calibration": None} | known)
-
-
-def _check_search(index, where, exclude, aspects, show):
-    """Return the rows of the archive that meet `where`; raise where a column, aspect or id is unknown."""
     table = index.metadata_
     if isinstance(exclude, str):
         check_choice(exclude, "exclude", ("same_patient", "same_case"))
     elif exclude is not None:
         unknown = sorted(set(exclude) - set(table["tumor_id"]))
         if unknown or not len(exclude):
-            raise ValueError(
-                "Parameter 'exclude' must be same_patient, same_case, or tumor ids of the index. "
-                f"Got {unknown[0] if unknown else list(exclude)!r}."
-            )
+            rule = "Parameter 'exclude' must be same_patient, same_case, or tumor ids of the index."
+            raise ValueError(f"{rule} Got {unknown[0] if unknown else list(exclude)!r}.")
     index.aspect_weights(aspects)
     unknown = [name for name in show if name not in table]
     if unknown:
         listed = ", ".join(table.columns)
         raise ValueError(f"Parameter 'show' must name columns of the index: {listed}. Got '{unknown[0]}'.")
-    return table[where_mask(table, where or {})]
-
-
-def _check_votes(index, *, vote_calibration, n_neighbors, where, aspects, max_per_patient, **others):
-    """Return the vote calibration, read from its file where it is one, once it suits index and search."""
+    rows = table[where_mask(table, where or {})]
     if vote_calibration is None:
-        return None
+        return rows, None
     if where or max_per_patient != 1:
         raise ValueError(
             "Votes are calibrated without conditions. Give a vote calibration, or conditions and more than "
@@ -260,7 +246,7 @@ def _check_votes(index, *, vote_calibration, n_neighbors, where, aspects, max_pe
     if not isinstance(vote_calibration, VoteCalibration):
         vote_calibration = VoteCalibration.load(vote_calibration)
     vote_calibration.check(index, n_neighbors, aspects)
-    return vote_calibration
+    return rows, vote_calibration
 
 
 def _compared(table, index, exclude):
@@ -271,8 +257,6 @@ def _compared(table, index, exclude):
     if {"patient_id", "case_id"} <= set(archive):
         same = archive[archive["case_id"].isin(table["case_id"])]
         if (same.groupby("case_id")["patient_id"].nunique() > 1).any():
-            raise ValueError(
-                f"exclude='same_case': case '{same['case_id'].iloc[0]}' is of several patients of the index. "
-                "Give patient_id (--patient-id) too."
-            )
+            what = f"case '{same['case_id'].iloc[0]}' is of several patients of the index"
+            raise ValueError(f"exclude='same_case': {what}. Give patient_id (--patient-id) too.")
     return table.drop(columns="patient_id")

@@ -147,9 +147,8 @@ def segment_to_file(
     if (output is None and seg is None) or (seg is not None and not dicom):
         raise ValueError("Give a file to write: -o for NIfTI, or --seg for a DICOM SEG of --dicom.")
     if output is not None and not str(output).lower().endswith((".nii", ".nii.gz")):
-        raise ValueError(
-            f"The mask is written as NIfTI: its name must end in .nii or .nii.gz. Got '{output}'."
-        )
+        rule = "The mask is written as NIfTI: its name must end in .nii or .nii.gz."
+        raise ValueError(f"{rule} Got '{output}'.")
     if dicom:
         case, source = load_dicom_case(scan, series=series, with_mask=False)
     else:
@@ -190,7 +189,4 @@ def _is_folder(query):
 def _stem(path):
     """Return a file's name without ``.nii.gz`` and the like."""
     name = Path(path).name
-    for suffix in (".nii.gz", ".nii", ".nrrd", ".nhdr"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(path).stem
+    return name[:-7] if name.lower().endswith(".nii.gz") else Path(path).stem

@@ -147,7 +147,7 @@ def answer_table(
     given = [name for name in _OF_ONE_SCAN if options.get(name) is not None]
     if given:
         raise ValueError(f"Parameter '{given[0]}' belongs to one scan. Got it beside a table; leave it out.")
-    check_request(embedder, index, options)
+    check_request(embedder, index, **options)
     table, queries = _queries_of(scans, options)
     names = {"archive_name": archive_name, "model_name": model_name}
     stems = file_stems(case_id for _, case_id, _ in queries)
@@ -168,13 +168,9 @@ def answer_table(
         if folder is not None:
             answers[-1]["sheet"] = sheet
             answer.save_html(Path(folder) / sheet, full=full, **names)
-            rows += [
-                {"sheet": sheet, "number": number, "query": found, "picture": draw_tumor(tumor)}
-                | {"proposed": answer.proposed}
-                for number, (tumor, found) in enumerate(
-                    zip(answer.queries, content["queries"], strict=True), 1
-                )
-            ]
+            for number, tumor in enumerate(answer.queries, 1):
+                row = {"sheet": sheet, "number": number, "query": content["queries"][number - 1]}
+                rows.append(row | {"picture": draw_tumor(tumor), "proposed": answer.proposed})
     errors = None if folder is None else Path(folder) / "errors.txt"
     table.problems.finish(errors, n_rows=len(table.rows), skip_bad=True, always_list=folder is not None)
     answers += [{"row": name, "problem": problem} for name, problem in _set_aside(table)]

@@ -14,19 +14,10 @@ _MOST_DEATHS = 3  # of workers in a row, without a scan done between them
 
 
 def embed_scans(embedder, scans):
-    """Return the embeddings of scans on one thread of torch, or for a scan that is bad what it raises.
+    """Return of each scan (a Cohort) its embeddings, made on one thread of torch, or what a bad one raises.
 
-    Parameters
-    ----------
-    embedder : TumorEmbedder
-        Fitted.
-    scans : list of Cohort
-        The tumors of each scan.
-
-    Returns
-    -------
-    list of ndarray of shape (n_tumors, n_features + 1), dtype=float32, or OSError or ValueError
-        The last column is 1 where the model was trained on the scan, 0 where not, NaN where that is unknown.
+    They are float32 (n_tumors, n_features + 1). The last column is 1 where the model was trained on the scan,
+    0 where not, NaN where that is unknown.
     """
     import torch
 
@@ -43,12 +34,8 @@ def embed_each(embedder, scans, *, workers=None, dask=None):
 
     `scans` is read only as far as workers are free, so it may be as long as it likes. With `workers` each
     process embeds a scan at a time, and what a process that died had in hand is done again; `dask` is the
-    address of a scheduler, which does the same with parts of 8 scans. Else this process embeds.
-
-    Raises
-    ------
-    RuntimeError
-        If workers died several times and no scan was done between.
+    address of a scheduler, which does the same with parts of 8 scans. Else this process embeds. Where workers
+    died several times and no scan was done between, RuntimeError is raised.
     """
     scans = iter(scans)
     if dask is not None:
