@@ -72,13 +72,17 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     --------
     tumorsim.Cohort.check : Raises for scans that cannot be used, instead of a table.
     """
+    import pandas as pd
     from tqdm import tqdm
 
     least = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
     most = check_real(max_volume_mm3, "max_volume_mm3", minimum=least, exclusive=True)
     cohort, problems, lines = read_manifest(path)
-    rows, reasons, digests = problems.rows, problems.reasons, {}
-    findings = [_of_row(rows[line], err, reasons[line]) for line, err in problems.errors.items()]
+    findings, digests = [], {}
+    for line, err in problems.errors.items():
+        check, remedy = next(found for kind, *found in _ROWS if isinstance(err, kind))
+        ids = {name: problems.rows[line].get(name) for name in ("patient_id", "case_id", "tumor_id")}
+        findings.append(_finding("error", check, (None, line), problems.reasons[line], remedy) | ids)
     for kind, line, problem, remedy in problems.remarks:
         findings.append(_finding("warning", kind, (None, line), problem, remedy))
     for rows in tqdm(
@@ -88,7 +92,8 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
         findings += _of_scan(tumors, least, most, digests)
     findings += _duplicates(digests)
     findings += _of_labels(cohort, lines)
-    return _table(findings)
+    findings.sort(key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"]))
+    return pd.DataFrame(findings, columns=list(COLUMNS))
 
 
 def exit_code(findings):
@@ -105,21 +110,6 @@ def _finding(severity, check, where, problem, remedy):
         ids = {"patient_id": tumor.patient_id, "case_id": tumor.case.case_id}
         ids["tumor_id"] = "" if scan else tumor.tumor_id
     return dict(zip(COLUMNS, (severity, check, line, *ids.values(), problem, remedy), strict=True))
-
-
-def _table(findings):
-    """Return findings as a DataFrame, worst first, then by line."""
-    import pandas as pd
-
-    findings.sort(key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"]))
-    return pd.DataFrame(findings, columns=list(COLUMNS))
-
-
-def _of_row(row, err, reason):
-    """Return the finding of a row that cannot be read."""
-    check, remedy = next(found for kind, *found in _ROWS if isinstance(err, kind))
-    ids = {name: row.get(name) for name in ("patient_id", "case_id", "tumor_id")}
-    return _finding("error", check, (None, row.line), reason, remedy) | ids
 
 
 def _of_scan(tumors, least, most, digests):

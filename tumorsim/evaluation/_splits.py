@@ -58,10 +58,8 @@ def hold_out_patients(cohort, model, *, test_share=0.2, random_state=0):
         Tumors with patient ids.
     model : Path
         Model file; beside ``m.safetensors`` the manifests are ``m-trained.csv`` and ``m-held-out.csv``.
-    test_share : float, default=0.2
-        Share of patients to hold out.
-    random_state : int, default=0
-        Seed of the draw.
+    test_share, random_state : float, int
+        As in `split_patients`.
 
     Returns
     -------

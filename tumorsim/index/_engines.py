@@ -9,6 +9,7 @@ from tumorsim._validation import check_choice, check_text, import_extra
 from tumorsim.index._exact import CandidateEngine, ExactEngine, padded
 from tumorsim.index._milvus import MilvusEngine
 
+FAISS = "faiss", "This engine", "faiss"  # module, what needs it, extra
 _numba_lock = threading.Lock()  # numba's workqueue layer aborts the process when two threads use it at once
 
 
@@ -41,7 +42,7 @@ class FaissEngine(CandidateEngine):
 
     def _build(self):
         """Return the graph, which holds the points."""
-        faiss = _import_faiss()
+        faiss = import_extra(*FAISS)
         points = self.frame.points(self.embeddings)
         graph = faiss.IndexHNSWFlat(points.shape[1], self.n_links)
         graph.hnsw.efConstruction = self.build_width
@@ -50,7 +51,7 @@ class FaissEngine(CandidateEngine):
 
     def _query(self, built, points, n_candidates):
         """Return rows (n_queries, n_candidates) from the graph."""
-        parameters = _import_faiss().SearchParametersHNSW(efSearch=max(self.least_width, n_candidates))
+        parameters = import_extra(*FAISS).SearchParametersHNSW(efSearch=max(self.least_width, n_candidates))
         return built.search(points, n_candidates, params=parameters)[1]
 
 
@@ -62,7 +63,7 @@ class FaissCompactEngine(CandidateEngine):
 
     def _build(self):
         """Return the codes; the points themselves are not kept."""
-        faiss = _import_faiss()
+        faiss = import_extra(*FAISS)
         n, width = len(self.embeddings), len(self.frame.center)
         codes = min(self.most_codes, width)
         index = faiss.IndexPQFastScan(-(-width // codes) * codes, codes, 4)
@@ -76,11 +77,6 @@ class FaissCompactEngine(CandidateEngine):
     def _query(self, built, points, n_candidates):
         """Return rows (n_queries, n_candidates) by the distance of points to codes."""
         return built.search(padded(points, built.d), n_candidates)[1]
-
-
-def _import_faiss():
-    """Return faiss, or say how to install it."""
-    return import_extra("faiss", "This engine", "faiss")
 
 
 ENGINES = {

@@ -37,11 +37,9 @@ class TumorIndex(BaseEstimator):
         Distance between embeddings. Cosine is 1 - cosine of the angle. Whitened is the Mahalanobis distance
         with the archive's own covariance, shrunk as Ledoit and Wolf do. Aspects are never whitened.
     engine : {"exact", "pynndescent", "faiss", "faiss-compact", "milvus"}, default="exact"
-        ``"exact"`` compares with every tumor. The others find candidates, which are measured exactly, and
-        leave small archives, selective filters, p-values and aspects to the exact engine.
-        ``"pynndescent"`` compiles for half a minute in every process, then serves many queries faster.
-        ``"faiss"`` (HNSW) and ``"faiss-compact"`` (codes of 16 bytes per tumor) need
-        ``pip install '.[faiss]'``, ``"milvus"`` needs ``pip install '.[milvus]'``, both in a clone.
+        ``"exact"`` compares with every tumor. The others, for very large archives, find candidates, which are
+        measured exactly, and leave small archives, selective filters, p-values and aspects to the exact
+        engine. The page on engines compares them, and says what to install.
     uri : str, optional
         Address of a Milvus: a file (``"archive.db"``, embedded) or a server (``"https://host:19530"``).
     collection : str, optional

@@ -100,13 +100,13 @@ def plot_history(history, *, ax=None):
     epochs = [entry["epoch"] for entry in history]
     heads = list(dict.fromkeys(key for entry in history for key in entry if key.startswith("loss_")))
     for i, key in enumerate(heads):
-        losses = np.array([_number(entry.get(key)) for entry in history])
+        losses = np.array([entry.get(key) for entry in history], dtype=float)  # None is NaN
         first = losses[np.isfinite(losses)][:1]
         if len(first) and first[0] > 0:
             style = {"color": COLORS[i % len(COLORS)], "ls": "-" if i < len(COLORS) else "--"}
             label = f"{readable(key[5:])} ({first[0]:.2f} at first)"
             ax.plot(epochs, losses / first[0], label=label, **style)
-    rates = [_number(entry.get("lr")) for entry in history]
+    rates = np.array([entry.get("lr") for entry in history], dtype=float)
     # a schedule of steps is marked, a smooth one is not: steps stand between epochs of equal rate
     steps = [i for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
     drops = [epochs[i] for i in steps if rates[i] < rates[i - 1]] if 2 * len(steps) <= len(rates) else []
@@ -121,8 +121,3 @@ def plot_history(history, *, ax=None):
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
-
-
-def _number(value):
-    """Return a float; None becomes NaN."""
-    return np.nan if value is None else float(value)

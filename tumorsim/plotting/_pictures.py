@@ -93,7 +93,8 @@ def plot_neighbors(query_tumor, neighbor_tumors, distances=None, *, task="type",
             _draw(ax, pictures[plane], extent)
             if column == 0:
                 ax.set_ylabel(plane, fontsize=9)
-    figure.suptitle(f"{readable(query_tumor.tumor_id, ids=True)} and its nearest neighbors", fontsize=11)
+    tumor_id = query_tumor.tumor_id.replace("$", r"\$")  # Matplotlib would read mathematics
+    figure.suptitle(f"{tumor_id} and its nearest neighbors", fontsize=11)
     return axes
 
 

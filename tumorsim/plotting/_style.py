@@ -33,12 +33,10 @@ def finish(ax):
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def readable(name, *, ids=False):
-    """Return a column's or label's name for people; ids stay as they are."""
+def readable(name):
+    """Return a column's or label's name for people."""
     text = str(name)
-    if ids:
-        return text.replace("$", r"\$")  # Matplotlib would read mathematics
     for unit in ("mm3", "mm"):
         if text.endswith(f"_{unit}"):
             text = f"{text.removesuffix(f'_{unit}')} ({unit.replace('3', '³')})"
-    return text.removeprefix(LABEL_PREFIX).replace("_", " ").replace("$", r"\$")
+    return text.removeprefix(LABEL_PREFIX).replace("_", " ").replace("$", r"\$")  # no mathematics

@@ -60,26 +60,14 @@ def render_report(
     archive_name, model_info, settings : str, mapping, mapping, optional
         Shown at the bottom: for instance the index's path, what `describe_model` returns (where its key
         ``pretrained_on_simulated`` is true the sheet says so at the top), and those of the search.
-    show : sequence of str, default=()
-        Further columns of `neighbors` to show. Those that look like dates, treatment and outcome are shown
-        anyway.
-    aspects : mapping of str to float, optional
-        Weights of the aspects that the distance joins: shown beside type, place, size and look, and the
-        distance of the map; without any, the plain distance.
-    votes, summary : DataFrame, optional
-        Of `answers.votes`, which take the place of plain counts of the neighbors' labels, and
-        `answers.summarize`.
-    inferred : DataFrame, optional
-        What the network infers: ``query``, ``rank`` (0 is the query), ``task``, ``label``, ``probability``.
-    left_out : DataFrame, optional
-        Nearest tumors that do not count: ``query``, ``tumor_id`` and ``reason``.
-    notes : sequence of str, default=()
-        Warnings, at the top.
-    proposed : bool, default=False
-        Whether the model proposed the tumors: the sheet then says so first, and has no verdict and no votes.
-    index, query_X : TumorIndex, array-like of shape (n_queries, n_features), optional
-        The archive searched and the queries' embeddings: the sheet has a map of the archive, its sizes and
-        types, and tells how many tumors each neighbor's scan has.
+    show, aspects, votes, summary, inferred, left_out, notes, proposed, index : optional
+        Attributes of `tumorsim.retrieval.Answer`. Columns that look like dates, treatment and outcome are
+        shown without `show`, too. Without `votes` the neighbors' labels are counted. With `index` the sheet
+        has a map of the archive, its sizes and types, and tells how many tumors each neighbor's scan has.
+    query_X : array-like of shape (n_queries, n_features), optional
+        The queries' embeddings, which `index` needs.
+    margin_mm : float, default=30.0
+        What is shown around a tumor's box.
     full : bool, default=False
         Embed whole scans instead, with their faces. Get permission first.
 

@@ -34,25 +34,21 @@ from tumorsim.spaces import EmbeddingSpace
 
 
 def embed_to_file(
-    embedder, tumors, path, *, overwrite=False, progress=False, skip_bad=False, workers=None, dask=None
+    embedder, tumors, path, *, overwrite=False, skip_bad=False, progress=False, workers=None, dask=None
 ):
     """Embed a cohort into an ``.npz`` file; a run that was killed goes on where it stopped.
 
     Parameters
     ----------
-    embedder : TumorEmbedder
-        Fitted.
-    tumors : Cohort
-        The archive. Scans are kept in ``<path>.partial/`` one by one until all are done.
+    embedder, tumors : TumorEmbedder, Cohort
+        As in `embed_archive`. Scans are kept in ``<path>.partial/`` one by one until all are done.
     path : str or Path
         The file to write, see `io.load_embeddings`.
     overwrite : bool, default=False
         Replace a file of another model, or of tumors that `tumors` lacks.
-    progress : bool, default=False
-        Show a progress bar, with the time left.
     skip_bad : bool, default=False
         Leave out scans whose voxels cannot be used, warn, and list them in ``<path>.errors.txt``.
-    workers, dask
+    progress, workers, dask : bool, int, str
         As in `embed_archive`.
 
     Returns
