@@ -25,6 +25,7 @@ __all__ = ["Registration", "register_dates", "register_to_mni"]
 
 _SPACINGS = (8.0, 4.0)  # mm of the voxels, coarse to fine
 _STEPS = (8.0, 5.0)  # mm between the points that are compared on them
+_RIGID_STARTS = 3
 _RIGID_STEPS = (6.0, 4.0)  # the same, of two scans of one patient
 _MARGIN_MM = 6.0  # round a tumor is not compared: edema, displaced tissue
 _DARKEST, _BRIGHTEST = 0.4, 1.2  # brain medians: else the edge of fat and air would outweigh the brain's
@@ -130,17 +131,19 @@ def register_dates(before, after):
     """
     from threadpoolctl import threadpool_limits
 
-    to_mni, again = (register_to_mni(*scan[:2], ignore=scan[2]).to_mni for scan in (before, after))
+    to_mni = register_to_mni(*before[:2], ignore=before[2]).to_mni
     from_mni = np.linalg.inv(to_mni)
-    found = [_nearest_rigid(np.linalg.inv(again) @ to_mni, from_mni) @ from_mni, from_mni]
     with threadpool_limits(1, user_api="blas"):
-        levels = zip(_prepare(*before)[0], _prepare(*after)[0], _RIGID_STEPS, strict=True)
-        for first, second, step in levels:
+        levels, middle = _prepare(*after)
+        starts = _rank_starts(levels[0], middle)[
+            :_RIGID_STARTS
+        ]  # of a coarse grid, near enough to start from
+        found = [_nearest_rigid(start @ to_mni, from_mni) @ from_mni for start in starts] + [from_mni]
+        for first, second, step in zip(_prepare(*before)[0], levels, _RIGID_STEPS, strict=True):
             compared = scan_points(from_mni, first, step)
             found = [fit(start, second, compared, Pose(rigid=True), 20) for start in found]
-        qualities = [quality_of(to_scan, second, compared) for to_scan in found]
-    best = int(np.argmax(qualities))
-    return found[best] @ to_mni, qualities[best]
+            found = sorted(found, key=lambda to_scan: -quality_of(to_scan, second, compared))[:2]
+        return found[0] @ to_mni, quality_of(found[0], second, compared)
 
 
 def _nearest_rigid(linear, from_mni):
