@@ -213,6 +213,25 @@ def test_where_refuses_what_it_cannot_mean(four, where, error, match):
         four.search([[0.0, 0.0]], where=where)
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ((">=", "2019-01-01"), "1 3"),
+        ([(">=", "2019-01-01"), ("<", "2020-01-01")], "1"),
+        (("<", "2019"), "0"),
+        (("<=", "2019-03-01T12:00"), "0 1"),
+    ],
+)
+def test_dates_have_ranges(condition, expected):
+    """Text such as 2019-03-01 is in order of time, whole or from its start; missing is in no range."""
+    dates = ["2018-05-01", "2019-03-01", None, "2020-01-05"]
+    index = TumorIndex().fit(np.zeros((4, 1)), metadata={"date": dates})
+    found = index.search([[0.0]], 4, where={"date": condition})
+    assert " ".join(sorted(found["tumor_id"])) == expected
+    with pytest.raises(ValueError, match=r"'date' holds dates such as 2024-05-31\. Got '01\.02\.2019'"):
+        index.search([[0.0]], where={"date": (">=", "01.02.2019")})
+
+
 def test_exclude_leaves_out_patient_case_or_ids(four):
     """A case id counts within its patient; ids are tumor ids."""
     query, of = [[0.0, 0.0]], {"patient_id": ["p"], "case_id": ["1"]}

@@ -219,6 +219,28 @@ def test_size_place_and_percentiles_equal_brute_force(data):
     assert index.aspects_ == ("type", "hemisphere", "region", "place", "size")  # "nothing" has no distance
 
 
+def test_course_joins_the_changes_per_month():
+    """Tumors that changed alike are near, each column in units of its spread; without a course none is."""
+    ratios, diameters = [0.5, 0.45, -0.5, None, 0.4], [9, -9, 5, None, 8]
+    table = {"volume_ratio_per_month": ratios, "diameter_mm_per_month": diameters}
+    index = TumorIndex().fit([[0.0]] * 5, metadata=table)
+    asked = {"volume_ratio_per_month": [0.5], "diameter_mm_per_month": [9.0]}
+    near = index.search([[0.0]], 5, aspects={"course": 1}, query_metadata=asked)
+    assert near["tumor_id"].tolist() == ["0", "4", "1", "2"]
+    points = np.array([ratios, diameters], dtype=float).T[[0, 4, 1, 2]]
+    first, second = np.triu_indices(4, 1)
+    points = points / np.median(np.abs(points[first] - points[second]), axis=0)
+    unit = np.median(np.linalg.norm(points[first] - points[second], axis=1))
+    expected = np.linalg.norm(points - points[0], axis=1) / unit
+    assert_allclose(near["distance_course"], expected, atol=1e-12)
+    assert near["distance"].tolist() == near["distance_course"].tolist()
+    assert "distance_course" not in index.search([[0.0]], query_metadata=asked)  # only where asked for
+    with pytest.raises(
+        ValueError, match=r"'volume_ratio_per_month' and column 'diameter_mm_per_month'.*Got none"
+    ):
+        index.search([[0.0]], aspects={"course": 1}, query_metadata={"volume_ratio_per_month": [0.5]})
+
+
 def test_size_is_measured_or_refused():
     """Volumes decide, not embeddings; without them size cannot be asked for, and is not in the answer."""
     table = {"volume_mm3": [10.0, 100.0, 1000.0, None]}

@@ -200,7 +200,8 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
     assert np.isnan(written.loc["s0/1", "volume_ratio_per_month"])
     shuffled = pd.read_csv(tmp_path / "matched.csv", dtype=str).iloc[::-1]
     shuffled.loc[shuffled["case_id"] == "s2", "lesion_id"] = None  # a date that has come since
-    again = match_manifest(shuffled)[1]
+    shuffled.to_csv(tmp_path / "later.csv", index=False)
+    again = match_manifest(tmp_path / "later.csv")[1]
     assert {t.tumor_id: t.metadata["lesion_id"] for t in again} == written["lesion_id"].to_dict()
     with pytest.raises(ValueError, match="needs a column 'date'"):
         match_manifest(

@@ -6,9 +6,9 @@ import pandas as pd
 from tumorsim._validation import check_integer, check_real, counted
 
 __all__ = [
-    "PLACE", "aspect_shares", "describe_aspects", "describe_closeness", "describe_disagreements",
-    "describe_left_out", "describe_summary", "describe_training", "describe_vote", "describe_where",
-    "summarize", "votes",
+    "PLACE", "aspect_shares", "courses", "describe_aspects", "describe_closeness", "describe_course",
+    "describe_disagreements", "describe_left_out", "describe_summary", "describe_training", "describe_vote",
+    "describe_where", "summarize", "votes",
 ]  # fmt: skip
 
 UNUSUAL = 0.2  # p-value below which a tumor is called rather unusual
@@ -330,6 +330,47 @@ def describe_summary(summary):
     low, high = summary["minimum"], summary["maximum"]
     text = f"median {summary['median']:.4g}, range {low:.4g} to {high:.4g}"
     return f"{summary['column']}: {text} (n = {summary['n']}{missing})"
+
+
+def courses(neighbors, archive):
+    """Return the volumes over time of neighbors whose lesion an archive holds at several dates.
+
+    Parameters
+    ----------
+    neighbors : DataFrame
+        Of `TumorIndex.search`, with ``lesion_id``.
+    archive : DataFrame
+        Metadata with ``lesion_id``, ``volume_mm3``, and ``date`` or ``visit``.
+
+    Returns
+    -------
+    DataFrame
+        ``query``, ``rank``, ``lesion_id``, ``time`` and ``volume_mm3`` (of all pieces together), by time.
+
+    Examples
+    --------
+    >>> known = {"lesion_id": ["L1", "L1"], "date": ["2024-01-08", "2024-05-02"], "volume_mm3": [400, 800]}
+    >>> archive = pd.DataFrame(known)
+    >>> found = courses(archive[:1].assign(query=0, rank=1), archive)
+    >>> describe_course(found)
+    '2024-01-08: 0.4 ml, 2024-05-02: 0.8 ml (+100 %)'
+    """
+    names = ["query", "rank", "lesion_id", "time", "volume_mm3"]
+    time = next((name for name in ("date", "visit") if name in archive), None)
+    if time is None or not {"lesion_id", "volume_mm3"} <= set(archive) or "lesion_id" not in neighbors:
+        return pd.DataFrame(columns=names)
+    known = archive[["lesion_id", time, "volume_mm3"]].dropna().rename(columns={time: "time"})
+    known = known[known["lesion_id"].isin(neighbors["lesion_id"])]
+    known = known.groupby(["lesion_id", "time"], as_index=False)["volume_mm3"].sum()
+    known = known[known.duplicated("lesion_id", keep=False)]
+    return neighbors[["query", "rank", "lesion_id"]].merge(known, on="lesion_id")[names]
+
+
+def describe_course(course):
+    """Return the rows of one neighbor of `courses` in words, with the change from the first to the last."""
+    texts = [f"{row.time}: {row.volume_mm3 / 1000:.2g} ml" for row in course.itertuples()]
+    change = 100 * (course["volume_mm3"].iloc[-1] / course["volume_mm3"].iloc[0] - 1)
+    return f"{', '.join(texts)} ({change:+.0f} %)"
 
 
 def _vote(found, archive_labels, task):

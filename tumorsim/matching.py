@@ -71,8 +71,8 @@ def match_dates(
     -------
     DataFrame
         One row per lesion: ``status`` is same, new, vanished, merged or split; ``category`` larger or
-        smaller from +40 % or -65 % of the volume, else stable: a convention after RANO-like volumetric
-        criteria; check before clinical use. Further columns: see ``docs/match.md``. ``attrs["to_after"]``
+        smaller from +40 % or -65 % of the volume, else stable: the volumetric limits of RANO 2.0, lesion by
+        lesion; check before clinical use. Further columns: see ``docs/match.md``. ``attrs["to_after"]``
         maps mm of the earlier scan to mm of the later one.
 
     Raises
@@ -86,6 +86,9 @@ def match_dates(
     a lesion together. So a volume's standard error is ``sqrt(sum((A * spacing) ** 2) / 6)`` over the axes, A
     being the area projected along the axis.
 
+    References
+    ----------
+    RANO 2.0: Wen et al., J Clin Oncol 41, 5187-5199, 2023.
     """
     import pandas as pd
 

@@ -151,7 +151,7 @@ class Archive:
         """Return name → `Aspect` of all aspects of a search, columns of numbers among them."""
         columns = [name for name in weights if name not in self.aspects]
         pairs = random_pairs(self.patients()[0]) if columns else None
-        return self.aspects | {name: measured_aspect(self.metadata, name, pairs) for name in columns}
+        return self.aspects | {name: measured_aspect(self.metadata, [name], pairs) for name in columns}
 
     def weighted(self, weights):
         """Return the aspects by name, the engine of weighted ones, and its points, NaN where missing."""

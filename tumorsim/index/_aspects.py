@@ -14,6 +14,7 @@ from tumorsim.index._tables import kind_of, kind_of_dtype
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
+COURSE = ("volume_ratio_per_month", "diameter_mm_per_month")  # columns of tumorsim.matching
 LOOK = 0.25  # weight where all others weigh 1, from simulated validation patients (docs/results.md)
 ROWS = 16_384  # mapped at once: bounds the float64 copies
 
@@ -22,18 +23,24 @@ ROWS = 16_384  # mapped at once: bounds the float64 copies
 class Aspect:
     """One aspect of an archive: points whose distances are in units of its median over random pairs."""
 
-    parts: tuple  # of Coordinates; of a measured aspect its column and what divides its numbers
+    parts: tuple  # of Coordinates; of a measured aspect pairs of a column and what divides its numbers
     pairs: np.ndarray  # (n_pairs,) distances of random pairs of different patients, ascending
 
     @property
     def measured(self):
-        """Whether the aspect comes from a column, not from features."""
-        return isinstance(self.parts[0], str)
+        """Whether the aspect comes from columns, not from features."""
+        return isinstance(self.parts[0], tuple)
+
+    @property
+    def columns(self):
+        """Names of the columns of a measured aspect."""
+        return [column for column, _ in self.parts]
 
     def points(self, X, table):
         """Return float64 points (n, n_coordinates), NaN where a measure is missing."""
         if self.measured:
-            return measure(table, self.parts[0], len(X))[:, None] / self.parts[1]
+            points = np.column_stack([measure(table, name, len(X)) / unit for name, unit in self.parts])
+            return np.where(np.isnan(points).any(axis=1, keepdims=True), np.nan, points)
         return _mapped(self.parts, X)
 
     def between(self, rows, embeddings, table, of_query, queries, query_table):
@@ -56,8 +63,8 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     """Return name → `Aspect` of an archive, `codes` (n_rows,) being its patients.
 
     They are those of the space that have a distance; ``place``, the sum of its tasks that tell it; ``size``,
-    the logarithm of the column volume_mm3; and ``look``, what features carry beyond the heads. A task of one
-    of these names comes first.
+    the logarithm of the column volume_mm3; ``look``, what features carry beyond the heads; and ``course``,
+    changes per month, where they are known. A task of one of these names comes first.
     """
     pairs, aspects = random_pairs(codes), {}
     named = () if space is None else space.aspects
@@ -69,10 +76,12 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     if place and "place" not in named:
         aspects["place"] = _scaled(place, embeddings, pairs)
     if SIZE_COLUMN in table and "size" not in named:
-        aspects["size"] = measured_aspect(table, SIZE_COLUMN, pairs)
+        aspects["size"] = measured_aspect(table, [SIZE_COLUMN], pairs)
     look = None if space is None else _look(space, embeddings.shape[1])
     if look is not None and "look" not in named:
         aspects["look"] = _scaled([look], embeddings, pairs)
+    if all(is_measure(table, name) for name in COURSE) and "course" not in named:
+        aspects["course"] = measured_aspect(table, COURSE, pairs)
     return aspects
 
 
@@ -81,17 +90,21 @@ def standard_aspects(known):
 
     Where there is no type, all tasks that are not of place stand for it.
     """
-    tasks = [name for name in known if name not in (*PLACE, "place", "size", "look")]
+    tasks = [name for name in known if name not in (*PLACE, "place", "size", "look", "course")]
     tasks = ["type"] if "type" in tasks else tasks
     return [*tasks, *(name for name in ("place", "size", "look") if name in known)]
 
 
-def measured_aspect(table, column, pairs):
-    """Return the aspect of a column of numbers."""
-    values = measure(table, column, len(table))
-    apart = np.abs(values[pairs[0]] - values[pairs[1]])
-    apart, spread = _in_units(apart[~np.isnan(apart)])
-    return Aspect((column, spread), apart)
+def measured_aspect(table, columns, pairs):
+    """Return the aspect of columns of numbers, each divided by its median difference over the pairs."""
+    apart, units = np.zeros(len(pairs[0])), []
+    for column in columns:
+        values = measure(table, column, len(table))
+        difference = np.abs(values[pairs[0]] - values[pairs[1]])
+        units.append(_in_units(difference[~np.isnan(difference)])[1])
+        apart += (difference / units[-1]) ** 2
+    apart, spread = _in_units(np.sqrt(apart[~np.isnan(apart)]))
+    return Aspect(tuple((name, unit * spread) for name, unit in zip(columns, units, strict=True)), apart)
 
 
 def is_measure(table, column):

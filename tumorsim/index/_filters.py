@@ -1,6 +1,7 @@
 """The rows of an archive that may be results of a query."""
 
 import operator as op
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from tumorsim.index._exact import empty
 from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
 
 _COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
+_DATE, _FROM = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}(-\d\d(-\d\d.*)?)?")  # in order as text
 MOST_LISTED = 12  # values of a column in a message
 _SAME = {"same_patient": ("patient_id",), "same_case": ("patient_id", "case_id")}
 
@@ -194,5 +196,8 @@ def _compare(series, operator, value, name):
         raise TypeError(f"Column '{name}' holds {held}. Got {value!r} in 'where'.")
     if operator not in ("==", "!=") and len(kinds) > 1:
         raise TypeError(f"'where' cannot order column '{name}', which holds {held}.")
+    if kind == "text" and operator not in ("==", "!=") and not _FROM.fullmatch(value):
+        if all(map(_DATE.match, present)):
+            raise ValueError(f"Column '{name}' holds dates such as 2024-05-31. Got {value!r} in 'where'.")
     mask[~missing] = np.asarray(_COMPARE[operator](present, value), dtype=bool)
     return mask

@@ -79,9 +79,9 @@ def _check_measured(queries, held, asked, X, table):
     """Raise where a query has none of the aspects of a search, or all queries lack a column asked for."""
     for name in asked:
         if held[name].measured and np.isnan(held[name].points(X, table)).all():
-            column = held[name].parts[0]
+            columns = "' and column '".join(held[name].columns)
             what = "a volume greater than 0" if name == "size" else "a number"
-            rule = f"Aspect '{name}' needs {what} in column '{column}' of 'query_metadata'"
+            rule = f"Aspect '{name}' needs {what} in column '{columns}' of 'query_metadata'"
             raise ValueError(f"{rule}. Got none. Leave the aspect out, or give the query's value.")
     unknown = np.flatnonzero(np.isnan(queries).all(axis=1))
     if len(unknown):
@@ -92,7 +92,7 @@ def _aspect_columns(archive, aspects, query, rows, X, table):
     """Return columns of each aspect's distance, and of the share of random pairs that are farther."""
     distances = {}
     for name, aspect in aspects.items():
-        if not aspect.measured or (table is not None and aspect.parts[0] in table):
+        if not aspect.measured or (table is not None and set(aspect.columns) <= set(table)):
             distances[name] = aspect.between(rows, archive.embeddings, archive.metadata, query, X, table)
     closer = {f"closer_than_{name}": aspects[name].closer_than(d) for name, d in distances.items()}
     return {f"distance_{name}": d for name, d in distances.items()} | closer

@@ -1,8 +1,10 @@
 """One tumor as a column of the comparison: ids, pictures, and one cell per fact."""
 
 import numpy as np
+import pandas as pd
 
 from tumorsim._validation import counted
+from tumorsim.answers import describe_course
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.plotting import common_extent
 from tumorsim.records.columns import is_missing, label_columns
@@ -38,6 +40,8 @@ def column_of(
         from_box = "ellipsoid in the box" if row.get("measured_from") == "box" else ""
         thick = "" if voxels is None else voxels["warning"]
         facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box, warning=thick)
+    if shown_text(row.get("growth_percent")) is not None:
+        facts["Change of volume"] = _cell(f"{row['growth_percent']:+.0f} % since the date before")
     facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
     if sides is not None:
         more["R–L × A–P × S–I"] = sides
@@ -95,7 +99,18 @@ def shown_text(value):
 
 def _cell(text, note="", warning=""):
     """Return one cell; missing text is said to be so."""
-    return {"text": text, "note": note, "warning": warning}
+    return {"text": text, "note": note, "warning": warning, "line": ""}
+
+
+def course_cell(course):
+    """Return the cell of a lesion's volumes over time, rows of `answers.courses`, with a line from 0 up."""
+    times = course["time"]
+    if not pd.api.types.is_numeric_dtype(times):
+        times = pd.to_datetime(times, errors="coerce", format="ISO8601")
+    x = times.to_numpy().astype(float) if times.notna().all() else np.arange(float(len(course)))
+    y = course["volume_mm3"].to_numpy(dtype=float)
+    points = zip(2 + 96 * (x - x[0]) / max(x[-1] - x[0], 1e-9), 22 - 20 * y / y.max(), strict=True)
+    return _cell(describe_course(course)) | {"line": " ".join(f"{a:.1f},{b:.1f}" for a, b in points)}
 
 
 def _geometry(tumor):

@@ -36,7 +36,7 @@ def save_match(path, before, after, table):
     if len(table):
         facts["Quality of the registration"] = f"{table['registration_quality'].iloc[0]:.2f}"
     facts["Larger, smaller"] = (
-        "volume +40 % or more, -65 % or less: a convention after RANO-like volumetric criteria; "
+        "volume +40 % or more, -65 % or less: the volumetric limits of RANO 2.0, lesion by lesion; "
         "check before clinical use"
     )
     return write_page(path, render("match", cards=cards, aside=[], facts=facts, warning=""))

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from tumorsim._validation import counted
-from tumorsim.answers import describe_closeness, describe_summary, describe_vote, summarize
+from tumorsim.answers import courses, describe_closeness, describe_summary, describe_vote, summarize
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
-from tumorsim.report._columns import UNKNOWN, column_of, labels_of, picture_extent, shown_text
+from tumorsim.report._columns import (
+    UNKNOWN,
+    column_of,
+    course_cell,
+    labels_of,
+    picture_extent,
+    shown_text,
+)
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._pages import MARGIN_MM, render, write_page
 
@@ -98,12 +105,19 @@ def render_report(
     n_bytes = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
     drawing |= {"n_bytes": n_bytes, "aspects": tuple(aspects or ())}
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
+    known = query.table.assign(query=range(len(query)), rank=0)
+    over_time = [courses(known, query.table)]
+    over_time += [] if index is None else [courses(neighbors, index.metadata_)]
     told = [] if summary is None else list(summary["column"])
     course = _counted(neighbors).pipe(summarize, [name for name in show if name not in told])
     sections, confidence = [], query.table.get("confidence")
     for i in range(len(query)):
         of_query = neighbors[neighbors["query"] == i]
         section = _section(query, i, of_query, archive, show, drawing, around)
+        for column in section["columns"]:
+            for found in over_time:
+                own = found[(found["query"] == i) & (found["rank"] == (column["rank"] or 0))]
+                column["facts"] |= {"Volume over time": course_cell(own)} if len(own) else {}
         _compare_labels(section["columns"], _rows(inferred, i))
         section |= {"tables": _tables(section["columns"]), "left_out": _rows(left_out, i)}
         section["summary"] = [describe_summary(row) for t in (summary, course) for row in _rows(t, i)]

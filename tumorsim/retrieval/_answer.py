@@ -17,7 +17,7 @@ from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 _N_SHOWN = 5  # queries in a notebook
-_TABLES = ("neighbors", "votes", "summary", "left_out", "inferred")
+_TABLES = ("neighbors", "votes", "summary", "left_out", "inferred", "courses")
 PROPOSED = (
     "No verdict: the model proposed this lesion, and it may be normal anatomy. Look at it; then accept it by "
     "its number (accept=[1], --accept 1), or give a box or a mask."
@@ -94,6 +94,14 @@ class Answer:
                 row |= {name: found[name].iloc[0] for name in ("p_value", "no_close_match")}
             rows.append(row | {"text": PROPOSED if self.proposed else answers.describe_closeness(found)})
         return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
+
+    @property
+    def courses(self) -> pd.DataFrame:
+        """Volumes over time of the neighbors whose lesion the archive knows at several dates.
+
+        See `answers.courses`.
+        """
+        return answers.courses(self.neighbors, self.index.metadata_)
 
     def __str__(self):
         parts = [f"Note: {note}" for note in self.notes]
@@ -179,9 +187,11 @@ class Answer:
         return f"{self.queries[i].tumor_id}: {self.queries.table['volume_mm3'][i] / 1000:.2f} ml{proposed}"
 
     def _lines(self, i):
-        """Return votes and summary of a query in words."""
+        """Return votes, courses and summary of a query in words."""
         votes = [answers.describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
         votes += answers.describe_disagreements(self._of(self.inferred, i), self._of(self.neighbors, i))
+        for rank, course in self._of(self.courses, i).groupby("rank"):
+            votes.append(f"Neighbor {rank}, volume over time: {answers.describe_course(course)}")
         return votes + [answers.describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
 
     def _shown(self, found):
