@@ -1,14 +1,14 @@
 """Which weights of aspects find the most similar tumors, on archives with labels and measured volumes.
 
     python -m benchmarks.aspects --embeddings simulated.npz --out RESULTS
-    python -m benchmarks.aspects --embeddings stacks.npz --blocks 5 --out RESULTS
+    python -m benchmarks.aspects --embeddings stacks.npz --blocks 10 --out RESULTS
 
 Every tumor is a query among the tumors of other patients, with ``--blocks`` among those of other contiguous
 blocks of patients, for archives where neighbors in number may be one patient. Relevance is a point each for
 type, octant (three sides, known and equal; none where the archive has no sides) and volume within twofold.
-Columns: nDCG@10; shares of the ten neighbors with the query's side and type; balanced accuracy of the type by
-five neighbors; the median over queries of the largest ratio of volumes among ten neighbors. Intervals redraw
-patients. A row of weights that is in the output already is not computed again.
+Columns: nDCG@10; shares of the ten neighbors with the query's side, area and type; balanced accuracy of the
+type by five neighbors; the median over queries of the largest ratio of volumes among ten neighbors. Intervals
+redraw patients. A row of weights that is in the output already is not computed again.
 """
 
 import argparse
@@ -30,11 +30,11 @@ WEIGHTS = {
     "type, place, size, look": {"type": 1, "place": 1, "size": 1, "look": 1},
     "look 1/2": {"type": 1, "place": 1, "size": 1, "look": 0.5},
     "look 1/4": {"type": 1, "place": 1, "size": 1, "look": 0.25},
-    "place 2": {"type": 1, "place": 2, "size": 1, "look": 1},
+    "size 2, look 1/4": {"type": 1, "place": 1, "size": 2, "look": 0.25},
+    "place 1.5, size 2, look 1/4": {"type": 1, "place": 1.5, "size": 2, "look": 0.25},
     "place 2, look 1/4": {"type": 1, "place": 2, "size": 1, "look": 0.25},
     "place 2, size 2, look 1/4": {"type": 1, "place": 2, "size": 2, "look": 0.25},
-    "type 2, place 2, look 1/2": {"type": 2, "place": 2, "size": 1, "look": 0.5},
-    "place 2, size 2": {"type": 1, "place": 2, "size": 2, "look": 1},
+    "place 2, size 3, look 1/4": {"type": 1, "place": 2, "size": 3, "look": 0.25},
     "type": {"type": 1},
     "place": {"place": 1},
     "size": {"size": 1},
@@ -78,12 +78,14 @@ def measure(X, table, space, aspects, n_blocks=None):
     relevance = relevances(table)
     np.fill_diagonal(relevance, 0)
     relevance[groups.to_numpy()[:, None] == groups.to_numpy()] = 0
-    types, sides = (table.get(f"label_{name}", pd.Series(None, table.index)) for name in ("type", SIDES[0]))
+    names = ("type", SIDES[0], "region")
+    types, sides, areas = (table.get(f"label_{name}", pd.Series(None, table.index)) for name in names)
     volume = pd.to_numeric(table["volume_mm3"]).to_numpy(dtype=float)
     ratios = np.exp(np.abs(np.log(volume[found]) - np.log(volume)[:, None])).max(axis=1)
     scores = {
         "ndcg": ndcg(relevance, found),
         "side": _agreement(sides.to_numpy(dtype=object), found),
+        "area": _agreement(areas.to_numpy(dtype=object), found),
         "type": _agreement(types.to_numpy(dtype=object), found),
     }
     votes = _votes(types.to_numpy(dtype=object), found[:, :5])
