@@ -187,6 +187,7 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
             save_nifti(file, mask.astype(dtype), np.eye(4))
         one = Case(*files, case_id=f"s{n}", patient_id="p")
         tumors += tumors_from_case(one, metadata={"date": f"2024-0{n + 1}-01"})
+    tumors += tumors_from_case(Case(*files, case_id="undated", patient_id="p"))
     save_manifest(Cohort(reversed(tumors)), tmp_path / "archive.csv")
     table, _ = match_manifest(tmp_path / "archive.csv", tmp_path / "matched.csv")
     written = pd.read_csv(tmp_path / "matched.csv", dtype={"lesion_id": str}).set_index("tumor_id")
@@ -194,7 +195,7 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
         table["status"].tolist() == ["same", "new", "same", "same"]
         and table["case_after"].tolist()[-1] == "s2"
     )
-    assert sorted(written.groupby("lesion_id").size()) == [2, 3]
+    assert sorted(written.groupby("lesion_id").size()) == [1, 1, 2, 3]  # a scan without a date stands alone
     grown = written.loc["s2/1"]
     assert grown["lesion_id"] == written.loc["s0/1", "lesion_id"] and grown["volume_ratio_per_month"] > 0
     assert np.isnan(written.loc["s0/1", "volume_ratio_per_month"])

@@ -133,7 +133,7 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     ----------
     archive : str, Path or DataFrame
         Manifest, see `load_cohort`, with a further column ``date`` (2024-05-31) or ``visit`` (numbers, or
-        dates as `tumorsim.manifest.import_dicom` writes them).
+        dates as `tumorsim.manifest.import_dicom` writes them). Scans without one are not matched.
     output : str or Path, optional
         Manifest to write, with ``lesion_id``, ``status`` and, where dates are known, changes per month.
     embedder, skip_bad, progress
@@ -159,11 +159,11 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     name = next((n for n in ("date", "visit") if any(not is_blank(t.metadata.get(n)) for t in cohort)), None)
     if name is None:
         raise ValueError("A manifest of several dates needs a column 'date' (2024-05-31) or 'visit' (1, 2).")
-    groups = {}
-    for tumor in cohort:
+    groups, dated = {}, [tumor for tumor in cohort if not is_blank(tumor.metadata.get(name))]
+    for tumor in dated:
         groups.setdefault(tumor.patient_id, {}).setdefault(id(tumor.case), []).append(tumor)
     jobs, owner = [], {tumor.tumor_id: {tumor.tumor_id} for tumor in cohort}
-    if len({type(_time(tumor, name)) for tumor in cohort}) > 1:
+    if len({type(_time(tumor, name)) for tumor in dated}) > 1:
         raise ValueError(f"Column '{name}' must hold either dates or numbers. Got both.")
     for scans in groups.values():
         ordered = sorted(scans.values(), key=lambda tumors: _time(tumors[0], name))

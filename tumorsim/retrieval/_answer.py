@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class Answer:
             rows.append(row | {"text": PROPOSED if self.proposed else answers.describe_closeness(found)})
         return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
 
-    @property
+    @cached_property
     def courses(self) -> pd.DataFrame:
         """Volumes over time of the neighbors whose lesion the archive knows at several dates.
 
