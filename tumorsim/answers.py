@@ -16,12 +16,7 @@ PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make
 
 
 def describe_closeness(neighbors):
-    """Return a sentence on how usual the distance of one query to its nearest case is.
-
-    Parameters
-    ----------
-    neighbors : DataFrame
-        Rows of one query of `TumorIndex.search`.
+    """Return a sentence on how usual a query's distance to its nearest case is, from its rows of a search.
 
     Examples
     --------
@@ -42,12 +37,7 @@ def describe_closeness(neighbors):
 
 
 def describe_left_out(left_out):
-    """Return sentences that name tumors of the query's own scan or patient, which an answer leaves out.
-
-    Parameters
-    ----------
-    left_out : DataFrame
-        Rows of one query of ``Answer.left_out``: ``tumor_id`` and ``reason``.
+    """Return sentences that name what an answer leaves out, from one query's rows of ``Answer.left_out``.
 
     Examples
     --------
@@ -65,12 +55,7 @@ def describe_left_out(left_out):
 def describe_disagreements(inferred, neighbors):
     """Return sentences on neighbors of one query whose label is not what the network infers, place aside.
 
-    Parameters
-    ----------
-    inferred : DataFrame
-        Rows of one query of ``Answer.inferred``: ``rank``, ``task``, ``label`` and ``probability``.
-    neighbors : DataFrame
-        Rows of this query of `TumorIndex.search`, with columns ``label_<task>``.
+    Of the query's rows: `inferred` of ``Answer.inferred``, `neighbors` of `TumorIndex.search`.
 
     Examples
     --------
@@ -90,12 +75,7 @@ def describe_disagreements(inferred, neighbors):
 
 
 def describe_aspects(neighbor):
-    """Return how near a neighbor is in each aspect: the share of random pairs that are farther apart.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
+    """Return how near a neighbor (a row of a search) is in each aspect: the share of random pairs farther.
 
     Examples
     --------
@@ -107,12 +87,7 @@ def describe_aspects(neighbor):
 
 
 def aspect_shares(neighbor):
-    """Return aspect → share of random pairs that are farther, where it is known; parts of place within it.
-
-    Parameters
-    ----------
-    neighbor : mapping
-        A row of `TumorIndex.search`.
+    """Return aspect → share of random pairs that are farther, of a row of a search; place has its parts.
 
     Examples
     --------
@@ -130,12 +105,7 @@ def aspect_shares(neighbor):
 
 
 def describe_where(where):
-    """Return the conditions of a search in words.
-
-    Parameters
-    ----------
-    where : mapping of str to condition
-        As in `TumorIndex.search`.
+    """Return the conditions of a search, `where` of `TumorIndex.search`, in words.
 
     Examples
     --------
@@ -195,11 +165,8 @@ def votes(
     if n_neighbors is not None:
         needed = min(needed, check_integer(n_neighbors, "n_neighbors", minimum=1))
     min_share = check_real(min_share, "min_share", minimum=0, maximum=1)
-    known = [
-        str(name).removeprefix("label_")
-        for name in archive_table
-        if str(name).startswith("label_") and archive_table[name].notna().any()
-    ]
+    labels = [str(name) for name in archive_table if str(name).startswith("label_")]
+    known = [name.removeprefix("label_") for name in labels if archive_table[name].notna().any()]
     unknown = [task for task in tasks or () if f"label_{task}" not in archive_table]
     if unknown:
         raise ValueError(f"'tasks' must be labels of the archive ({', '.join(known)}). Got {unknown[0]!r}.")
@@ -226,9 +193,7 @@ def votes(
 
 
 def describe_training(table, consequence):
-    """Return a sentence on how many tumors the model was trained on, with what follows; None if on none.
-
-    Column ``in_training`` of the table, a row per tumor, is true, false or missing.
+    """Return how many of a table's tumors (``in_training``) trained the model, and what follows; or None.
 
     Examples
     --------

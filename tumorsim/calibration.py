@@ -165,14 +165,9 @@ class VoteCalibration:
 
 
 def calibrate_votes(
-    index: TumorIndex,
-    X: ArrayLike,
-    metadata: pd.DataFrame,
-    *,
-    n_neighbors: int = 5,
-    space: EmbeddingSpace | None = None,
-    aspects: Mapping[str, float] | str | None = None,
-) -> VoteCalibration:
+    index: TumorIndex, X: ArrayLike, metadata: pd.DataFrame, *, n_neighbors: int = 5,
+    space: EmbeddingSpace | None = None, aspects: Mapping[str, float] | str | None = None,
+) -> VoteCalibration:  # fmt: skip
     """Learn how often votes in the answers of an index are right, on held-out patients.
 
     Parameters

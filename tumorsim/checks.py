@@ -88,8 +88,7 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     for rows in tqdm(
         group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
     ):
-        tumors = [(cohort[row], lines[row]) for row in rows]
-        findings += _of_scan(tumors, least, most, digests)
+        findings += _of_scan([(cohort[row], lines[row]) for row in rows], least, most, digests)
     findings += _duplicates(digests)
     findings += _of_labels(cohort, lines)
     findings.sort(key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"]))

@@ -51,11 +51,8 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         How the network is built and trained. A name is looked up in `fit` (see `Recipe.named`);
         ``"fine-tune"`` needs `initial_weights`. With a `Recipe`, nested names such as
         ``recipe__weight_decay`` work in ``set_params`` and in a search.
-    n_channels, n_blocks, spacing, patch_size : optional
-        Shape of network and patches; see `Recipe`. Here and in the next line, None takes the recipe's value,
-        and anything else is used instead of it.
-    batch_size, max_epochs, batches_per_epoch, lr : optional
-        Length and rate of training; see `Recipe`. None takes the recipe's value.
+    n_channels, n_blocks, spacing, patch_size, batch_size, max_epochs, batches_per_epoch, lr : optional
+        Used instead of the recipe's value; see `Recipe`.
     initial_weights : str or Path, optional
         Model file, or name of shipped weights (``tumorsim weights list``), that training starts from: the
         backbone and the mask's head are taken over, and of other heads the classes that both know. Its

@@ -118,8 +118,8 @@ def index_info(index_dir: IndexDir):
         facts["fingerprint"] = index.space_.fingerprint
         facts["aspects"] = ", ".join(index.aspects_) or "none"
     for column, task in label_columns(table).items():
-        counts = table[column].value_counts()
-        facts[task] = ", ".join(f"{value} {n}" for value, n in counts.items()) or "none"
+        counts = table[column].value_counts().items()
+        facts[task] = ", ".join(f"{value} {n}" for value, n in counts) or "none"
     facts["columns"] = ", ".join(table.columns)
     for name, value in facts.items():
         say(f"{name + ':':<14} {value}")

@@ -135,9 +135,7 @@ def evaluate(
     source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
     n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
     queries: Annotated[Path | None, Option(help="Embeddings of held-out patients: the queries.")] = None,
-    calibrate_votes: Annotated[
-        Path | None, Option(help="Write how often --queries' votes are right.")
-    ] = None,
+    calibrate_votes: Annotated[Path | None, Option(help="Write how often votes of --queries hold.")] = None,
     aspect: opt.Aspect = None,
     output: opt.Table = None,
     overwrite: opt.Overwrite = False,

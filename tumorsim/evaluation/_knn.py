@@ -17,17 +17,11 @@ _COLUMNS = ["task", "kind", "metric", "k", "value", "chance", "ci_low", "ci_high
 
 
 def evaluate_knn(
-    X: ArrayLike,
-    table: pd.DataFrame,
-    *,
-    query_X: ArrayLike | None = None,
-    query_table: pd.DataFrame | None = None,
-    n_neighbors: int | Iterable[int] = (1, 3, 5, 10, 20),
-    targets: Sequence[str] | None = None,
-    random_state: int = 0,
-    metric: str = "euclidean",
+    X: ArrayLike, table: pd.DataFrame, *, query_X: ArrayLike | None = None,
+    query_table: pd.DataFrame | None = None, n_neighbors: int | Iterable[int] = (1, 3, 5, 10, 20),
+    targets: Sequence[str] | None = None, random_state: int = 0, metric: str = "euclidean",
     space: EmbeddingSpace | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Predict labels and shape of each tumor from its nearest neighbors of other patients.
 
     For every ``label_<task>`` column the k nearest labeled tumors vote; among classes with equal votes the
@@ -80,16 +74,10 @@ def evaluate_knn(
 
 
 def compare_knn(
-    X: ArrayLike,
-    other_X: ArrayLike,
-    table: pd.DataFrame,
-    *,
-    query_X: ArrayLike | None = None,
-    other_query_X: ArrayLike | None = None,
-    query_table: pd.DataFrame | None = None,
-    n_neighbors: int | Iterable[int] = 5,
-    **options,
-) -> pd.DataFrame:
+    X: ArrayLike, other_X: ArrayLike, table: pd.DataFrame, *, query_X: ArrayLike | None = None,
+    other_query_X: ArrayLike | None = None, query_table: pd.DataFrame | None = None,
+    n_neighbors: int | Iterable[int] = 5, **options,
+) -> pd.DataFrame:  # fmt: skip
     """Compare two methods on the same tumors, with intervals of their differences.
 
     Parameters
@@ -163,15 +151,9 @@ def _scores(X, table, query_X, query_table, n_neighbors, *, targets=None, random
 
 
 def neighbors_of_other_patients(
-    X: ArrayLike,
-    patients: ArrayLike,
-    query_X: ArrayLike,
-    query_patients: ArrayLike,
-    k: int,
-    *,
-    metric: str = "euclidean",
-    space: EmbeddingSpace | None = None,
-) -> np.ndarray:
+    X: ArrayLike, patients: ArrayLike, query_X: ArrayLike, query_patients: ArrayLike, k: int, *,
+    metric: str = "euclidean", space: EmbeddingSpace | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return the k nearest tumors of each query that belong to other patients.
 
     Parameters
@@ -204,15 +186,7 @@ def neighbors_of_other_patients(
 def format_knn_table(result: pd.DataFrame) -> str:
     """Return the result of `evaluate_knn` as text: one line per task and metric, one column per k.
 
-    Parameters
-    ----------
-    result : DataFrame
-        Of `evaluate_knn`.
-
-    Returns
-    -------
-    str
-        Values for every k, and the 95 % interval at the k nearest to 5.
+    The last column is the 95 % interval at the k nearest to 5.
     """
     ks = sorted(result["k"].unique())
     middle = min(ks, key=lambda k: abs(k - 5))

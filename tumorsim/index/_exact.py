@@ -25,23 +25,19 @@ class Coordinates:
     unit_length: bool = False
     basis: np.ndarray | None = None  # (n_coordinates, number of features)
 
-    def __call__(self, X):
-        """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on the other rows."""
-        points = self._features(X)
-        return points if self.basis is None else np.einsum("ij,kj->ik", points, self.basis)
+    def __call__(self, X, *, in_bulk=False):
+        """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on the other rows.
 
-    def in_bulk(self, X):
-        """Return the same to float64 rounding, by BLAS, which rounds differently from block to block."""
-        points = self._features(X)
-        return points if self.basis is None else points @ self.basis.T
-
-    def _features(self, X):
+        `in_bulk` they are rounded by BLAS, which does so differently from block to block.
+        """
         points = np.asarray(X, dtype=np.float64)
         points = points if self.features is None else self.features(points)
         if self.unit_length:
             points = points / np.abs(points).max(axis=1, keepdims=True)  # squares must not underflow
             points = points / np.sqrt(np.einsum("ij,ij->i", points, points))[:, None]
-        return points
+        if self.basis is None:
+            return points
+        return points @ self.basis.T if in_bulk else np.einsum("ij,kj->ik", points, self.basis)
 
     def distances(self, X, rows, queries, of_query):
         """Return float64 distances of pairs X[rows[i]], queries[of_query[i]], in blocks of bounded memory."""
@@ -97,22 +93,22 @@ class Frame:
     def of(cls, embeddings, coordinates):
         """Return the frame of embeddings (n, n_features)."""
         blocks = [embeddings[i : i + MAPPED] for i in range(0, len(embeddings), MAPPED)]
-        center = sum(coordinates.in_bulk(b).sum(axis=0) for b in blocks) / len(embeddings)
-        largest = max(np.abs(coordinates.in_bulk(b) - center).max() for b in blocks)
+        center = sum(coordinates(b, in_bulk=True).sum(axis=0) for b in blocks) / len(embeddings)
+        largest = max(np.abs(coordinates(b, in_bulk=True) - center).max() for b in blocks)
         return cls(coordinates, center, float(largest) or 1.0)  # squares must neither overflow nor underflow
 
     def points(self, X):
         """Return features (n, n_features) as C-ordered float32 points (n, n_coordinates)."""
         points = np.empty((len(X), len(self.center)), dtype=np.float32)
         for i in range(0, len(X), MAPPED):
-            points[i : i + MAPPED] = (self.coordinates.in_bulk(X[i : i + MAPPED]) - self.center) / self.unit
+            some = self.coordinates(X[i : i + MAPPED], in_bulk=True)
+            points[i : i + MAPPED] = (some - self.center) / self.unit
         return points
 
 
 def padded(points, width):
     """Return points (n, n_coordinates) with zeros up to `width` coordinates."""
-    missing = max(0, width - points.shape[1])
-    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, missing))))
+    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, max(0, width - points.shape[1])))))
 
 
 def empty(n_queries, n_neighbors):

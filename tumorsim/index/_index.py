@@ -224,12 +224,9 @@ class TumorIndex(BaseEstimator):
         return search(archive, self._get_engine, X, n_neighbors, *conditions)
 
     def coordinates(
-        self,
-        X: ArrayLike | None = None,
-        *,
-        metadata: Metadata | None = None,
+        self, X: ArrayLike | None = None, *, metadata: Metadata | None = None,
         aspects: Mapping[str, float] | str | None = "embedding",
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Return points whose Euclidean distances order tumors as a search does, for maps and plots.
 
         Of aspects, and under the metrics euclidean and whitened, the distance of two points is that of their
@@ -371,9 +368,7 @@ class TumorIndex(BaseEstimator):
     @classmethod
     @contextlib.contextmanager
     def edit(cls, directory: str | Path, *, uri: str | None = None) -> Iterator[Self]:
-        """Load an index, let it be changed, and save it, while other writers wait.
-
-        Where the block ends with an error nothing is saved.
+        """Load an index, let it be changed, and save it unless there is an error, while other writers wait.
 
         Parameters
         ----------
@@ -451,8 +446,7 @@ class TumorIndex(BaseEstimator):
         held = Collection(uri, collection)
         described = {**held.about(), "engine": "milvus", "uri": uri, "collection": collection}
         embeddings, records = held.read()
-        table = check_metadata(records, len(records))
-        return cls._restored(described, embeddings, table, str(held), uri=uri)
+        return cls._restored(described, embeddings, check_metadata(records, len(records)), str(held), uri=uri)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file for other tools: the metadata, and a column ``embedding`` of float32 lists.

@@ -73,8 +73,7 @@ class Collection:
         schema.add_field("point", DataType.FLOAT_VECTOR, dim=max(LEAST_WIDTH, len(frame.center)))
         schema.add_field("row", DataType.VARCHAR, max_length=ROW_LENGTH)
         index = self._client.prepare_index_params()
-        graph = {"M": 32, "efConstruction": 200}
-        index.add_index("point", index_type="HNSW", metric_type="L2", params=graph)
+        index.add_index("point", index_type="HNSW", metric_type="L2", params={"M": 32, "efConstruction": 200})
         if self.exists():
             records = archive.metadata.to_dict("records")
             for embedding, record in zip(archive.embeddings, records, strict=True):
@@ -132,8 +131,7 @@ class Collection:
         found = []
         for start in range(0, len(points), QUERIES):
             data = list(padded(points[start : start + QUERIES], LEAST_WIDTH))
-            hits = self._ask("search", data=data, **options)
-            found += [[hit.id for hit in line] for line in hits]
+            found += [[hit.id for hit in line] for line in self._ask("search", data=data, **options)]
         return found
 
     def read(self):

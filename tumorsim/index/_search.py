@@ -66,8 +66,7 @@ def search(archive, engine, X, n_neighbors, table, where, exclude, aspects, limi
     taken = [column for column in found if column in archive.metadata]
     if taken:
         raise ValueError(f"Column '{taken[0]}' of the metadata has the name of a result's column. Rename it.")
-    neighbors = archive.metadata.iloc[row].reset_index(drop=True)
-    return pd.concat([pd.DataFrame(found), neighbors], axis=1)
+    return pd.concat([pd.DataFrame(found), archive.metadata.iloc[row].reset_index(drop=True)], axis=1)
 
 
 def _to_metric(distances, metric):

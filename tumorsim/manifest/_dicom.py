@@ -183,8 +183,8 @@ def load_dicom_case(
         notes.append(_no_tumors(scan))
     if notes:
         warnings.warn("; ".join(notes), stacklevel=2)
-    image = (scan.load_image(), scan.affine)
-    return Case(image, None if mask is None else (mask, scan.affine), **ids), scan
+    mask = None if mask is None else (mask, scan.affine)
+    return Case((scan.load_image(), scan.affine), mask, **ids), scan
 
 
 def survey_dicom(folder, *, series=None, include=None, exclude=None, by_slice_location=False):

@@ -92,8 +92,7 @@ def _read_csv(path):
         separator = separator or max(",;\t", key=lambda s: len(next(csv.reader([header], delimiter=s), ())))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for cells in reader:
-            marked = [cell[:1] == "'" and _FORMULA.match(cell) is not None for cell in cells]
-            records.append((line, [cell[mark:] for cell, mark in zip(cells, marked, strict=True)]))
+            records.append((line, [c[1:] if c[:1] == "'" and _FORMULA.match(c) else c for c in cells]))
             line = skipped + reader.line_num + 1
     except csv.Error as err:
         raise ManifestError(f"'{path}', line {line}: not readable as CSV: {printable(err)}.") from err
@@ -107,10 +106,7 @@ def _decoded(path):
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as err:
-        try:
-            text = "\0" if wide else data.decode("cp1252")
-        except UnicodeDecodeError:
-            text = "\0"
+        text = "\0" if wide else data.decode("cp1252", errors="replace").replace("\ufffd", "\0")
         if "\0" not in text:
             warnings.warn(
                 f"'{path}' is not UTF-8 and was read as Windows-1252 ({err.reason} at byte {err.start}). "

@@ -114,8 +114,7 @@ def tumors_from_case(
         numbers, values = range(1, len(boxes) + 1), [mask_value] * len(boxes)
     tumors, given = [], {"labels": labels, "metadata": metadata}
     for i in _large_enough(volumes, minimum, f"case '{case.case_id}'"):
-        tumor_id = f"{case.case_id}/{numbers[i]}"
-        tumor = Tumor(case, boxes[i], tumor_id=tumor_id, mask_value=values[i], **given)
+        tumor = Tumor(case, boxes[i], tumor_id=f"{case.case_id}/{numbers[i]}", mask_value=values[i], **given)
         tumor.metadata |= tumor.measure(mask) | {"measured_from": "mask"}
         tumors.append(tumor)
     return Cohort(tumors)

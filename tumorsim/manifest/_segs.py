@@ -11,8 +11,6 @@ from tumorsim.io.dicom import find_scans, save_seg
 from tumorsim.manifest._pseudonyms import Pseudonyms
 from tumorsim.records.columns import is_blank
 
-__all__ = ["save_segs"]
-
 
 def save_segs(cohort, folder, output, *, key_file):
     """Write a DICOM SEG for each scan of an archive that was imported from DICOM, a segment per lesion.
@@ -44,10 +42,8 @@ def save_segs(cohort, folder, output, *, key_file):
     names, cases = Pseudonyms.of_file(key_file, create=False), {}
     for tumor in cohort:
         if is_blank(tumor.metadata.get("lesion_id")):
-            raise ValueError(
-                f"Every tumor needs a 'lesion_id'; '{tumor.tumor_id}' has none. Match the archive's dates "
-                "first: tumorsim match."
-            )
+            rule = f"Every tumor needs a 'lesion_id'; '{tumor.tumor_id}' has none."
+            raise ValueError(f"{rule} Match the archive's dates first: tumorsim match.")
         cases.setdefault(tumor.case.case_id, []).append(tumor)
     scans, paths = find_scans(folder)[0], []
     by_case = {names.case(scan.series.patient, scan.series.uid): scan for scan in scans}

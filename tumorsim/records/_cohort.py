@@ -56,12 +56,9 @@ class Cohort:
 
     @classmethod
     def from_table(
-        cls,
-        table: pd.DataFrame,
-        *,
-        check: bool = True,
+        cls, table: pd.DataFrame, *, check: bool = True,
         on_error: Callable[[Hashable, Exception], object] | None = None,
-    ) -> Cohort:
+    ) -> Cohort:  # fmt: skip
         """Make a cohort from a table, one row per tumor: what `Cohort.table` returns, or a manifest holds.
 
         Parameters
@@ -160,8 +157,7 @@ class Cohort:
 
         rows = [None] * len(self)
         for indices in group_by_case(self):
-            case = self[indices[0]].case
-            load_mask = functools.cache(case.load_mask)
+            load_mask = functools.cache(self[indices[0]].case.load_mask)
             for i in indices:
                 rows[i] = row_of_tumor(self[i], self[i]._table_measures(load_mask))
         labels = self.labels.add_prefix(LABEL_PREFIX)

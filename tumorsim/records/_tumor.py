@@ -44,15 +44,9 @@ class Tumor:
     """
 
     def __init__(
-        self,
-        case: Case,
-        bbox: ArrayLike,
-        *,
-        tumor_id: str,
-        labels: Mapping[str, object] | None = None,
-        mask_value: int | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-    ) -> None:
+        self, case: Case, bbox: ArrayLike, *, tumor_id: str, labels: Mapping[str, object] | None = None,
+        mask_value: int | str | None = None, metadata: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
         if not isinstance(case, Case):
             raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")
         self.case = case

@@ -15,33 +15,15 @@ _N_THUMBNAILS = 4
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A tumor's scan around it, and how to show it.
+    """A tumor's scan around it, axes in RAS+ order, and how to show it."""
 
-    Attributes
-    ----------
-    image : ndarray of shape (nx, ny, nz)
-        The box and a margin of the scan, axes in RAS+ order.
-    lesion : ndarray of shape (nx, ny, nz), dtype=bool, or None
-        The tumor at the same voxels; None where there is no mask.
-    spacing : ndarray of shape (3,)
-        Millimetres per voxel.
-    bbox : ndarray of shape (2, 3)
-        The tumor's box in voxels of `image`, half-open.
-    through : ndarray of shape (3,)
-        Voxel where planes cross, on the tumor.
-    window : tuple of 2 float
-        Intensities shown black and white.
-    background : float or None
-        Value of the air around the head, if it is constant.
-    """
-
-    image: np.ndarray
-    lesion: np.ndarray | None
-    spacing: np.ndarray
-    bbox: np.ndarray
-    through: np.ndarray
-    window: tuple
-    background: float | None
+    image: np.ndarray  # (nx, ny, nz): the box and a margin of the scan
+    lesion: np.ndarray | None  # bool (nx, ny, nz): the tumor at the same voxels; None where there is no mask
+    spacing: np.ndarray  # (3,), mm per voxel
+    bbox: np.ndarray  # (2, 3): the tumor's box in voxels of `image`, half-open
+    through: np.ndarray  # (3,): voxel where planes cross, on the tumor
+    window: tuple  # intensities shown black and white
+    background: float | None  # value of the air around the head, if it is constant
 
     @property
     def middle(self):
@@ -108,25 +90,31 @@ def tumor_html(tumor):
 
 
 def case_html(case):
-    """Return a scan's ids, grid and axial plane as HTML; other planes would show the face."""
+    """Return a scan's ids, grid and axial plane as HTML."""
     try:
         spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
         shape = " × ".join(str(n) for n in case.shape)
         grid = f"{shape} voxels of {' × '.join(f'{s:.3g}' for s in spacing)} mm (R–L × A–P × S–I)"
-        image = to_ras(case.load_image(), case.affine)
-        mask = case.load_mask()
-        mask = None if mask is None else to_ras(mask, case.affine) > 0
-        center = (np.array(image.shape) - 1) / 2
-        through = center if mask is None or not mask.any() else _planes_through(mask)
-        extent = float((np.array(image.shape) * spacing)[:2].max())
-        options = {"through": through, "mask": mask, "n_pixels": _THUMBNAIL_PIXELS}
-        options["background"] = find_background(image)
-        picture = orthogonal_slices(image, center, spacing, extent, **options)["axial"]
+        picture = axial_plane(case, case.load_mask(), n_pixels=_THUMBNAIL_PIXELS)
         shown = [("axial plane of the scan", picture.parts())]
     except (OSError, ValueError) as err:
         grid, shown = f"cannot be read: {err}", []
     lines = [f"patient {case.patient_id}", grid, "with mask" if case.has_mask else "without mask"]
     return _html(f"Case {case.case_id}", lines, shown)
+
+
+def axial_plane(case, mask, **options):
+    """Return the axial plane of a whole scan, by default through its mask (nx, ny, nz or None), as a picture.
+
+    `options` are those of `rendering.orthogonal_slices`. Other whole planes would show the face.
+    """
+    image = to_ras(case.load_image(), case.affine)
+    mask = None if mask is None else to_ras(np.asarray(mask) > 0, case.affine)
+    spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
+    middle, extent = (np.array(image.shape) - 1) / 2, float((np.array(image.shape) * spacing)[:2].max())
+    through = middle if mask is None or not mask.any() else _planes_through(mask)
+    options = {"through": through, "mask": mask, "background": find_background(image)} | options
+    return orthogonal_slices(image, middle, spacing, extent, **options)["axial"]
 
 
 def cohort_html(cohort):

@@ -156,9 +156,7 @@ def id_variants(ids):
 
 
 def known_measures(cells):
-    """Return further cells (column → value) without missing measures, which are measured on first use.
-
-    Where one is missing, where the others came from is left out too.
+    """Return further cells (column → value) without missing measures, then without where others came from.
 
     Raises
     ------

@@ -112,9 +112,8 @@ class Neighborhood:
         column = label_column(task)
         if column not in self.table:
             return []
-        known = self.table[column].dropna()
-        shares = known.value_counts(normalize=True)
-        counts = neighbors[column].dropna().value_counts()
+        shares = self.table[column].value_counts(normalize=True)
+        counts = neighbors[column].value_counts()
         names = [*counts.index, *(name for name in shares.index[:_N_GROUPS] if name not in counts.index)]
         return [
             {"name": str(name), "n": int(counts.get(name, 0)), "share": round(100 * shares.get(name, 0))}

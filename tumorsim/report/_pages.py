@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import tumorsim
-from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.io import atomic_path
-from tumorsim.records import read_surroundings
-from tumorsim.rendering import find_background, orthogonal_slices, page_environment
+from tumorsim.records import axial_plane, read_surroundings
+from tumorsim.rendering import page_environment
 
 RESEARCH = "Research use only; not for diagnosis or treatment."
 SIMULATED = "Pretrained mostly on simulated tumors."
@@ -99,12 +98,9 @@ def try_surroundings(tumor, margin_mm=MARGIN_MM):
 def draw_proposal(case, mask, tumors):
     """Return pictures of a proposed mask (nx, ny, nz): a whole axial plane, and the tumors from nearby.
 
-    The first of `tumors` has three planes, and the whole one goes through it; further ones have one. Other
-    whole planes would show the face.
+    The first of `tumors` has three planes, and the whole one goes through it; further ones have one.
     """
-    image, shown = to_ras(case.load_image(), case.affine), to_ras(np.asarray(mask) > 0, case.affine)
-    spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
-    options, nearby = {"background": find_background(image)}, []
+    options, nearby = {"n_pixels": 2 * N_PIXELS}, []
     for number, tumor in enumerate(tumors):
         near = read_surroundings(tumor, MARGIN_MM)
         planes = [picture.parts() for picture in near.slices(n_pixels=N_PIXELS).values()]
@@ -112,7 +108,4 @@ def draw_proposal(case, mask, tumors):
     if nearby:
         scan = read_surroundings(tumors[0], np.inf)
         options |= {"through": scan.through, "window": scan.window}
-    middle, extent = (np.array(image.shape) - 1) / 2, float((np.array(image.shape) * spacing)[:2].max())
-    options |= {"mask": shown, "n_pixels": 2 * N_PIXELS}
-    whole = orthogonal_slices(image, middle, spacing, extent, **options)["axial"]
-    return [whole.parts(), *nearby]
+    return [axial_plane(case, mask, **options).parts(), *nearby]

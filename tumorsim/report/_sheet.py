@@ -186,8 +186,8 @@ def _section(query, i, neighbors, archive, show, drawing, around):
     drawing = drawing | {"extent_mm": extent_mm}
     same_scan = query.table["case_id"] == row["case_id"]
     scan = (int(same_scan.sum()), float(query.table.loc[same_scan, "volume_mm3"].sum()))
-    first = column_of(row, shown[0], show=show, lesions=scan if tumor.case.has_mask else None, **drawing)
-    columns = [first]
+    lesions = scan if tumor.case.has_mask else None
+    columns = [column_of(row, shown[0], show=show, lesions=lesions, **drawing)]
     for (_, neighbor), picture_of in zip(neighbors.iterrows(), shown[1:], strict=True):
         lesions = None if around is None else around.lesions(neighbor)
         rank = int(neighbor["rank"])

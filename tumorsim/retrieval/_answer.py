@@ -27,9 +27,7 @@ PROPOSED = (
 
 @dataclass(eq=False, repr=False)
 class Answer:
-    """What an archive says to a query: `find_similar` makes it.
-
-    Printed it is a text; in a notebook it shows itself.
+    """What an archive says to a query, by `find_similar`: printed a text, in a notebook with pictures.
 
     Attributes
     ----------
@@ -80,8 +78,7 @@ class Answer:
     embedder: object
 
     def __post_init__(self):
-        labels = label_columns(self.neighbors)
-        first = ["query", "rank", "distance", *labels]
+        first = ["query", "rank", "distance", *label_columns(self.neighbors)]
         self.neighbors = self.neighbors[[*first, *self.neighbors.columns.drop(first)]]
 
     @property
@@ -146,14 +143,9 @@ class Answer:
         return Path(path)
 
     def save_html(
-        self,
-        path: str | PathLike,
-        *,
-        full: bool = False,
-        archive=None,
-        archive_name: str | None = None,
+        self, path: str | PathLike, *, full: bool = False, archive=None, archive_name: str | None = None,
         model_name: str | PathLike | None = None,
-    ) -> Path:
+    ) -> Path:  # fmt: skip
         """Write the answer sheet: one HTML file that loads nothing from anywhere.
 
         Parameters

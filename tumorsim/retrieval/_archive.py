@@ -219,14 +219,10 @@ def read_embeddings(source: str | PathLike, *, partial_dir: str | PathLike | Non
 
 
 def evaluate_files(
-    source: str | PathLike,
-    *,
-    queries: str | PathLike | None = None,
-    n_neighbors: Sequence[int] = (1, 3, 5, 10, 20),
-    calibrate: bool = False,
-    aspects: Mapping[str, float] | str | None = None,
-    random_state: int = 0,
-) -> tuple[pd.DataFrame, VoteCalibration | None, str | None]:
+    source: str | PathLike, *, queries: str | PathLike | None = None,
+    n_neighbors: Sequence[int] = (1, 3, 5, 10, 20), calibrate: bool = False,
+    aspects: Mapping[str, float] | str | None = None, random_state: int = 0,
+) -> tuple[pd.DataFrame, VoteCalibration | None, str | None]:  # fmt: skip
     """Evaluate an archive that was embedded: how well its neighbors tell labels and shape.
 
     Parameters

@@ -47,9 +47,7 @@ def is_table(query):
 
 def is_scan(query):
     """Tell whether a query is a scan without ids: a file, a folder of DICOM, or a nibabel image."""
-    if isinstance(query, str | PathLike):
-        return not is_table(query)
-    return hasattr(query, "dataobj")
+    return not is_table(query) if isinstance(query, str | PathLike) else hasattr(query, "dataobj")
 
 
 def check_known(query, exclude, *, patient_id, case_id, key_file):
@@ -73,10 +71,8 @@ def check_known(query, exclude, *, patient_id, case_id, key_file):
 def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Cohort:
     """Return the tumors of a scan: in its box, of its mask, or proposed by the embedder; of a Cohort all.
 
-    Proposed ones are sorted by ``confidence``, the mean probability in the lesion.
-
-    Tumors of a scan are named ``<case>/1``, ``<case>/2`` …; `lesions` are parameters of
-    `manifest.tumors_from_case`.
+    Proposed ones are sorted by ``confidence``, the mean probability in the lesion. Tumors of a scan are named
+    ``<case>/1``, ``<case>/2`` …; `lesions` are parameters of `manifest.tumors_from_case`.
     """
     if isinstance(case, Cohort):
         return case
@@ -112,14 +108,9 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
 
 
 def segment_to_file(
-    embedder,
-    scan: str | PathLike,
-    output: str | PathLike | None = None,
-    *,
-    seg: str | PathLike | None = None,
-    series: str | None = None,
-    threshold: float = 0.5,
-) -> float:
+    embedder, scan: str | PathLike, output: str | PathLike | None = None, *,
+    seg: str | PathLike | None = None, series: str | None = None, threshold: float = 0.5,
+) -> float:  # fmt: skip
     """Propose a tumor mask for a scan, on the scan's own grid, and write it.
 
     Parameters

@@ -1,5 +1,6 @@
 """The query's own scan and patient among the neighbors: found, named, left out or marked."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     """
     options |= {"query_metadata": compared}
     first = found = index.search(X, n_neighbors, exclude=exclude, **options)
-    own, keys, left_out = _excluded(index.metadata_, exclude, compared, len(X)), {}, []
-    marks = first_marks = _marks(index, tumors, X, found, keys)
+    own, left_out = _excluded(index.metadata_, exclude, compared, len(X)), []
+    key_of = functools.cache(content_key)
+    marks = first_marks = _marks(index, tumors, X, found, key_of)
     while True:
         dropped = (marks == "scan") | ((marks == "patient") & (exclude != "same_case"))
         if not dropped.any():
@@ -31,7 +33,7 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
         for query, tumor_id in zip(rows["query"], rows["tumor_id"], strict=True):
             own[query] |= _of_same_patient(index.metadata_, tumor_id)
         found = index.search(X, n_neighbors, exclude=[sorted(ids) for ids in own], **options)
-        marks = _marks(index, tumors, X, found, keys)
+        marks = _marks(index, tumors, X, found, key_of)
     if keep_same and left_out:
         found, marks = _with_p_values(first, found), first_marks
     if keep_same or (marks != None).any():  # noqa: E711, elementwise
@@ -41,7 +43,7 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     return found, pd.concat(named).sort_values("query", kind="stable", ignore_index=True) if named else empty
 
 
-def _marks(index, tumors, X, found, keys):
+def _marks(index, tumors, X, found, key_of):
     """Return "scan", "patient" or None of each row of a search, an array of objects (n_rows,)."""
     held = pd.Index(index.metadata_["tumor_id"]).get_indexer(found["tumor_id"])
     query = found["query"].to_numpy(dtype=int)
@@ -51,31 +53,25 @@ def _marks(index, tumors, X, found, keys):
     for i, row in enumerate(found.to_dict("records")):
         case = tumors[int(query[i])].case
         patient = case.patient_id != UNKNOWN_PATIENT and row.get("patient_id") == case.patient_id
-        if equal[i] or (patient and row.get("case_id") == case.case_id):
-            marks[i] = "scan"
-        elif _same_content(case.image, row.get("image"), keys):
+        same_case = equal[i] or (patient and row.get("case_id") == case.case_id)
+        if same_case or _same_content(case.image, row.get("image"), key_of):
             marks[i] = "scan"
         elif patient:
             marks[i] = "patient"
     return marks
 
 
-def _same_content(first, second, keys):
+def _same_content(first, second, key_of):
     """Tell whether two images are the same file, or files of the same bytes, as far as they can be read."""
     if not isinstance(first, str) or not isinstance(second, str):
         return False
     try:
-        files = Path(first), Path(second)
-        if files[0].resolve() == files[1].resolve():
+        a, b = Path(first), Path(second)
+        if a.resolve() == b.resolve():
             return True
-        if files[0].stat().st_size != files[1].stat().st_size:
-            return False
-        for file in files:
-            keys.setdefault(file, None)
-            keys[file] = keys[file] or content_key(file)
+        return a.stat().st_size == b.stat().st_size and key_of(a) == key_of(b)
     except (OSError, ValueError):
         return False
-    return keys[files[0]] == keys[files[1]]
 
 
 def _of_same_patient(table, tumor_id):

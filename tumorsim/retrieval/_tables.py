@@ -103,17 +103,10 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
 
 
 def answer_table(
-    embedder,
-    index,
-    scans: str | PathLike,
-    folder: str | PathLike | None = None,
-    *,
-    full: bool = False,
-    archive_name: str | None = None,
-    model_name: str | PathLike | None = None,
-    progress: bool = False,
+    embedder, index, scans: str | PathLike, folder: str | PathLike | None = None, *, full: bool = False,
+    archive_name: str | None = None, model_name: str | PathLike | None = None, progress: bool = False,
     **options,
-) -> tuple[list[dict], pd.DataFrame]:
+) -> tuple[list[dict], pd.DataFrame]:  # fmt: skip
     """Find the tumors of an archive that are most like those of each scan of a table.
 
     Parameters

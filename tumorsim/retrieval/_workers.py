@@ -9,6 +9,8 @@ from multiprocessing.pool import ExceptionWithTraceback
 
 import numpy as np
 
+from tumorsim._validation import import_extra
+
 _DASK_SCANS = 8  # per task: the scheduler needs about a millisecond for each
 _MOST_DEATHS = 3  # of workers in a row, without a scan done between them
 
@@ -132,14 +134,11 @@ def _work(pipe, embedder):
 
 def _by_dask(embedder, scans, address):
     """Yield as `embed_each`, from the workers of a Dask scheduler; it redoes what a lost one had in hand."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError as err:
-        raise ImportError("--dask needs Dask. Install it: pip install 'tumorsim[dask]'.") from err
-    with Client(address, set_as_default=False) as client:
+    distributed = import_extra("distributed", "--dask", "dask")
+    with distributed.Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
         shared = client.submit(_same, embedder, pure=False)  # a task, not scattered: it survives its worker
-        keys, flying = {}, as_completed(loop=client.loop)
+        keys, flying = {}, distributed.as_completed(loop=client.loop)
 
         def send(n_parts):
             for _ in range(n_parts):
