@@ -60,8 +60,9 @@ def test_a_filter_that_leaves_one_neighbor_says_so(told):
     assert {vote["abstains"] for vote in answer["queries"][0]["votes"]} == {"few labels"}
 
 
-def test_an_archive_that_trained_the_model_says_so(told):
-    """The scores of an archive that the model has seen flatter: text, JSON and sheet tell."""
-    words = "6 of 6 tumors trained this model"
-    text, answer, page, _ = told()
-    assert words in text and any(words in note for note in answer["notes"]) and words in page
+def test_the_same_scan_and_an_archive_that_trained_the_model_are_told(told):
+    """The own tumor is left out by default; where the model was trained on the archive, scores flatter."""
+    text, answer, page, near = told()
+    for words in ("Left out, same scan as the query: s1/1.", "6 of 6 tumors trained this model"):
+        assert f"Note: {words}" in text and any(words in note for note in answer["notes"]) and words in page
+    assert "s1/1 (same scan)" in page and "s1/1" not in near["tumor_id"].tolist()
