@@ -7,12 +7,17 @@ FROM python:3.12-slim-bookworm
 
 RUN useradd --create-home --uid 10001 tumorsim
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE constraints-ci.txt ./
 COPY tumorsim ./tumorsim
+ENV PIP_CONSTRAINT=constraints-ci.txt
+# Versions: torch's is in the constraints, those of the others in pyproject.toml.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu \
     && pip install --no-cache-dir '.[serve,dicom]'
 
-USER tumorsim
+# Nothing is downloaded from here on
+ENV TUMORSIM_OFFLINE=1
+USER 10001
 VOLUME /data
 EXPOSE 8765
 ENTRYPOINT ["tumorsim"]

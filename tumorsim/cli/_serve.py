@@ -22,6 +22,7 @@ def serve(
     host: Annotated[str, Option(help="Interface; another one than loopback needs --token.")] = "127.0.0.1",
     token: Annotated[str | None, Option(envvar="TUMORSIM_TOKEN", help="At least 16 characters.")] = None,
     url: Annotated[str | None, Option(help="Address that browsers use, with a proxy in front.")] = None,
+    dicomweb: Annotated[str | None, Option(help="Address of a DICOMweb server to pull studies from.")] = None,
     key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
     device: opt.Device = "auto",
 ):
@@ -34,5 +35,6 @@ def serve(
     from tumorsim.weights import find_weights
 
     options = {"host": host, "port": port, "token": token, "url": url, "browser": not no_browser}
+    options["dicomweb"] = dicomweb
     options |= {"key_file": key_file, "model_name": (model := find_weights(model, progress=True))}
     serve(index_dir, load_embedder(model, device=device), echo=say, **options)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.records.columns import is_missing, label_column
-from tumorsim.rendering import color_numbers
+from tumorsim.rendering import COLORS, MISSING_COLOR, color_numbers
 
 _N_SHOWN = 2000  # tumors of the archive on a map
 _N_GROUPS = 6  # labels with a color of their own
@@ -62,10 +62,11 @@ class Neighborhood:
         labels, points = self._labels(task), place(self._shown)
         groups, numbers = [], color_numbers(self._named(task))
         for name in self.groups(task):
-            dots = points[labels[self._rows] == name]
-            path = "".join(f"M{x:g} {y:g}h0" for x, y in dots)
+            rows = np.flatnonzero(labels[self._rows] == name)
+            path = "".join(f"M{x:g} {y:g}h0" for x, y in points[rows])
             color = f"color{numbers[name]}" if name in numbers else "gray"
-            groups.append({"name": name, "n": len(dots), "path": path, "color": color})
+            groups.append({"name": name, "n": len(rows), "path": path, "color": color})
+            groups[-1] |= {"points": points[rows].tolist(), "rows": self._rows[rows]}
         marks = [
             {"x": float(x), "y": float(y), "rank": rank}
             for (x, y), (_, rank) in zip(place(found), ranks, strict=True)
@@ -150,3 +151,18 @@ class Neighborhood:
         values, named = self.table.get(label_column(task), [None] * len(self.table)), self._named(task)
         known = (None if is_missing(value) else str(value) for value in values)
         return np.array([n if n in named else "other" if n else "not known" for n in known], dtype=object)
+
+
+def map_archive(index, task="type"):
+    """Return the map of an archive's tumors, drawn by their distance, as JSON; None where there is no plane.
+
+    ``width``, ``height``, ``n`` of ``n_all`` tumors, ``shares`` of the spread that the axes have, and
+    ``groups``: ``name`` of the label, ``color``, ``points`` (x, y) and ``tumor_ids``.
+    """
+    first, colors = index.metadata_[:1], {f"color{number}": color for number, color in enumerate(COLORS)}
+    around = Neighborhood(index, index.embeddings_[:1], query_table=first, aspects=index.aspect_weights())
+    drawn = around.map(0, first.assign(rank=1), task)
+    for group in drawn["groups"] if drawn else ():
+        group["color"] = colors.get(group["color"], MISSING_COLOR)
+        group["tumor_ids"] = around.table["tumor_id"].iloc[group.pop("rows")].tolist()
+    return drawn and {n: drawn[n] for n in ("width", "height", "n", "n_all", "shares", "groups")}

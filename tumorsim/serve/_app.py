@@ -104,11 +104,16 @@ def _routes(desk):
 
     async def upload(request):
         limits, folder = desk.limits, desk.folder / secrets.token_hex(8)
+        json_type = request.headers.get("content-type", "").startswith("application/json")
+        study = await _object(request) if json_type else None
         if not uploads.acquire(blocking=False):
-            await read_files(request, folder, limits, keep=False)
+            if study is None:
+                await read_files(request, folder, limits, keep=False)
             raise HTTPException(503, "Too many uploads at once. Try again in a moment.", {"Retry-After": "2"})
         try:
             folder.mkdir(0o700)
+            if study is not None:
+                return await _answered(desk.pull_scan, folder, study)
             return await _answered(desk.add_scan, folder, await read_files(request, folder, limits))
         finally:
             if folder.name not in desk.scans:
@@ -120,7 +125,7 @@ def _routes(desk):
         if kind not in ("html", "csv", "json", "seg"):
             raise HTTPException(404, "An answer is there as html, csv, json or seg.")
         if kind == "json":
-            return desk.held(desk.queries, key).answer.to_dict()
+            return (asked := desk.held(desk.queries, key)).about | asked.answer.to_dict()
         policy = {"Content-Security-Policy": _SHEET} if kind == "html" else {}
         return FileResponse(desk.file(key, kind), media_type=_TYPES[kind], headers=policy)
 
@@ -133,12 +138,14 @@ def _routes(desk):
 
     table = {
         "GET /archive": lambda request, body: desk.describe(),
+        "GET /map": lambda request, body: desk.map(**request.query_params),
         "GET /scans/{id}": lambda request, body: scan_of(request).describe(),
         "DELETE /scans/{id}": lambda request, body: desk.drop_scan(request.path_params["id"]),
         "GET /scans/{id}/slice": picture,
         "GET /scans/{id}/outlines": lambda r, body: scan_of(r).outlines(**_chosen(r)),
         "POST /scans/{id}/proposals": lambda request, body: desk.propose(scan_of(request), **body),
         "POST /queries": lambda request, body: desk.ask(body),
+        "GET /queries": lambda request, body: desk.history(),
         "GET /queries/{id}.{kind}": file,
         "GET /tumors": lambda request, body: desk.tumors(**request.query_params),
         "POST /tumors": lambda request, body: desk.add_tumor(body),
@@ -154,13 +161,17 @@ def _endpoint(function):
     """Return an endpoint that runs `function(request, body)` in a thread."""
 
     async def endpoint(request):
-        try:
-            body = {**json.loads(await bounded(request, 100_000).body() or "{}")}
-        except (TypeError, ValueError) as err:
-            raise HTTPException(400, "The body of a request must be a JSON object.") from err
-        return await _answered(function, request, body)
+        return await _answered(function, request, await _object(request))
 
     return endpoint
+
+
+async def _object(request):
+    """Return the JSON object of a request's body."""
+    try:
+        return {**json.loads(await bounded(request, 100_000).body() or "{}")}
+    except (TypeError, ValueError, RecursionError) as err:
+        raise HTTPException(400, "The body of a request must be a JSON object.") from err
 
 
 async def _answered(function, *args):
@@ -193,8 +204,12 @@ def _chosen(request):
 
 def make_app(desk, token, origins):
     """Return the ASGI application of a `Desk`; `origins` are those that browsers may use."""
-    words = {HTTPException: lambda _, err: JSONResponse({"error": err.detail}, err.status_code, err.headers)}
-    app = Starlette(routes=_routes(desk), exception_handlers=words)
+
+    def words(request, err):
+        status = 200 if "x-tumorsim-page" in request.headers else err.status_code  # browsers log others
+        return JSONResponse({"error": err.detail}, status, err.headers)
+
+    app = Starlette(routes=_routes(desk), exception_handlers={HTTPException: words})
     app.router.redirect_slashes = False
     return Guard(app, token, frozenset(origin.lower() for origin in origins))
 
@@ -217,7 +232,8 @@ def serve(
     browser, echo : bool, callable
         Whether to open the page; what receives the link.
     **desk
-        ``limits`` (`Limits`), ``key_file`` (of the archive's DICOM import) and ``model_name``.
+        ``limits`` (`Limits`), ``key_file`` (of the archive's DICOM import), ``model_name``, and ``dicomweb``,
+        the address of a server that studies are pulled from, such as ``"https://pacs.example/dicom-web"``.
 
     Raises
     ------
@@ -226,16 +242,17 @@ def serve(
     """
     import uvicorn
 
-    local = host in ("127.0.0.1", "localhost")
+    local = host in ("127.0.0.1", "localhost", "::1")
     if (not local and token is None) or (token is not None and len(token) < 16):
         raise ValueError(f"Interface {host} needs a token (--token) of at least 16 characters.")
-    if host == "0.0.0.0" and url is None:
+    if host in ("0.0.0.0", "::") and url is None:
         raise ValueError(f"Of interface {host} give the address that browsers use too (--url).")
     token = token or secrets.token_urlsafe(24)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the private folder goes too
     with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder, contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((host, port)))
-        names = [host, "127.0.0.1", "localhost"] if local else [host]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = stack.enter_context(socket.create_server((host, port), family=family))
+        names = [f"[{host}]" if ":" in host else host, *(["127.0.0.1", "localhost"] if local else [])]
         origins = [f"http://{name}:{listener.getsockname()[1]}" for name in names]
         origins += [url.rstrip("/")] if url else []
         app = make_app(Desk(directory, embedder, folder, **desk), token, origins)

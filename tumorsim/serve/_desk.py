@@ -1,10 +1,13 @@
 """What a server holds: an index, a model, the scans that were sent, the answers and the changes."""
 
 import contextlib
+import itertools
 import json
 import secrets
 import shutil
 import threading
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,14 +17,17 @@ import numpy as np
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from tumorsim._validation import check_choice, check_integer
+from tumorsim._validation import check_choice, check_integer, check_text
+from tumorsim.answers import describe_vote
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.index import TumorIndex, where_mask
 from tumorsim.io import file_stems, save_nifti
 from tumorsim.manifest import tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.rendering import PLANES, outline_path
+from tumorsim.report import map_archive
 from tumorsim.retrieval import find_similar, neighbor_tumors
+from tumorsim.serve._dicomweb import check_address, pull_study
 from tumorsim.serve._uploads import Limits, read_scan, run_apart, write_seg
 
 __all__ = ["Desk"]
@@ -84,13 +90,15 @@ class Scan:
 class Desk:
     """All that requests share; every method may be called from several threads."""
 
-    def __init__(self, directory, embedder, folder, *, limits=None, key_file=None, model_name=None):
-        self.directory, self.embedder = Path(directory), embedder
+    def __init__(
+        self, directory, embedder, folder, *, limits=None, dicomweb=None, key_file=None, model_name=None
+    ):
+        self.directory, self.embedder, self.dicomweb = Path(directory), embedder, check_address(dicomweb)
         self.folder, self.limits = Path(folder), limits or Limits()
         self.key_file, self.names = key_file, {"archive_name": self.directory.name, "model_name": model_name}
         self.scans, self.queries, self.changes = {}, {}, []
         self._working, self._waiting = threading.Lock(), threading.BoundedSemaphore(self.limits.n_waiting)
-        self._stamp = None
+        self._stamp, self._numbers = None, itertools.count(1)
         self.index()
 
     def index(self):
@@ -116,6 +124,7 @@ class Desk:
             "n_tumors": index.n_samples_fit_,
             "name": self.directory.name,
             "n_changes": len(self.changes),
+            "pulls": self.dicomweb is not None,
         }
         weights = dict.fromkeys(index.aspects_, 0) | index.aspect_weights()
         return about | {"aspects": weights, "columns": columns}
@@ -125,6 +134,10 @@ class Desk:
         table = self.index().metadata_
         table = table[where_mask(table, _where(json.loads(where)))]
         return {"n": len(table), "tumors": _rows(table.iloc[int(offset) :][: min(int(limit), 1000)])}
+
+    def map(self, task="type"):
+        """Return the map of the archive, colored by a label."""
+        return {"task": task, "map": map_archive(self.index(), task)}
 
     def tumor(self, tumor_id):
         """Return a tumor and its nearest, of other patients where those are known."""
@@ -157,16 +170,35 @@ class Desk:
         options = {name: options.get(name) for name in names}
         options["key_file"] = self.key_file and str(self.key_file)
         known, notes = run_apart(read_scan, str(folder), self.limits, options, limits=self.limits)
+        known["scan_number"] = next(self._numbers)
         self.scans[folder.name] = scan = Scan(folder, known, notes, options)
         for key in list(self.scans)[: -self.limits.n_scans]:
             self.drop_scan(key)
         return scan.describe()
 
+    def pull_scan(self, folder, request):
+        """Bring a study from the DICOMweb server into a folder; return its scan."""
+        if self.dicomweb is None:
+            raise ValueError("This server pulls no studies. Start it with --dicomweb.")
+        options = {name: check_text(value, name) for name, value in request.items() if value}
+        about = (self.dicomweb, options.pop("study", ""), options.get("series"), self.limits)
+        limits = replace(self.limits, read_seconds=self.limits.upload_seconds)
+        run_apart(pull_study, str(folder), *about, limits=limits)
+        return self.add_scan(folder, options)
+
     def drop_scan(self, key):
         """Delete a scan, its queries and its folder."""
         scan = self.held(self.scans, key)
-        self.queries = {name: one for name, one in self.queries.items() if one.scan is not scan}
-        shutil.rmtree(self.scans.pop(key).folder, ignore_errors=True)
+        self._drop_queries([name for name, one in list(self.queries.items()) if one.scan is scan])
+        self.scans.pop(key, None)
+        shutil.rmtree(scan.folder, ignore_errors=True)
+
+    def _drop_queries(self, keys):
+        """Forget answers, and the files that were written of them."""
+        for key in keys:
+            self.queries.pop(key, None)
+            for path in self.folder.glob(f"answer-{key}.*"):
+                path.unlink(missing_ok=True)
 
     def propose(self, scan, threshold=0.5):
         """Let the model propose lesions; nobody has accepted them yet."""
@@ -200,10 +232,19 @@ class Desk:
                 query = self._lesions(scan, query, lesions)
         with self.turn():
             answer = find_similar(self.embedder, index, query, box=box, **options)
-        self.queries[key := secrets.token_hex(8)] = SimpleNamespace(answer=answer, scan=scan)
-        for old in list(self.queries)[: -self.limits.n_queries]:
-            del self.queries[old]
-        return {"id": key} | answer.to_dict()
+        about = {"id": (key := secrets.token_hex(8)), "scan_number": scan and scan.known["scan_number"]}
+        about |= {"time": datetime.now().astimezone().isoformat(timespec="seconds")}
+        about |= {"tumor_ids": list(answer.queries.tumor_ids), "settings": dict(answer.settings)}
+        about["votes"] = [describe_vote(row) for _, row in answer.votes.iterrows()]
+        seg = scan is not None and scan.known["dicom"] and answer.queries[0].case.has_mask
+        about["kinds"] = ["html", "csv", "json", *(["seg"] if seg else [])]
+        self.queries[key] = SimpleNamespace(answer=answer, scan=scan, about=about)
+        self._drop_queries(list(self.queries)[: -self.limits.n_queries])
+        return about | answer.to_dict()
+
+    def history(self):
+        """Return what is known of the answers that are held, the newest first."""
+        return {"queries": [one.about for one in reversed(list(self.queries.values()))]}
 
     @staticmethod
     def _lesions(scan, case, numbers):
@@ -230,7 +271,7 @@ class Desk:
         if kind == "csv":
             return asked.answer.save_csv(path)
         scan, tumors = asked.scan, asked.answer.queries
-        if scan is None or not scan.known["dicom"] or not tumors[0].case.has_mask:
+        if kind not in asked.about["kinds"]:
             raise ValueError("A SEG needs DICOM and lesions with voxels. Got another file, or only a box.")
         mask = np.zeros(scan.case.shape, bool)
         for tumor in tumors:

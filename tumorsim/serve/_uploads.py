@@ -11,12 +11,13 @@ import warnings
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 import tumorsim
 from tumorsim._validation import words_of
@@ -28,6 +29,7 @@ from tumorsim.rendering import display_window, find_background
 __all__ = ["Limits", "bounded", "read_files", "read_scan", "run_apart", "write_seg"]
 
 _IMAGES = re.compile(r"\.(nii|nii\.gz|nrrd|mgz)$", re.IGNORECASE)
+_DAMAGED = "What was sent came damaged, or not whole. Send it again."
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,55 @@ def bounded(request, n_bytes):
     return Request(request.scope, receive)
 
 
+class Form:
+    """A form whose files go to the disk as they come, and none stays open.
+
+    ``files`` lists (name of the part, name of the file, path), ``fields`` has the other parts as text.
+    """
+
+    def __init__(self, content_type, folder, n_files):
+        kind, options = parse_options_header(content_type)
+        if kind != b"multipart/form-data":
+            raise HTTPException(415, "A scan is sent as multipart/form-data, or is a study's UID as JSON.")
+        self.folder, self.n_files, self.files, self.fields, self.whole = folder, n_files, [], {}, False
+        names = ("part_begin", "header_field", "header_value", "headers_finished", "part_data", "part_end")
+        calls = {f"on_{name}": getattr(self, f"_{name}") for name in names}
+        calls |= {"on_header_begin": lambda: self._head.append([b"", b""]), "on_end": self._end}
+        self.write = MultipartParser(options.get(b"boundary", b"")[:256], calls).write
+
+    def _part_begin(self):
+        self._head = []
+
+    def _header_field(self, data, start, end):
+        self._head[-1][0] += data[start:end].lower()
+
+    def _header_value(self, data, start, end):
+        self._head[-1][1] += data[start:end]
+
+    def _headers_finished(self):
+        about = parse_options_header(dict(self._head).get(b"content-disposition"))[1]
+        self._part, name = (about.get(key, b"").decode(errors="replace") for key in (b"name", b"filename"))
+        self._is_file, self._target = b"filename" in about, BytesIO()
+        if len(self.files) >= self.n_files or len(self.fields) >= 20:
+            raise HTTPException(413, f"A scan may have {self.n_files} files and 20 fields. Got more.")
+        if self._is_file:
+            self.files.append((self._part, name, path := self.folder / f"{len(self.files)}"))
+            self._target = open(path, "xb")
+
+    def _part_data(self, data, start, end):
+        self._target.write(data[start:end])
+        if not self._is_file and self._target.tell() > 10_000:
+            raise HTTPException(413, "A field may have 10,000 bytes. Got more.")
+
+    def _part_end(self):
+        if not self._is_file:
+            self.fields[self._part] = self._target.getvalue().decode(errors="replace")
+        self._target.close()
+
+    def _end(self):
+        self.whole = True
+
+
 async def read_files(request, folder, limits, *, keep=True):
     """Write the parts ``files`` and ``mask`` of a form into folders; return its other fields."""
     request = bounded(request, limits.upload_bytes)
@@ -74,17 +125,21 @@ async def read_files(request, folder, limits, *, keep=True):
                 async for _ in request.stream():
                     pass
                 return {}
-            async with request.form(max_files=limits.n_files, max_fields=20, max_part_size=10_000) as form:
-                parts = [(where, one) for where, one in form.multi_items() if isinstance(one, UploadFile)]
-                for where in ("files", "mask"):
-                    (folder / where).mkdir()
-                    own = [one for name, one in parts if name == where]
-                    for one, name in zip(own, _names(one.filename for one in own), strict=True):
-                        with open(folder / where / name, "xb") as target:
-                            await asyncio.to_thread(shutil.copyfileobj, one.file, target)
-                return {name: value for name, value in form.items() if isinstance(value, str)}
+            form = Form(request.headers.get("content-type"), folder, limits.n_files)
+            async for chunk in request.stream():
+                await asyncio.to_thread(form.write, chunk)
     except TimeoutError as err:
         raise HTTPException(408, f"An upload may take {limits.upload_seconds:g} s. It took longer.") from err
+    except (ClientDisconnect, ValueError) as err:
+        raise HTTPException(400, _DAMAGED) from err
+    if not form.whole:
+        raise HTTPException(400, _DAMAGED)
+    for where in ("files", "mask"):
+        (folder / where).mkdir()
+        own = [(name, path) for part, name, path in form.files if part == where]
+        for (_, path), name in zip(own, _names(name for name, _ in own), strict=True):
+            path.rename(folder / where / name)
+    return form.fields
 
 
 def run_apart(function, *args, limits):

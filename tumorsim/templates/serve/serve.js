@@ -12,10 +12,10 @@
   // --- the server -------------------------------------------------------------------------------------------
   async function call(method, path, body) {
     const form = body instanceof FormData;
-    const headers = body && !form ? { "Content-Type": "application/json" } : {};
+    const headers = { "X-Tumorsim-Page": "1", ...(body && !form ? { "Content-Type": "application/json" } : {}) };
     const response = await fetch(path, { method, headers, body: body && !form ? JSON.stringify(body) : body });
     const result = await response.json();
-    if (!response.ok) throw new Error(result.error);
+    if (!response.ok || result.error) throw new Error(result.error);
     if (result && result.notes && result.notes.length) say(result.notes.join(" "));
     return result;
   }
@@ -68,10 +68,13 @@
     const form = new FormData();
     for (const file of files) form.append(files.length > 1 && isMask(file) ? "mask" : "files", file, file.name);
     form.append("patient_id", $("patient").value);
-    working("Reading the scan", async () => {
-      const old = scan;
-      show(await call("POST", "scans", form));
-      if (old) call("DELETE", `scans/${old.id}`).catch(() => {});
+    read(form);
+  }
+
+  function read(sent) {
+    // Of files, or of a study's UID
+    return working(sent.study ? "Fetching the study" : "Reading the scan", async () => {
+      show(await call("POST", "scans", sent));
       $("planes").querySelector("canvas").focus();
     });
   }
@@ -366,35 +369,46 @@
 
   function ask(asked) {
     return working("Looking for similar tumors", async () => {
-      answer = await call("POST", "queries", asked);
-      await open(answer.id);
-      $("add").hidden = Boolean(asked.tumor);
-      $("add-patient").value = $("patient").value;
-      $("add-case").value = scan ? scan.case_id : "";
-      remember(answer);
+      await open(await call("POST", "queries", asked));
     });
   }
 
-  function open(id) {
+  function open(found) {
+    answer = found;
+    const { case_id, patient_id } = answer.queries[0];
+    $("add").hidden = answer.scan_number === null;
+    $("add-patient").value = patient_id === "unknown" ? "" : patient_id;
+    $("add-case").value = case_id;
     $("answer").hidden = false;
     $("save").replaceChildren("Save as ");
-    for (const kind of ["html", "csv", "json", "seg"]) {
-      if (kind === "seg" && !(scan && scan.dicom && !box)) continue;
-      add($("save"), "a", { href: `queries/${id}.${kind}`, download: kind === "seg" ? "tumor.dcm" : `answer.${kind}`, textContent: kind.toUpperCase() });
+    for (const kind of answer.kinds) {
+      const download = kind === "seg" ? "tumor.dcm" : `answer.${kind}`;
+      add($("save"), "a", { href: `queries/${answer.id}.${kind}`, download, textContent: kind.toUpperCase() });
     }
     choose("query");
     return new Promise(done => {
       $("sheet").addEventListener("load", done, { once: true });
-      $("sheet").src = `queries/${id}.html`;
+      $("sheet").src = `queries/${answer.id}.html`;
     });
   }
 
-  function remember({ id, queries, settings }) {
-    const names = queries.map(one => one.tumor_id).join(", "), when = new Date().toLocaleTimeString();
-    const button = add(null, "button", { type: "button", textContent: `${when}: ${names}` });
-    button.addEventListener("click", () => working("Opening", () => open(id)));
-    $("history").hidden = false;
-    $("history").querySelector("ol").prepend(add(null, "li", {}, button, ` ${Object.entries(settings).map(pair => pair.join(" ")).join("; ")}`));
+  function remember() {
+    return working("Reading the history", async () => {
+      const { queries } = await call("GET", "queries");
+      const made = heads(["time", "scan", "tumor", "vote", "settings"]), body = add(made, "tbody");
+      for (const one of queries) {
+        const button = add(null, "button", { type: "button", textContent: one.tumor_ids.join(", ") });
+        button.addEventListener("click", () => working("Opening", async () => {
+          await open(await call("GET", `queries/${one.id}.json`));
+          $("answer").scrollIntoView();
+        }));
+        add(body, "tr", {}, add(null, "td", { textContent: new Date(one.time).toLocaleTimeString() }),
+          add(null, "td", { textContent: one.scan_number ?? "archive" }), add(null, "th", { scope: "row" }, button),
+          add(null, "td", { textContent: one.votes.join("\n"), className: "lines" }),
+          add(null, "td", { textContent: Object.entries(one.settings).map(pair => pair.join(" ")).join("\n"), className: "lines" }));
+      }
+      $("queries").replaceChildren(queries.length ? made : "No query yet.");
+    });
   }
 
   function live() {
@@ -427,6 +441,7 @@
       } else continue;
       $("filters").append(row);
       if (column.startsWith("label_")) {
+        add($("by-task"), "option", { textContent: label, value: label, selected: label === "type" });
         const known = add($("labels"), "datalist", { id: `known-${label}` });
         for (const value of about.values || []) add(known, "option", { value });
         add($("labels"), "label", {}, label, add(null, "input", { name: label, attributes: { list: known.id } }));
@@ -440,11 +455,16 @@
     archive = await call("GET", "archive");
     $("archive-size").textContent = `Archive '${archive.name}': ${archive.n_tumors} tumors`;
     $("undo").disabled = !archive.n_changes;
+    $("pull").hidden = !archive.pulls;
+  }
+
+  function heads(columns) {
+    const head = add(null, "tr", {}, ...columns.map(name => add(null, "th", { scope: "col", textContent: name.replace(/^label_/, "") })));
+    return add(null, "table", {}, add(null, "thead", {}, head));
   }
 
   function table(rows, columns) {
-    const head = add(null, "tr", {}, ...columns.map(name => add(null, "th", { scope: "col", textContent: name.replace(/^label_/, "") })));
-    const made = add(null, "table", {}, add(null, "thead", {}, head)), body = add(made, "tbody");
+    const made = heads(columns), body = add(made, "tbody");
     for (const row of rows) {
       const line = add(body, "tr");
       for (const name of columns) {
@@ -468,8 +488,57 @@
       const where = value ? { [column]: condition } : {};
       const found = await call("GET", `tumors?where=${encodeURIComponent(JSON.stringify(where))}`);
       $("found").textContent = `${found.n} ${found.n === 1 ? "tumor" : "tumors"}${found.n > found.tumors.length ? `, the first ${found.tumors.length} shown` : ""}`;
+      await chart();
       $("table").replaceChildren(table(found.tumors, ["tumor_id", "patient_id", ...labelsOf(), "volume_mm3"].filter(n => n in archive.columns)));
     });
+  }
+
+  function draw(parent, tag, attributes, ...children) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    parent.append(made);
+    return made;
+  }
+
+  async function chart() {
+    const { task, map } = await call("GET", `map?task=${encodeURIComponent($("by-task").value || "type")}`), dots = [];
+    $("map").hidden = !map;
+    if (!map) return;
+    $("points").replaceChildren();
+    $("legend").replaceChildren();
+    const label = `Map of ${map.n} tumors by ${task}: arrow keys go from point to point, Enter opens a tumor`;
+    const picture = draw($("points"), "svg", { viewBox: `0 0 ${map.width} ${map.height}`, tabindex: 0, role: "application", "aria-label": label });
+    for (const { name, color, points, tumor_ids } of map.groups) {
+      const dot = add(null, "span", { textContent: "● " });
+      dot.style.color = color;
+      add($("legend"), "span", {}, dot, `${name.replaceAll("_", " ")} (${points.length})`);
+      points.forEach(([cx, cy], i) => {
+        const title = document.createElementNS("http://www.w3.org/2000/svg", "title"), id = tumor_ids[i];
+        title.textContent = `${id}: ${name.replaceAll("_", " ")}`;
+        const made = draw(picture, "circle", { cx, cy, r: 3.5, fill: color, "data-id": id }, title);
+        made.addEventListener("click", () => showTumor(id));
+        dots.push({ made, cx, title: title.textContent, id });
+      });
+    }
+    dots.sort((a, b) => a.cx - b.cx);
+    let at = -1;
+    picture.addEventListener("keydown", event => {
+      const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (event.key === "Enter" && dots[at]) showTumor(dots[at].id);
+      else if (by) {
+        at = Math.max(0, Math.min(dots.length - 1, at + by));
+        mark(dots[at].id);
+        say(dots[at].title);
+      } else return;
+      event.preventDefault();
+    });
+    const some = map.n < map.n_all ? `${map.n} of ${map.n_all}` : map.n;
+    $("map-note").textContent = `${some} tumors by the distance of answers. Two principal components, ${map.shares.join(" and ")} of the spread: near on the map need not be near.`;
+  }
+
+  function mark(id) {
+    for (const dot of $("points").querySelectorAll("circle")) dot.classList.toggle("chosen", dot.dataset.id === id);
   }
 
   function browseAll() {
@@ -482,6 +551,7 @@
     return working("Reading a tumor", async () => {
       const { tumor, nearest } = await call("GET", `tumors/${encodeURIComponent(id).replaceAll("%2F", "/")}`);
       const page = $("tumor");
+      mark(id);
       page.hidden = false;
       page.replaceChildren(add(null, "h2", { textContent: id }));
       const facts = Object.entries(tumor).filter(([name, value]) => value != null && !/^[xyz][01]$/.test(name));
@@ -502,7 +572,7 @@
   }
 
   function choose(name) {
-    for (const one of ["query", "archive"]) {
+    for (const one of ["query", "archive", "history"]) {
       $(one).hidden = one !== name;
       $(`tab-${one}`).setAttribute("aria-selected", one === name);
     }
@@ -519,6 +589,9 @@
       $("drop").classList.remove("over");
       send(await filesOf(event.dataTransfer));
     });
+    const pull = () => $("study").value && read({ study: $("study").value.trim(), patient_id: $("patient").value });
+    on("fetch", "click", pull);
+    on("study", "keydown", event => { if (event.key === "Enter") { event.preventDefault(); pull(); } });
     on("draw", "click", () => {
       const off = $("draw").getAttribute("aria-pressed") === "true";
       $("draw").setAttribute("aria-pressed", !off);
@@ -546,7 +619,10 @@
       await refresh();
       say(`Added ${tumor_id} to the archive.`);
     }));
-    for (const name of ["query", "archive"]) on(`tab-${name}`, "click", () => { choose(name); if (name === "archive") browse(); });
+    for (const [name, then] of [["query", () => {}], ["archive", browse], ["history", remember]]) {
+      on(`tab-${name}`, "click", () => { choose(name); then(); });
+    }
+    on("by-task", "change", () => working("Drawing", chart));
     on("by-go", "click", browse);
     on("by-clear", "click", browseAll);
     on("by-column", "change", () => {
