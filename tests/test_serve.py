@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import archives
 import dicoms
@@ -534,6 +535,27 @@ def test_scripts_of_the_docs(server, world, tmp_path):
     subprocess.run(command, env=os.environ | {"TUMORSIM_TOKEN": TOKEN}, check=True, timeout=120)
     assert (tmp_path / "tumor.dcm").read_bytes()[128:132] == b"DICM"
     assert "query/1" in (tmp_path / "answer.html").read_text()
+
+
+def test_script_of_slicer(server, world, monkeypatch):
+    """What the 3D Slicer script does outside of Slicer: it sends volume and mask, and opens the sheet."""
+    taken, shown = [], []
+    names = {"vtkMRMLScalarVolumeNode": "new", "vtkMRMLSegmentationNode": None}
+    slicer = ModuleType("slicer")
+    slicer.util = SimpleNamespace(getNodesByClass=lambda kind: [names[kind]])
+    slicer.util.saveNode = lambda node, path: Path(path).write_bytes((world / f"{node}.nii.gz").read_bytes())
+    slicer.mrmlScene = SimpleNamespace(AddNewNodeByClass=lambda kind: "new-mask", RemoveNode=taken.append)
+    logic = SimpleNamespace(ExportVisibleSegmentsToLabelmapNode=lambda *nodes: None)
+    slicer.modules = SimpleNamespace(segmentations=SimpleNamespace(logic=lambda: logic))
+    monkeypatch.setitem(sys.modules, "slicer", slicer)
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    text = (Path(__file__).parents[1] / "examples" / "serve" / "slicer_query.py").read_text()
+    text = text.replace("http://127.0.0.1:8765", server.url).replace(
+        "the token of 'tumorsim serve --token'", TOKEN
+    )
+    exec(compile(text, "slicer_query.py", "exec"), {})
+    assert taken == ["new-mask"] and "scan/1" in Path(shown[0].removeprefix("file://")).read_text()
+    shutil.rmtree(Path(shown[0].removeprefix("file://")).parent)
 
 
 def test_dockerfile():

@@ -1,12 +1,14 @@
 """The local page in a browser, end to end: drop, draw, ask, filter, save, add, find again."""
 
 import json
+import re
 import time
 import zipfile
 
 import pytest
 from test_report_browser import CHROMIUM, browser  # noqa: F401, a fixture
 from test_serve import TOKEN, Server, world  # noqa: F401, world is a fixture
+from test_serve_dicomweb import orthanc  # noqa: F401, a fixture
 
 pytest.importorskip("starlette", reason="the page needs the extra serve")
 pytestmark = [
@@ -149,6 +151,10 @@ def test_dicom_box_answer_add_and_find_again(page, server, world, tmp_path):  # 
     page.click("#undo")
     _until(page, "document.getElementById('status').textContent.includes('Undone: added dropped/1')")
     assert page.inner_text("#found") == "6 tumors" and page.is_hidden("#tumor")
+    page.fill("#by-value", "nobody")
+    page.click("#by-go")
+    _until(page, "document.getElementById('status').className === 'bad'")
+    assert "selects nothing" in page.inner_text("#status")
     assert server.call("GET", "/archive").json()["n_tumors"] == 6
 
 
@@ -170,7 +176,63 @@ def test_bad_file_is_told(page, world):  # noqa: F811
     _drop(page, [world / "bad.nii.gz"])
     _until(page, "document.getElementById('status').className === 'bad'")
     assert "neither NIfTI nor NRRD" in page.inner_text("#status") and page.is_hidden("#viewer")
-    page.complaints[:] = [one for one in page.complaints if "422" not in one]  # Chromium notes the status
+
+
+def test_map_and_history(page, world, tmp_path):  # noqa: F811
+    """A point of the map opens its tumor; after a reload and another scan a query is shown again."""
+    _drop(page, [world / "new.nii.gz", world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    page.click("#ask")
+    assert "new/1" in _answered(page)
+    _drop(
+        page, [p for p in (world / "dicom").iterdir() if p.is_file()]
+    )  # the first scan is held with its answer
+    _until(page, "document.getElementById('status').className === ''")
+    page.reload()
+    page.wait_for_selector("#aspects input")
+    page.click("#tab-archive")
+    page.wait_for_selector("#map circle")
+    assert page.locator("#map circle").count() == 6 and "meningioma (3)" in page.inner_text("#legend")
+    dot = page.locator("#map circle").nth(2)
+    name = dot.get_attribute("data-id")
+    dot.click()
+    page.wait_for_selector("#tumor:not([hidden])")
+    assert page.inner_text("#tumor h2 >> nth=0") == name
+    page.focus("#map svg")
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#map circle.chosen").get_attribute("data-id")
+    assert first in page.inner_text("#status")
+    page.keyboard.press("Enter")
+    _until(page, f"document.querySelector('#tumor h2').textContent === {json.dumps(first)}")
+    page.click("#tab-history")
+    page.wait_for_selector("#queries tbody tr")
+    row = page.locator("#queries tbody tr", has_text="new/1").first
+    assert re.search(r"type: \w+, \d of 5", row.inner_text())
+    row.locator("button").click()
+    assert "new/1" in _answered(page) and page.input_value("#add-case") == "new"
+    _until(page, "document.getElementById('answer').getBoundingClientRect().top < 100")
+
+
+@pytest.mark.server
+def test_fetch_a_study(browser, world, orthanc, tmp_path):  # noqa: F811
+    """With a DICOMweb server a study's UID is as good as its files; only the page's own server is asked."""
+    address, study = orthanc
+    model, index = world / "model.safetensors", world / "index"
+    server = Server(world, model, index, options={"dicomweb": f"{address}/dicom-web"})
+    page, urls = browser.new_page(viewport={"width": 1366, "height": 768}), []
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(server.link)
+    page.wait_for_selector("#pull:not([hidden])")
+    page.fill("#study", f" {study} ")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#lesions:not([hidden]) input:checked", timeout=60_000)
+    _until(page, "[...document.querySelectorAll('canvas')].every(canvas => canvas.dataset.slice)")
+    page.screenshot(path=tmp_path / "page.png")
+    page.click("#ask")
+    assert "query/1" in _answered(page)
+    assert [url for url in urls if not url.startswith((server.url, "data:"))] == []
+    page.close()
+    assert server.stop() == ("", "")
 
 
 def test_keyboard_only(page, world, tmp_path):  # noqa: F811
@@ -212,3 +274,11 @@ def test_looks(page, world, tmp_path, request):  # noqa: F811
         name => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).map(Number))""")
     assert abs(sum(colors[0]) - sum(colors[1])) > 450
     page.screenshot(path=tmp_path / "page.png")
+    page.click("#ask")
+    _answered(page)
+    page.screenshot(path=tmp_path / "answer.png")
+    for tab, filled in (("archive", "#map circle"), ("history", "#queries tr")):
+        page.click(f"#tab-{tab}")
+        page.wait_for_selector(filled)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1366
+        page.screenshot(path=tmp_path / f"{tab}.png")

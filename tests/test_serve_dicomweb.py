@@ -1,5 +1,6 @@
 """The local page's pull of a study from a DICOMweb server: a real Orthanc, and servers that mean harm."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,36 +26,48 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SCRIPTS = Path(__file__).parents[1] / "examples" / "serve"
 
 
-@pytest.fixture(scope="module")
-def orthanc(world):  # noqa: F811
-    """Return the address of an Orthanc with one study, and that study's UID."""
+@contextlib.contextmanager
+def _orthanc(folder, files, environment=None, **more):
+    """Run an Orthanc with the files of one study; yield its address, and its ids of the study."""
     if shutil.which("Orthanc") is None or not PLUGIN.exists():
         pytest.skip("no Orthanc with DICOMweb: apt-get install orthanc orthanc-dicomweb")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    store = str(world / "orthanc")
+    store = str(folder / "orthanc")
     settings = {"HttpPort": port, "DicomServerEnabled": False, "RemoteAccessAllowed": False}
     settings |= {"StorageDirectory": store, "IndexDirectory": store, "Plugins": [str(PLUGIN)]}
-    (world / "orthanc.json").write_text(json.dumps(settings))
-    command, quiet = ["Orthanc", world / "orthanc.json"], {"stdout": subprocess.DEVNULL}
-    process = subprocess.Popen(command, stderr=subprocess.STDOUT, **quiet)
-    address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    (folder / "orthanc.json").write_text(json.dumps(settings | more))
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": environment}
+    process = subprocess.Popen(["Orthanc", folder / "orthanc.json"], **options)
+    address = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            try:
-                requests.get(f"{address}/system", timeout=5)
-                break
-            except requests.ConnectionError:
-                assert time.monotonic() < end and process.poll() is None
-                time.sleep(0.2)
-        for path in (p for p in (world / "dicom").rglob("*") if p.is_file()):
+        _until(lambda: requests.get(f"{address}/system", timeout=5).ok)
+        for path in (p for p in files.rglob("*") if p.is_file()):
             requests.post(f"{address}/instances", data=path.read_bytes(), timeout=30).raise_for_status()
         (study,) = requests.get(f"{address}/studies", timeout=30).json()
         tags = requests.get(f"{address}/studies/{study}", timeout=30).json()["MainDicomTags"]
-        yield address, tags["StudyInstanceUID"]
+        yield address, tags["StudyInstanceUID"], study
     finally:
         process.terminate()
         process.wait(20)
+
+
+def _until(holds):
+    """Wait until a condition holds, for a minute at most; a server that is not there yet does not count."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(requests.ConnectionError):
+            if holds():
+                return
+        time.sleep(0.2)
+    raise AssertionError("It does not hold after a minute.")
+
+
+@pytest.fixture(scope="module")
+def orthanc(world):  # noqa: F811
+    """Return the address of an Orthanc with one study, and that study's UID."""
+    with _orthanc(world, world / "dicom") as (address, uid, _):
+        yield address, uid
 
 
 def _server(world, url):  # noqa: F811
@@ -104,6 +117,7 @@ def test_study_that_is_not_there(server):
         ({"study": "1.2.3?limit=1"}, "must be a StudyInstanceUID"),
         ({}, "must be a StudyInstanceUID"),
         ({"study": ["1.2"]}, "must be text"),
+        ({"study": "1.2.3", "series": "("}, "must be a regular expression"),
     ):
         response = server.call("POST", "/scans", json=body)
         assert response.status_code == 422 and words in response.json()["error"], response.text
@@ -183,9 +197,9 @@ def hostile(world):  # noqa: F811
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("redirect", "sends on to another address"),
-        ("late", "sends on to another address"),
-        ("password", "answered 401. Put user and password"),
+        ("redirect", "sends on to another address: give that one"),
+        ("late", "sends on to another address: give that one"),
+        ("password", "sent no study (401). See address and ~/.netrc"),
         ("page", "sent no study"),
         ("nonsense", "sent no study"),
         ("list", "no MR series"),
@@ -219,3 +233,21 @@ def test_script_of_an_orthanc(world, orthanc, server):  # noqa: F811
     environment, options = os.environ | {"TUMORSIM_TOKEN": TOKEN}, {"capture_output": True, "text": True}
     done = subprocess.run(command, env=environment, check=True, timeout=120, **options)
     assert done.stdout.startswith("query/1 1 ") and done.stdout.count("\n") == 5
+
+
+def test_pacs_script_by_uid(orthanc, server, tmp_path):
+    """The PACS script needs a study's UID only."""
+    command = [sys.executable, SCRIPTS / "pacs_query.py", server.url, orthanc[1], tmp_path]
+    subprocess.run(command, env=os.environ | {"TUMORSIM_TOKEN": TOKEN}, check=True, timeout=120)
+    assert (tmp_path / "tumor.dcm").read_bytes()[128:132] == b"DICM"
+    assert "query/1" in (tmp_path / "answer.html").read_text()
+
+
+def test_orthanc_keeps_sheets(world, server, tmp_path):  # noqa: F811
+    """An Orthanc with the Lua script attaches the answer sheet to a new study."""
+    environment = os.environ | {"TUMORSIM_URL": server.url, "TUMORSIM_TOKEN": TOKEN}
+    more = {"LuaScripts": [str(SCRIPTS / "orthanc_sheets.lua")], "StableAge": 1}
+    with _orthanc(tmp_path, world / "dicom", environment, **more) as (address, _, study):
+        sheet = f"{address}/studies/{study}/attachments/1030/data"
+        _until(lambda: requests.get(sheet, timeout=30).ok)
+        assert "query/1" in requests.get(sheet, timeout=30).text

@@ -1,12 +1,13 @@
-"""A PACS script: send a study's files to a running 'tumorsim serve', keep the answer sheet and the SEG.
+"""A PACS script: query with a study, keep the answer sheet and the SEG of what it queried with.
 
-TUMORSIM_TOKEN=… python pacs_query.py http://127.0.0.1:8765 STUDY_FOLDER OUTPUT_FOLDER
+TUMORSIM_TOKEN=… python pacs_query.py http://127.0.0.1:8765 STUDY OUTPUT_FOLDER
+
+STUDY is a folder of DICOM, or a StudyInstanceUID where the server was started with --dicomweb.
 """
 
 import os
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import requests
@@ -24,10 +25,12 @@ def call(method, address, **more):
 
 def main(server, study, output):
     """Query with the lesions of the study's SEG or RTSTRUCT."""
-    with ExitStack() as stack:
+    if Path(study).is_dir():
         paths = [path for path in sorted(Path(study).rglob("*")) if path.is_file()]
-        files = [("files", (path.name, stack.enter_context(open(path, "rb")).read())) for path in paths]
-    scan = call("POST", f"{server}/scans", files=files).json()
+        files = [("files", (path.name, path.read_bytes())) for path in paths]
+        scan = call("POST", f"{server}/scans", files=files).json()
+    else:
+        scan = call("POST", f"{server}/scans", json={"study": study}).json()
     if not scan["lesions"]:
         raise SystemExit("The study has no contour of a tumor. Draw one, or use the page.")
     answer = call("POST", f"{server}/queries", json={"scan": scan["id"]}).json()

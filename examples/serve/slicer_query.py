@@ -21,18 +21,19 @@ def call(method, path, **more):
     return response
 
 
-folder = pathlib.Path(tempfile.mkdtemp())
 volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
 segmentation = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
-mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+drawn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
 logic = slicer.modules.segmentations.logic()
-logic.ExportVisibleSegmentsToLabelmapNode(segmentation, mask, volume)
-slicer.util.saveNode(volume, str(folder / "scan.nii.gz"))
-slicer.util.saveNode(mask, str(folder / "mask.nii.gz"))
-slicer.mrmlScene.RemoveNode(mask)
-with open(folder / "scan.nii.gz", "rb") as image, open(folder / "mask.nii.gz", "rb") as drawn:
-    scan = call("POST", "/scans", files={"files": image, "mask": drawn}).json()
+logic.ExportVisibleSegmentsToLabelmapNode(segmentation, drawn, volume)
+with tempfile.TemporaryDirectory() as folder:
+    paths = {"files": pathlib.Path(folder, "scan.nii.gz"), "mask": pathlib.Path(folder, "mask.nii.gz")}
+    slicer.util.saveNode(volume, str(paths["files"]))
+    slicer.util.saveNode(drawn, str(paths["mask"]))
+    parts = {name: (path.name, path.read_bytes()) for name, path in paths.items()}
+slicer.mrmlScene.RemoveNode(drawn)
+scan = call("POST", "/scans", files=parts).json()
 answer = call("POST", "/queries", json={"scan": scan["id"]}).json()
-sheet = folder / "answer.html"
+sheet = pathlib.Path(tempfile.mkdtemp(), "answer.html")
 sheet.write_bytes(call("GET", f"/queries/{answer['id']}.html").content)
 webbrowser.open(sheet.as_uri())
