@@ -25,8 +25,6 @@ from tumorsim._validation import words_of
 from tumorsim.serve._desk import Desk
 from tumorsim.serve._uploads import Limits, bounded, read_files, run_apart
 
-__all__ = ["make_app", "serve"]
-
 _OWN = {"/": "index.html"} | {f"/{name}": name for name in ("serve.js", "serve.css", "openapi.json")}
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
 _TYPES |= {"csv": "text/csv", "seg": "application/dicom"}

@@ -30,8 +30,6 @@ from tumorsim.retrieval import find_similar, neighbor_tumors
 from tumorsim.serve._dicomweb import check_address, pull_study
 from tumorsim.serve._uploads import Limits, read_scan, run_apart, write_seg
 
-__all__ = ["Desk"]
-
 
 class Scan:
     """One scan that was sent: its voxels lie in `folder`, and are mapped from there."""

@@ -6,8 +6,6 @@ from pathlib import Path
 from tumorsim._validation import check_pattern
 from tumorsim.exceptions import DicomError
 
-__all__ = ["check_address", "pull_study"]
-
 _TAGS = ("00080060", "0008103E", "0020000E")  # modality, description and UID of a series
 _REMEDIES = {3: "It sends on to another address: give that one (--dicomweb).", 4: "See address and ~/.netrc."}
 

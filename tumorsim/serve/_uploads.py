@@ -26,8 +26,6 @@ from tumorsim.manifest import load_dicom_case
 from tumorsim.records import Case
 from tumorsim.rendering import display_window, find_background
 
-__all__ = ["Limits", "bounded", "read_files", "read_scan", "run_apart", "write_seg"]
-
 _IMAGES = re.compile(r"\.(nii|nii\.gz|nrrd|mgz)$", re.IGNORECASE)
 _DAMAGED = "What was sent came damaged, or not whole. Send it again."
 
