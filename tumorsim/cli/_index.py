@@ -58,19 +58,15 @@ def index_build(
     epilog="\b\nExample:\n  tumorsim embed week.csv -o week.npz && tumorsim index add index week.npz\n\n"
     "Queries that run meanwhile answer from the old index or from the new one.",
 )
-def index_add(
-    index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
-):
+def add(index: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2):
     """Append tumors to an index of the same model."""
-    _change(index_dir, source, model, device, n_jobs, "add")
+    _change(index, source, model, device, n_jobs, "add")
 
 
 @index_app.command("update", epilog="\b\nExample:\n  tumorsim index update index corrected.npz")
-def index_update(
-    index_dir: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2
-):
+def update(index: IndexDir, source: Source, model: Model = None, device: Device = "auto", n_jobs: Jobs = 2):
     """Replace embeddings and columns of tumors by those of equal ids."""
-    _change(index_dir, source, model, device, n_jobs, "update")
+    _change(index, source, model, device, n_jobs, "update")
 
 
 @index_app.command(

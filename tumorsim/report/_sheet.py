@@ -11,14 +11,7 @@ from tumorsim.answers import courses, describe_closeness, describe_summary, desc
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
-from tumorsim.report._columns import (
-    UNKNOWN,
-    column_of,
-    course_cell,
-    labels_of,
-    picture_extent,
-    shown_text,
-)
+from tumorsim.report._columns import UNKNOWN, column_of, course_cell, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
 from tumorsim.report._pages import MARGIN_MM, render, write_page
 

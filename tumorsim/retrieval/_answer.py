@@ -95,10 +95,7 @@ class Answer:
 
     @cached_property
     def courses(self) -> pd.DataFrame:
-        """Volumes over time of the neighbors whose lesion the archive knows at several dates.
-
-        See `answers.courses`.
-        """
+        """Volumes over time of neighbors that the archive has at several dates, see `answers.courses`."""
         return answers.courses(self.neighbors, self.index.metadata_)
 
     def __str__(self):
