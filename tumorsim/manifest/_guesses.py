@@ -58,10 +58,7 @@ def remarks_of(table):
 
 
 def point_columns(table, separator):
-    """Write numbers of a table with a decimal point where a whole column has decimal commas, in place.
-
-    Returns the remarks on columns where that is unsure.
-    """
+    """Write decimal commas of whole columns as points, in place; return remarks on unsure columns."""
     remarks = []
     for name in (*BOX_COLUMNS, *further_columns(table.columns)):
         cells = [row.cells.get(name, "").strip() for row in table.rows]

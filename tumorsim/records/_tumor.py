@@ -125,10 +125,7 @@ class Tumor:
         return shape | {"x_mm": float(x), "y_mm": float(y), "z_mm": float(z)}
 
     def _table_measures(self, load_mask):
-        """Return `MEASURES` as a dict: those of `metadata`; the others are measured once and kept.
-
-        `load_mask` returns the case's mask; it is called only where something has to be measured.
-        """
+        """Return `MEASURES`: those of `metadata`; others are measured once, by the mask of `load_mask()`."""
         given = {name: self.metadata[name] for name in MEASURES if name in self.metadata}
         if len(given) == len(MEASURES):
             return given
