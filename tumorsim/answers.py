@@ -318,7 +318,7 @@ def courses(neighbors, archive):
     >>> archive = pd.DataFrame(known)
     >>> found = courses(archive[:1].assign(query=0, rank=1), archive)
     >>> describe_course(found)
-    '2024-01-08: 0.4 ml, 2024-05-02: 0.8 ml (+100 %)'
+    '2024-01-08: 0.4 ml, 2024-05-02: 0.8 ml, +100 % in all'
     """
     names = ["query", "rank", "lesion_id", "time", "volume_mm3"]
     time = next((name for name in ("date", "visit") if name in archive), None)
@@ -335,7 +335,7 @@ def describe_course(course):
     """Return the rows of one neighbor of `courses` in words, with the change from the first to the last."""
     texts = [f"{row.time}: {row.volume_mm3 / 1000:.2g} ml" for row in course.itertuples()]
     change = 100 * (course["volume_mm3"].iloc[-1] / course["volume_mm3"].iloc[0] - 1)
-    return f"{', '.join(texts)} ({change:+.0f} %)"
+    return f"{', '.join(texts)}, {change:+.0f} % in all"
 
 
 def _vote(found, archive_labels, task):
