@@ -67,7 +67,8 @@ def test_boxes_are_those_of_the_mask_values(cohort):
 def test_centroid_in_mni_space_lies_where_the_mask_does(seed):
     """The deformation takes the mask's voxels to the centroid that labels are taken from."""
     rng = np.random.default_rng(seed)
-    scan, lesions, depths, mask = _place_tumors(rng, "metastasis", SPACING, (TEMPLATE,))
+    number = TYPES["metastasis"].count(rng)
+    scan, lesions, depths, mask = _place_tumors(rng, "metastasis", number, TEMPLATE, SPACING, (TEMPLATE,))
     for j, (lesion, (index, depth)) in enumerate(zip(lesions, depths, strict=True), start=1):
         truth = scan.points[index[depth > 0]].mean(axis=0)
         in_mask = np.isin(scan.voxel, np.flatnonzero((mask == j).ravel()))

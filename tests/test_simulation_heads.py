@@ -6,11 +6,11 @@ import pytest
 from tumorsim import make_cohort
 from tumorsim.exceptions import GeometryError
 from tumorsim.io import save_nifti
-from tumorsim.simulation._anatomy import load_head, template_tissue
+from tumorsim.simulation._anatomy import CHANNELS, load_head, load_label_head, template_tissue
 from tumorsim.simulation._appearance import draw_intensities
-from tumorsim.simulation._face import CHANNELS
-from tumorsim.simulation._heads import load_label_head
 from tumorsim.simulation._scan import draw_scan
+from tumorsim.simulation._simulate import TEMPLATE, _begin, _share_out
+from tumorsim.simulation._tumors import TYPES
 
 # The map below is the template itself, smaller, turned and moved: map's mm → MNI mm.
 TURN = np.array([[1.08, 0.06, 0.0], [-0.07, 1.12, 0.08], [0.02, -0.07, 1.05]])
@@ -90,6 +90,43 @@ def test_bad_anatomies_are_named(tmp_path):
     save_nifti(tmp_path / "flat.nii.gz", np.full((8, 8, 8), 2, np.int16), np.eye(4))
     with pytest.raises(GeometryError, match="must hold FreeSurfer's label 3"):
         make_cohort(1, anatomies=tmp_path)
+
+
+@pytest.mark.parametrize(("n_heads", "n_jobs"), [(1, 1), (1, 4), (5, 1), (5, 2), (2, 4)])
+def test_processes_keep_one_head_at_a_time(n_heads, n_jobs):
+    """Each patient is in one part; with several processes the parts of several heads hold one head each."""
+    heads, n_patients = tuple(f"head_{k}.nii.gz" for k in range(n_heads)), 40
+    parts = _share_out(0, n_patients, tuple(TYPES), heads, n_jobs)
+    assert sorted(i for part in parts for i in part) == list(range(n_patients))
+    held = [{_begin(0, i, tuple(TYPES), heads)[-1] for i in part} for part in parts]
+    assert all(len(some) == 1 for some in held)
+    if n_heads > 1 and n_jobs > 1:
+        assert 2 * n_jobs <= len(parts) + n_heads <= 2 * n_jobs + 2 * n_heads
+
+
+def test_cohorts_of_several_heads_do_not_depend_on_jobs(label_file):
+    """Scans and their order are the same in one process and in two, which each keep one head at a time."""
+    options = {"random_state": 2, "spacing": 4.0, "anatomies": [label_file, TEMPLATE]}
+    one, two = (make_cohort(4, n_jobs=n_jobs, **options) for n_jobs in (1, 2))
+    assert {t.metadata["anatomy"] for t in one} == {"head", "mni152"}
+    assert [(t.tumor_id, t.labels, t.metadata) for t in one] == [
+        (t.tumor_id, t.labels, t.metadata) for t in two
+    ]
+    for expected, found in zip(one.cases, two.cases, strict=True):
+        np.testing.assert_array_equal(expected.load_image(), found.load_image())
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_many_heads_and_processes_keep_their_workers(real_data, tmp_path):
+    """Joblib takes heads that pile up for a memory leak and ends workers, with a warning that fails here."""
+    heads = sorted((real_data / "heads").glob("*.nii.gz"))[:8]
+    if len(heads) < 8:
+        pytest.skip("no label maps of heads in TUMORSIM_TEST_DATA")
+    cohort = make_cohort(
+        16, n_jobs=2, random_state=1, spacing=4.0, types=["glioma"], anatomies=heads, output_dir=tmp_path
+    )
+    assert len(cohort.cases) == 16
 
 
 @pytest.mark.real

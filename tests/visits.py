@@ -7,9 +7,8 @@ import numpy as np
 from tumorsim._validation import check_integer, check_real
 from tumorsim.manifest import tumors_from_case
 from tumorsim.records import Case, Cohort
-from tumorsim.simulation._anatomy import load_head
+from tumorsim.simulation._anatomy import load_head, load_label_head
 from tumorsim.simulation._appearance import draw_intensities, to_scanner
-from tumorsim.simulation._heads import load_label_head
 from tumorsim.simulation._scan import STRIPPED_MM, draw_scan
 from tumorsim.simulation._simulate import TEMPLATE, check_anatomies, find_lesion, store
 from tumorsim.simulation._tumors import TYPES, draw_lesion

@@ -12,24 +12,6 @@ import numpy as np
 
 from tumorsim.exceptions import BoxError
 
-__all__ = [
-    "check_box",
-    "check_choice",
-    "check_fitted",
-    "check_integer",
-    "check_mask_value",
-    "check_pattern",
-    "check_real",
-    "check_spacing",
-    "check_text",
-    "counted",
-    "import_extra",
-    "install_hint",
-    "is_missing",
-    "printable",
-    "words_of",
-]
-
 _ROOT = Path(__file__).parent
 _TEMPORARY = re.compile(r"\.([^/\\'\"\s]+?)-[a-z0-9_]{8}((?:\.\w+){0,2})(?=['\"\s:]|$)")  # of io.atomic_path
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory")  # torch's words
@@ -112,10 +94,8 @@ def printable(text, longest=300):
     >>> printable("a\x1b[2Jb"), printable(KeyError("x"), 2)
     ('a\ufffd[2Jb', "'x…")
     """
-    text = "".join(
-        c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd"
-        for c in str(text)[: longest + 1]
-    )
+    shown = str(text)[: longest + 1]
+    text = "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in shown)
     return text if len(text) <= longest else text[:longest] + "…"
 
 
@@ -197,11 +177,9 @@ def check_mask_value(mask_value):
     if isinstance(mask_value, numbers.Integral) and not isinstance(mask_value, bool):
         mask_value = str(int(mask_value))
     rule = "mask_value must be a positive integer, several joined by '+', or '>0'."
-    if not isinstance(mask_value, str):
-        raise ValueError(f"{rule} Got {mask_value!r}.")
     try:
         values = tuple(sorted({int(part) for part in mask_value.split("+")}))
-    except ValueError as err:
+    except (AttributeError, TypeError, ValueError) as err:
         raise ValueError(f"{rule} Got {mask_value!r}.") from err
     if values[0] <= 0:
         raise ValueError(f"{rule} Got {mask_value!r}; 0 is background.")

@@ -1,16 +1,9 @@
 """Errors that a user of tumorsim can act on; all are ``ValueError``."""
 
 __all__ = [
-    "BoxError",
-    "CohortError",
-    "DicomError",
-    "GeometryError",
-    "GridMismatchError",
-    "IndexMismatchError",
-    "ManifestError",
-    "TrainingError",
-    "WeightsError",
-]
+    "BoxError", "CohortError", "DicomError", "GeometryError", "GridMismatchError", "IndexMismatchError",
+    "ManifestError", "TrainingError", "WeightsError",
+]  # fmt: skip
 
 
 class GeometryError(ValueError):

@@ -6,20 +6,9 @@ from tumorsim._validation import check_mask_value
 from tumorsim.exceptions import GeometryError, GridMismatchError
 
 __all__ = [
-    "bbox_from_mask",
-    "box_to_grid",
-    "check_affine",
-    "check_same_grid",
-    "crop_slices",
-    "lesion_shape",
-    "ras_affine",
-    "ras_box",
-    "ras_permutation",
-    "select_mask",
-    "spacing_from_affine",
-    "to_ras",
-    "to_storage",
-]
+    "bbox_from_mask", "box_to_grid", "check_affine", "check_same_grid", "crop_slices", "lesion_shape",
+    "ras_affine", "ras_box", "ras_permutation", "select_mask", "spacing_from_affine", "to_ras", "to_storage",
+]  # fmt: skip
 
 _ROUNDING = 16 * float(np.finfo(np.float32).eps)  # of spacings: products of float32, six decimals in DICOM
 
@@ -37,9 +26,8 @@ def check_affine(affine, *, what="image"):
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise GeometryError(f"The affine of {what} must be a finite 4 x 4 matrix. Got {affine.tolist()}.")
     if not np.allclose(affine[3], (0, 0, 0, 1)):
-        raise GeometryError(
-            f"The last row of the affine of {what} must be 0 0 0 1. Got {affine[3].tolist()}."
-        )
+        last = affine[3].tolist()
+        raise GeometryError(f"The last row of the affine of {what} must be 0 0 0 1. Got {last}.")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing < 1e-6).any():
         raise GeometryError(
@@ -256,11 +244,10 @@ def lesion_shape(mask, spacing):
 
 
 def _surface_area(mask, spacing):
-    """Return the surface in mm2 of a bool `mask` whose border is background.
+    """Return the surface in mm2 of a bool `mask` whose border is background: Crofton's estimate.
 
-    Four times the mean projected area; the area projected along a direction is the number of runs of voxels
-    that end along it, times the area per line. The 26 directions to the neighbors are weighted by
-    their share of the sphere.
+    Four times the mean projected area; along a direction it is the number of runs of voxels that end there
+    times the area per line. The 26 directions are weighted by their share of the sphere.
     """
     from scipy.spatial import SphericalVoronoi
 

@@ -67,9 +67,8 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
 
     Parameters
     ----------
-    network : Network
-        In evaluation mode.
-    preprocessing : Preprocessing
+    network, preprocessing
+        As in `embed_tumors`.
     case : Case
     threshold : float or None, default=0.5
         Probability from which a voxel is tumor; None returns the probabilities, float32.
@@ -95,8 +94,7 @@ def embed_boxes(network, image, boxes):
     """Return float32 embeddings (m, n_channels) of boxes (m, 2, 3) of prepared voxels (x, y, z).
 
     Stem and blocks work only on what the rest of the network can see from the boxes, which leaves the result
-    that of the whole image: a cut inside it lies beyond what is seen, and at its border zeros follow in both
-    cases. Boxes far apart have parts of their own where that is less work.
+    that of the whole image. Boxes far apart have parts of their own where that is less work.
     """
     boxes = np.asarray(boxes, dtype=np.int64)
     image = pad_to_cells(np.asarray(image, dtype=np.float32))
@@ -113,16 +111,13 @@ def _pool_boxes(blocks, cells, boxes):
         return roi_pool_upsampled(cells, boxes, factor=FACTOR).float().cpu().numpy()
     result = np.empty((len(boxes), cells.shape[1]), dtype=np.float32)
     for rows, part in _parts(boxes, np.array(cells.shape[2:]), sum(block.halo for block in blocks)):
-        seen = to_device(cells[(slice(None), slice(None), *crop_slices(part))], cells.device)
+        seen = to_device(cells[:, :, *crop_slices(part)], cells.device)
         result[rows] = _pool_boxes(blocks[1:], blocks[0](seen), boxes[rows] - part[0] * FACTOR)
     return result
 
 
 def _parts(boxes, size, halo):
-    """Yield (rows, part) so that each part (2, 3) of the cells holds what its rows of `boxes` can see.
-
-    Parts are joined while the joint one has no more cells than the two.
-    """
+    """Yield (rows, part): part (2, 3) of the cells holds what its rows of `boxes` see; joined if smaller."""
     reach = halo + 1  # one more: interpolation looks at the next cell
     first = np.maximum(boxes[:, 0] // FACTOR - reach, 0)
     last = np.minimum(-(-boxes[:, 1] // FACTOR) + reach, size)
@@ -150,7 +145,7 @@ def mask_probability(network, image):
     result = np.empty(padded.shape, dtype=np.float32)
     for inner, outer in _tiles(np.array(cells.shape[2:]), network.mask_head.halo, TILE):
         tile = to_device(padded[crop_slices(outer * FACTOR)][None, None], cells.device)
-        part = cells[(slice(None), slice(None), *crop_slices(outer))]
+        part = cells[:, :, *crop_slices(outer)]
         logits = network.mask_head(part, network.stem.detail(tile))[0, 0]
         kept = logits[crop_slices((inner - outer[0]) * FACTOR)]
         result[crop_slices(inner * FACTOR)] = kept.sigmoid().float().cpu().numpy()
@@ -164,12 +159,10 @@ def _stem(network, image):
     stems = None
     for inner, outer in _tiles(size, network.stem.halo, network.stem.tile):
         tile = to_device(image[crop_slices(outer * FACTOR)][None, None], parameter.device)
-        part = network.stem.cells(network.stem.detail(tile))[
-            (slice(None), slice(None), *crop_slices(inner - outer[0]))
-        ]
+        part = network.stem.cells(network.stem.detail(tile))[:, :, *crop_slices(inner - outer[0])]
         if stems is None:
             stems = to_device(part.new_empty((1, part.shape[1], *size.tolist())), parameter.device)
-        stems[(slice(None), slice(None), *crop_slices(inner))] = part
+        stems[:, :, *crop_slices(inner)] = part
     return stems
 
 

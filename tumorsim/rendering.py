@@ -138,18 +138,9 @@ def display_window(image, *, background=None):
 
 
 def orthogonal_slices(
-    image,
-    center,
-    spacing,
-    extent_mm,
-    *,
-    through=None,
-    mask=None,
-    bbox=None,
-    n_pixels=160,
-    window=None,
+    image, center, spacing, extent_mm, *, through=None, mask=None, bbox=None, n_pixels=160, window=None,
     background=None,
-):
+):  # fmt: skip
     """Cut three planes through a point and show them as square pictures of isotropic pixels.
 
     A plane is one slice of voxels, never a blend, so that outlines fit thick slices too. Within it images are
@@ -211,11 +202,13 @@ def orthogonal_slices(
             finer = max(1, int(np.ceil(pixel_mm / spacing[voxel] - 1e-6)))
             at = center[voxel] - _offsets_mm(n_pixels * finer, pixel_mm / finer) / spacing[voxel]
             flat = _interpolate(flat, at, axis, fill=low)
-            flat = _average(flat, finer, axis)
+            runs = list(flat.shape)
+            runs[axis : axis + 1] = [n_pixels, finer]
+            flat = flat.reshape(runs).mean(axis=axis + 1)
         gray = np.clip((flat - low) / (high - low), 0, 1) * 255
         outlined = None
-        at = [center[voxel] - _offsets_mm(n_pixels, pixel_mm) / spacing[voxel] for voxel in shown]
         if mask is not None:
+            at = [center[voxel] - _offsets_mm(n_pixels, pixel_mm) / spacing[voxel] for voxel in shown]
             outlined = _nearest(np.asarray(mask, dtype=bool).take(index, axis=cut), at).T
         box = None
         if bbox is not None:  # a voxel's edges lie half a voxel before and after its center
@@ -289,13 +282,6 @@ def _interpolate(flat, at, axis, *, fill):
     second = np.minimum(first + 1, size - 1)
     result = flat.take(first, axis) * (1 - weight) + flat.take(second, axis) * weight
     return np.where(((at >= -0.5) & (at < size - 0.5)).reshape(shape), result, np.float32(fill))
-
-
-def _average(flat, factor, axis):
-    """Average runs of `factor` samples along an axis."""
-    shape = list(flat.shape)
-    shape[axis : axis + 1] = [shape[axis] // factor, factor]
-    return flat.reshape(shape).mean(axis=axis + 1)
 
 
 def _nearest(flat, at):

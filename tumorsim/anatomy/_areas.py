@@ -5,11 +5,13 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
+import pandas as pd
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
 
 from tumorsim.exceptions import GeometryError, ManifestError
+from tumorsim.geometry import spacing_from_affine
 from tumorsim.io import load_image
-
-__all__ = ["AreaMap", "place_labels", "region_at"]
 
 _MIDLINE_MM = 5.0  # nearer to it a side would be a guess
 _FRONT_MM = -18.0  # MNI y
@@ -19,9 +21,6 @@ _UPPER_MM = 10.0  # MNI z
 @lru_cache(maxsize=1)
 def _landmarks():
     """Return a KD tree of the landmarks and their regions (n,)."""
-    import pandas as pd
-    from scipy.spatial import cKDTree
-
     with files("tumorsim").joinpath("data/areas.csv").open() as file:
         table = pd.read_csv(file)
     return cKDTree(table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)), table["region"].to_numpy(str)
@@ -66,10 +65,6 @@ class AreaMap:
     """
 
     def __init__(self, labels, affine, names):
-        from scipy.ndimage import distance_transform_edt
-
-        from tumorsim.geometry import spacing_from_affine
-
         labels = np.asarray(labels)
         named = np.isin(labels, list(names))
         if not named.any():
@@ -84,9 +79,8 @@ class AreaMap:
         self._regions = np.array([names[int(value)] for value in values])
         self._region = where.reshape(labels.shape)
         self._to_voxel = np.linalg.inv(affine)
-        self.key = hashlib.sha256(
-            self._region.tobytes() + self._regions.tobytes() + self._to_voxel.tobytes()
-        ).hexdigest()
+        parts = self._region, self._regions, self._to_voxel
+        self.key = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     @classmethod
     def load(cls, image, names):

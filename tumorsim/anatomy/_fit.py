@@ -4,14 +4,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from scipy.linalg import expm
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from tumorsim.geometry import spacing_from_affine
 from tumorsim.preprocessing import resample
-
-__all__ = [
-    "CENTER", "SCALE", "Pose", "coarsen", "distance", "fit", "load_template", "quality_of", "scan_points",
-    "tissue_points",
-]  # fmt: skip
 
 CENTER = np.array([0.0, -16.0, 10.0])  # MNI mm, middle of the brain
 SCALE = 1.05  # MNI mm per mm of an average person
@@ -39,8 +36,6 @@ def load_template():
 @lru_cache(maxsize=1)
 def _template_maps():
     """Return T1, gray and white matter, brain and shells round the brain on 2 mm voxels, and their affine."""
-    from scipy.ndimage import distance_transform_edt
-
     arrays, affine = load_template()
     pad = _SHELLS_MM[-1]
     moved = affine.copy()
@@ -89,10 +84,9 @@ def scan_points(to_scan, level, spacing):
 
 
 def quality_of(to_scan, level, compared, *, robust=True):
-    """Return the multiple correlation of a scan with what is `compared`: `tissue_points` or `scan_points`.
+    """Return the multiple correlation of a scan with what is `compared`; less where the brain is out of view.
 
-    `to_scan` (4, 4) maps MNI mm to those of the scan. A brain out of view lowers it. `robust`: outliers count
-    less.
+    `to_scan` (4, 4) maps MNI mm to those of the scan. `robust`: outliers count less.
     """
     return _compare(to_scan, level, *compared, robust)[0]
 
@@ -104,7 +98,10 @@ def _compare(to_scan, level, points, tissue, robust=True):
         return 0.0, None
     voxels, columns = voxels[seen], tissue[seen]
     values = _interpolate(level.image, voxels)
-    weights = _outlier_weights(columns, values) if robust else np.ones(len(values))
+    weights = np.ones(len(values))
+    for _ in range(3 if robust else 0):  # less where tissues explain the intensity badly
+        residual = np.abs(values - columns @ _solve(columns, values, weights))
+        weights = 1 / np.maximum(1, residual / (3 * np.median(residual) + 1e-6))
     left = weights * (values - columns @ _solve(columns, values, weights)) ** 2
     varied = weights * (values - np.average(values, weights=weights)) ** 2
     explained = 1 - left.sum() / max(varied.sum(), 1e-9)
@@ -121,10 +118,9 @@ def distance(one, other):
 
 
 class Pose:
-    """How a map from MNI mm to those of the scan (4, 4) may change.
+    """How a map from MNI mm to those of the scan (4, 4) may change: turns, size (not if `rigid`) and shifts.
 
-    By three turns, a size (not if `rigid`) and three shifts, or by all twelve parameters, held near those of
-    a map `first`.
+    With a map `first` by all twelve parameters, held near its own.
     """
 
     def __init__(self, first=None, *, rigid=False):
@@ -153,8 +149,6 @@ class Pose:
 
     def move(self, to_scan, step):
         """Return the map after a step (n,): the linear part changes about the brain's middle."""
-        from scipy.linalg import expm
-
         linear, change = to_scan[:3, :3], np.tensordot(step[:-3], self.basis, 1)
         moved = np.eye(4)
         moved[:3, :3] = expm(change) @ linear if self.first is None else linear + change
@@ -201,15 +195,6 @@ def fit(to_scan, level, compared, model, n_steps):
     return best
 
 
-def _outlier_weights(tissue, values):
-    """Return weights (n,) that are less than 1 where tissues explain `values` badly."""
-    weights = np.ones(len(values))
-    for _ in range(3):
-        residual = np.abs(values - tissue @ _solve(tissue, values, weights))
-        weights = 1 / np.maximum(1, residual / (3 * np.median(residual) + 1e-6))
-    return weights
-
-
 def _solve(tissue, values, weights):
     """Return the weights of the tissues that explain `values` best; the ridge is for maps that are alike."""
     weighted = tissue * weights[:, None]
@@ -230,6 +215,4 @@ def _in_view(to_scan, level, points):
 
 def _interpolate(array, voxels):
     """Sample an array (x, y, z) linearly at `voxels` (n, 3); float64 (n,)."""
-    from scipy.ndimage import map_coordinates
-
     return map_coordinates(array, voxels.T, order=1, mode="nearest").astype(np.float64)

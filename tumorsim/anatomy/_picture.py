@@ -1,12 +1,11 @@
 """Picture of a registration: the scan in MNI space, the template's outline and the tumors on it."""
 
 import numpy as np
+from scipy.ndimage import affine_transform, binary_erosion
 
 from tumorsim.anatomy._fit import load_template
 from tumorsim.io import atomic_path
 from tumorsim.rendering import display_window
-
-__all__ = ["save_picture"]
 
 _PLANES = ((2, -40), (2, -16), (2, 8), (2, 32), (2, 56), (1, -60), (1, -18), (1, 24), (0, -30), (0, 0))
 _BRAIN, _WHITE, _TUMOR, _LINES = (64, 224, 255), (32, 112, 127), (255, 96, 96), (255, 220, 64)
@@ -17,12 +16,9 @@ def save_picture(path, image, affine, tumors, to_mni, *, title, centers=()):
     """Write a PNG of ten planes of a scan brought to MNI space, atomically; radiological display.
 
     `image` and `tumors` (bool) are (nx, ny, nz); `affine` maps voxels to RAS+ mm of the scan, `to_mni` those
-    to MNI mm. A plane through each of the first two `centers` (3,), in MNI mm, joins the others. Cyan:
-    outline of the template's brain, and of its white matter. Red: tumors. Yellow: where left meets right,
-    front meets rear and upper meets lower.
+    to MNI mm. A plane through each of the first two `centers` (3,), in MNI mm, joins the others.
     """
     from PIL import Image, ImageDraw
-    from scipy.ndimage import affine_transform, binary_erosion
 
     (_, _, white, brain), template = load_template()  # its voxels are 1 mm along the axes of MNI space
     to_voxel = np.linalg.inv(to_mni @ affine) @ template

@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from tumorsim._validation import check_integer, check_real
 from tumorsim.anatomy._areas import place_labels, region_at
@@ -15,23 +17,14 @@ from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 from tumorsim.records.columns import PLACE_TASKS
 
-__all__ = ["MIN_QUALITY", "add_places", "places_to_file", "register_case"]
-
 MIN_QUALITY = 0.5
 _VERSION = 4  # raise it when results change: what a killed run has kept is then done anew
 
 
 def add_places(
-    cohort,
-    *,
-    areas=None,
-    min_quality=MIN_QUALITY,
-    method="registration",
-    qc_dir=None,
-    partial_dir=None,
-    n_jobs=1,
-    progress=False,
-):
+    cohort, *, areas=None, min_quality=MIN_QUALITY, method="registration", qc_dir=None, partial_dir=None,
+    n_jobs=1, progress=False,
+):  # fmt: skip
     """Register scans of tumors that lack labels of place to MNI152, and fill these in; others stay.
 
     Parameters
@@ -77,20 +70,14 @@ def add_places(
     --------
     places_to_file : From manifest to manifest.
     """
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
     min_quality = check_real(min_quality, "min_quality", minimum=0, maximum=1)
     if check_integer(n_jobs, "n_jobs") == 0:
         raise ValueError("Parameter 'n_jobs' must be a number of processes, or -1 for all cores. Got 0.")
     cohort.check()
     areas = region_at if areas is None else areas
     tumors = list(cohort)
-    groups = [
-        rows
-        for rows in group_by_case(cohort)
-        if any(tumors[row].labels.get(task) is None for row in rows for task in PLACE_TASKS)
-    ]
+    lack = [any(tumor.labels.get(task) is None for task in PLACE_TASKS) for tumor in tumors]
+    groups = [rows for rows in group_by_case(cohort) if any(lack[row] for row in rows)]
     names = file_stems(tumors[rows[0]].case.case_id for rows in groups)
     pictures = [None if qc_dir is None else Path(qc_dir) / f"{name}.png" for name in names]
     jobs = (
@@ -114,12 +101,9 @@ def add_places(
         listed = "\n  ".join([f"{len(failed)} of {len(groups)} scans have no place:", *failed])
         warnings.warn(listed, stacklevel=2)
     if doubtful:
-        warnings.warn(
-            f"{len(doubtful)} of {len(groups)} scans have a place of quality below {min_quality:g} and "
-            f"get no labels: {', '.join(doubtful[:10])}{' …' if len(doubtful) > 10 else ''}. "
-            "Look at their pictures.",
-            stacklevel=2,
-        )
+        which = f"{len(doubtful)} of {len(groups)} scans have a place of quality below {min_quality:g}"
+        listed = ", ".join(doubtful[:10]) + " …" * (len(doubtful) > 10)
+        warnings.warn(f"{which} and get no labels: {listed}. Look at their pictures.", stacklevel=2)
     return Cohort(tumors)
 
 
@@ -154,14 +138,8 @@ def _filled(tumor, place, trusted):
     labels = dict(tumor.labels)
     for task in PLACE_TASKS:
         labels[task] = labels.get(task) or (found[task] if trusted else None)
-    return Tumor(
-        tumor.case,
-        tumor.bbox,
-        tumor_id=tumor.tumor_id,
-        labels=labels,
-        mask_value=tumor.mask_value,
-        metadata=tumor.metadata | place,
-    )
+    same = {"tumor_id": tumor.tumor_id, "mask_value": tumor.mask_value}
+    return Tumor(tumor.case, tumor.bbox, labels=labels, metadata=tumor.metadata | place, **same)
 
 
 def _locate(tumors, areas, method, picture, partial_dir, min_quality):
@@ -179,10 +157,11 @@ def _locate(tumors, areas, method, picture, partial_dir, min_quality):
     if not case.states_orientation:
         for place in places:
             place["labels"]["hemisphere"] = None
-    spread = registration.spread_mm
+    quality, spread = registration.quality, registration.spread_mm
+    spread = None if np.isnan(spread) else round(spread, 1)
     notes = {
-        "place_quality": round(registration.quality, 3),
-        "place_spread_mm": None if np.isnan(spread) else round(spread, 1),
+        "place_quality": round(quality, 3),
+        "place_spread_mm": spread,
         "place_method": registration.method,
     }
     result = [place | notes for place in places]
@@ -190,12 +169,11 @@ def _locate(tumors, areas, method, picture, partial_dir, min_quality):
         shown = np.zeros(case.shape, bool)
         for index in voxels:
             shown[tuple(index.T)] = True
-        trust = "" if registration.quality >= min_quality else " (below the limit: no labels)"
-        said = "; ".join(
-            " ".join(str(place["labels"][task] or "midline") for task in PLACE_TASKS) for place in places
-        )
+        trust = "" if quality >= min_quality else " (below the limit: no labels)"
+        labels = [[str(place["labels"][task] or "midline") for task in PLACE_TASKS] for place in places]
+        said = "; ".join(map(" ".join, labels))
         centers = [[place[f"mni_{axis}_mm"] for axis in "xyz"] for place in places]
-        title = f"{case.case_id}: quality {registration.quality:.2f}{trust}, {registration.method}; {said}"
+        title = f"{case.case_id}: quality {quality:.2f}{trust}, {registration.method}; {said}"
         save_picture(picture, image, case.affine, shown, registration.to_mni, title=title, centers=centers)
     if kept is not None:
         with atomic_path(kept) as temporary:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt, label
+from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from tumorsim._validation import check_choice
 from tumorsim.anatomy._fit import (
@@ -20,8 +23,6 @@ from tumorsim.anatomy._fit import (
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
-
-__all__ = ["Registration", "register_dates", "register_to_mni"]
 
 _SPACINGS = (8.0, 4.0)  # mm of the voxels, coarse to fine
 _STEPS = (8.0, 5.0)  # mm between the points that are compared on them
@@ -88,10 +89,8 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
 
     Notes
     -----
-    What explains the scan, and why: ``docs/places.md``. Poses on a grid are ranked by the correlation of scan
-    and explanation at points 12 mm apart. Gauss-Newton steps on 8 mm voxels follow, roughly for eight poses,
-    well for the three best; the two best of those get twelve parameters, held near the seven, on 8 and 4 mm
-    voxels.
+    ``docs/places.md`` says what explains the scan. Poses on a grid are ranked; Gauss-Newton steps refine the
+    best, the two best of those in twelve parameters.
 
     References
     ----------
@@ -100,8 +99,6 @@ def register_to_mni(image, affine, *, ignore=None, method="registration"):
     2011.
     """
     check_choice(method, "method", ("registration", "header"))
-    from threadpoolctl import threadpool_limits
-
     with threadpool_limits(1, user_api="blas"):  # on matrices this small threads wait more than they work
         levels, middle = _prepare(image, affine, ignore)
         starts = _rank_starts(levels[0], middle)
@@ -129,15 +126,11 @@ def register_dates(before, after):
     quality : float
         How well a piecewise linear function of the earlier scan's brain explains the later one's, 0 to 1.
     """
-    from threadpoolctl import threadpool_limits
-
     to_mni = register_to_mni(*before[:2], ignore=before[2]).to_mni
     from_mni = np.linalg.inv(to_mni)
     with threadpool_limits(1, user_api="blas"):
         levels, middle = _prepare(*after)
-        starts = _rank_starts(levels[0], middle)[
-            :_RIGID_STARTS
-        ]  # of a coarse grid, near enough to start from
+        starts = _rank_starts(levels[0], middle)[:_RIGID_STARTS]  # of a coarse grid
         found = [_nearest_rigid(start @ to_mni, from_mni) @ from_mni for start in starts] + [from_mni]
         for first, second, step in zip(_prepare(*before)[0], levels, _RIGID_STEPS, strict=True):
             compared = scan_points(from_mni, first, step)
@@ -167,10 +160,8 @@ class _Level:
     @cached_property
     def slope(self):
         """Change of intensity per mm along R, A and S; three arrays (x, y, z)."""
-        a_voxel = [
-            np.gradient(self.image, axis=a) if n > 1 else 0 * self.image
-            for a, n in enumerate(self.image.shape)
-        ]
+        sides = enumerate(self.image.shape)
+        a_voxel = [np.gradient(self.image, axis=a) if n > 1 else 0 * self.image for a, n in sides]
         to_mm = np.linalg.inv(self.affine[:3, :3])
         return [sum(to_mm[v, axis] * a_voxel[v] for v in range(3)) for axis in range(3)]
 
@@ -185,8 +176,6 @@ class _Level:
 
 def _prepare(image, affine, ignore):
     """Return a scan on `_SPACINGS`, a list of `_Level` of cut intensities, and its `_guess_middle`."""
-    from scipy.ndimage import distance_transform_edt
-
     if image.min() == image.max():
         raise GeometryError("The image has one intensity only, so there is nothing to register.")
     ras = ras_affine(image.shape, affine)[1]
@@ -205,8 +194,6 @@ def _prepare(image, affine, ignore):
 
 def _rank_starts(level, middle):
     """Return maps from MNI mm to those of the scan (4, 4), rigid but for an average size, best first."""
-    from scipy.spatial.transform import Rotation
-
     turns = [(p, r, y) for p in (-36, -24, -12, 0, 12, 24, 36) for r in (-12, 0, 12) for y in (-12, 0, 12)]
     shifts = [(0, y, z) for y in (-15, 0, 15) for z in (-45, -30, -15, 0, 15, 30)]
     ranked = []
@@ -220,17 +207,13 @@ def _rank_starts(level, middle):
     ranked.sort(key=lambda pair: -pair[0])
     chosen = []
     for _, to_scan in ranked:
-        if all(distance(to_scan, other) > 10 for other in chosen):
+        if len(chosen) < _ROUNDS[0][0] and all(distance(to_scan, other) > 10 for other in chosen):
             chosen.append(to_scan)
-        if len(chosen) == _ROUNDS[0][0]:
-            break
     return chosen
 
 
 def _guess_middle(image, affine):
     """Return where the middle of the brain is likely to be, from the outline of the upper head; (3,) mm."""
-    from scipy.ndimage import label
-
     head = image > min(0.3, image.max() / 2)  # of the brain's median
     pieces, n = label(head)
     if n > 1:
@@ -241,10 +224,9 @@ def _guess_middle(image, affine):
     return np.append(np.percentile(upper[:, :2], (2, 98), axis=0).mean(axis=0), top - 75)
 
 
-def _refine(starts, levels):
+def _refine(found, levels):
     """Return the two best maps (4, 4) of MNI mm to those of the scan after refinement, best first."""
     coarse, compared = levels[0], tissue_points(_STEPS[0])
-    found = starts
     for n_poses, n_steps in _ROUNDS[:2]:
         found = [fit(to_scan, coarse, compared, Pose(), n_steps) for to_scan in found[:n_poses]]
         found.sort(key=lambda to_scan: -quality_of(to_scan, coarse, compared))

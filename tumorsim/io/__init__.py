@@ -4,9 +4,11 @@ from tumorsim.io._embeddings import load_embeddings, save_embeddings
 from tumorsim.io._files import (
     atomic_path,
     file_stems,
+    locked,
     partial_file,
     remove_leftovers,
     remove_partial,
+    save_tensors,
     write_array,
 )
 from tumorsim.io._images import (
@@ -19,24 +21,9 @@ from tumorsim.io._images import (
     states_orientation,
     voxel_key,
 )
-from tumorsim.io._locks import locked
 
 __all__ = [
-    "ORIENTATION_REMEDY",
-    "arrays_of_nibabel",
-    "atomic_path",
-    "content_key",
-    "file_stems",
-    "load_embeddings",
-    "load_image",
-    "locked",
-    "partial_file",
-    "read_geometry",
-    "remove_leftovers",
-    "remove_partial",
-    "save_embeddings",
-    "save_nifti",
-    "states_orientation",
-    "voxel_key",
-    "write_array",
-]
+    "ORIENTATION_REMEDY", "arrays_of_nibabel", "atomic_path", "content_key", "file_stems", "load_embeddings",
+    "load_image", "locked", "partial_file", "read_geometry", "remove_leftovers", "remove_partial",
+    "save_embeddings", "save_nifti", "save_tensors", "states_orientation", "voxel_key", "write_array",
+]  # fmt: skip

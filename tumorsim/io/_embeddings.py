@@ -10,8 +10,6 @@ import numpy as np
 from tumorsim._validation import is_missing
 from tumorsim.io._files import atomic_path
 
-__all__ = ["load_embeddings", "save_embeddings"]
-
 SCHEMA = 1
 _CELLS = {str, int, float, bool, type(None)}
 _LEAST_BOMB, _DENSEST = 2**26, 100  # bytes, and times the file's size: embeddings hardly shrink
@@ -46,15 +44,11 @@ def save_embeddings(path, X, columns, space):
         if len(values) != len(X):
             raise ValueError(f"Column '{name}' must have a value per row of X: {len(X)}. Got {len(values)}.")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:  # by name numpy would add '.npz'
-        np.savez_compressed(
-            file,
-            schema=np.array(SCHEMA),
-            X=X,
-            tumor_ids=np.array(columns["tumor_id"], dtype=np.str_),
-            fingerprint=np.array(space["fingerprint"], dtype=np.str_),
-            columns=np.array(json.dumps(columns, allow_nan=False), dtype=np.str_),
-            space=np.array(json.dumps(space, allow_nan=False), dtype=np.str_),
-        )
+        texts = {"tumor_ids": columns["tumor_id"], "fingerprint": space["fingerprint"]}
+        for name, value in (("columns", columns), ("space", space)):
+            texts[name] = json.dumps(value, allow_nan=False)
+        arrays = {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
+        np.savez_compressed(file, schema=np.array(SCHEMA), X=X, **arrays)
 
 
 def load_embeddings(path):
@@ -92,19 +86,14 @@ def load_embeddings(path):
     except Exception as err:  # NumPy, zipfile and zlib raise many kinds for damaged files
         raise ValueError(problem) from err
     if schema != SCHEMA:
-        raise ValueError(
-            f"'{path}' has schema {schema}, and this tumorsim reads {SCHEMA}. Embed the archive anew."
-        )
+        raise ValueError(f"'{path}' has schema {schema}; this tumorsim reads {SCHEMA}. Embed anew.")
     whole = isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2
     tables = isinstance(columns, dict) and isinstance(space, dict) and "tumor_id" in columns
-    if not (whole and tables and all(_is_column(values, len(X)) for values in columns.values())):
+    if not (whole and tables and all(isinstance(values, list) for values in columns.values())):
+        raise ValueError(problem)
+    if any(len(values) != len(X) or not set(map(type, values)) <= _CELLS for values in columns.values()):
         raise ValueError(problem)
     return X, columns, space
-
-
-def _is_column(values, length):
-    """Tell whether `values` are a list of so many cells."""
-    return isinstance(values, list) and len(values) == length and {type(v) for v in values} <= _CELLS
 
 
 def _plain(value, name):

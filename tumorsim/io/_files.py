@@ -1,7 +1,8 @@
-"""Write files so that a reader sees the old one or the new one, and keep what a killed run has done."""
+"""Write files so that a reader sees the old one or the new one; locks; what a killed run has kept."""
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -14,8 +15,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-
-__all__ = ["atomic_path", "file_stems", "partial_file", "remove_leftovers", "remove_partial", "write_array"]
 
 
 @contextlib.contextmanager
@@ -49,9 +48,7 @@ def atomic_path(path, *, mode=0o666):
     with contextlib.suppress(FileNotFoundError):
         old = path.lstat().st_mode
         if not stat.S_ISREG(old):
-            raise FileExistsError(
-                f"Only a regular file is replaced. Got '{path}': a link, device, pipe or folder."
-            )
+            raise FileExistsError(f"Only a regular file is replaced, no link or folder. Got '{path}'.")
         mode = kept = stat.S_IMODE(old)
     suffix = "".join(path.suffixes[-2:])  # nibabel chooses the format by suffix
     temporary = path.parent / f".{path.name[:40]}-{secrets.token_hex(4)}{suffix}"
@@ -76,14 +73,50 @@ def atomic_path(path, *, mode=0o666):
         temporary.unlink(missing_ok=True)
 
 
+def save_tensors(path, tensors, metadata):
+    """Write a safetensors file atomically; ``OSError`` also where safetensors raises a kind of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as err:  # also of a full disk
+            raise OSError(str(err)) from err
+
+
 def remove_leftovers(path):
     """Delete temporary files that a killed process left beside `path`; nobody may be writing it meanwhile."""
     path = Path(path)
-    prefix, suffix = f".{path.name[:40]}-", "".join(path.suffixes[-2:])
-    for file in path.parent.iterdir() if path.parent.is_dir() else ():
-        made = file.name.startswith(prefix) and file.name.endswith(suffix)
-        if made and len(file.name) == len(prefix) + 8 + len(suffix):  # eight characters at random
-            file.unlink(missing_ok=True)
+    prefix, suffix = (glob.escape(part) for part in (f".{path.name[:40]}-", "".join(path.suffixes[-2:])))
+    for file in path.parent.glob(f"{prefix}{'?' * 8}{suffix}"):  # eight characters at random
+        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, busy, *, seconds=0):
+    """Hold a lock file while the block runs; where a file system has no locks, nothing is locked.
+
+    Parameters
+    ----------
+    path : str or Path
+        The lock file; its folder is made where it does not exist.
+    busy : Exception
+        Raised if another holds the lock for so long.
+    seconds : float, default=0
+        How long to wait for it.
+    """
+    import filelock
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(path, timeout=seconds))
+        except filelock.Timeout as err:
+            raise busy from err
+        except NotImplementedError:  # some network file systems
+            pass
+        yield
 
 
 def write_array(file, array):

@@ -1,8 +1,6 @@
 """NIfTI, MGH, Analyze and NRRD ↔ (array, affine)."""
 
-import bz2
 import contextlib
-import gzip
 import hashlib
 import io
 import math
@@ -15,18 +13,7 @@ from tumorsim._validation import printable
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, to_ras
 from tumorsim.io._files import atomic_path
-from tumorsim.io._nrrd import open_nrrd, rescaled, voxel_file
-
-__all__ = [
-    "ORIENTATION_REMEDY",
-    "arrays_of_nibabel",
-    "content_key",
-    "load_image",
-    "read_geometry",
-    "save_nifti",
-    "states_orientation",
-    "voxel_key",
-]
+from tumorsim.io._nrrd import BZIP2, GZIP, SPARE, open_nrrd, rescaled, voxel_file
 
 _KEY_VOXELS = 128**3
 
@@ -37,21 +24,7 @@ ORIENTATION_REMEDY = (
 MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment replaces it
 
 
-def _open_gzip(path, mode):
-    """Open a gzip file by isal where it is installed, which unpacks in a third of the time."""
-    try:
-        from isal import igzip
-    except ImportError:
-        return gzip.open(path, mode)
-    return igzip.open(path, mode)
-
-
-_COMPRESSED = {
-    ".gz": (_open_gzip, 1100),
-    ".mgz": (_open_gzip, 1100),
-    ".bz2": (bz2.open, 2_000_000),
-}  # at most so dense
-_SPARE = 2**24  # bytes that may follow the voxels
+_COMPRESSED = {".gz": GZIP, ".mgz": GZIP, ".bz2": BZIP2}
 _LONGEST_HEADER = 2**26  # bytes of a header's extension
 _NIFTI_UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
@@ -199,9 +172,7 @@ def save_nifti(path, array, affine):
         array = array.astype(np.float32)
     elif array.dtype.kind in "ui" and array.dtype.itemsize == 8:  # few programs read 64-bit NIfTI
         if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
-            raise GeometryError(
-                f"Integers must fit into 32 bits to be written to '{path}'. Got {array.max()}."
-            )
+            raise GeometryError(f"Integers in '{path}' must fit into 32 bits. Got {array.max()}.")
         array = array.astype(np.int32)
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
@@ -216,7 +187,7 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, path):
         opened, densest = _COMPRESSED[Path(path).suffix.lower()]
-        self._file = opened(path, "rb")
+        self._file = opened(path)
         self.longest = self.end = _LONGEST_HEADER
         self.size = min(densest * os.path.getsize(path), 8 * _most_voxels() + _LONGEST_HEADER)
 
@@ -258,12 +229,9 @@ def _open(path, stack):
     if not path.is_file():
         raise FileNotFoundError(f"Image '{path}' does not exist, or is no regular file.")
     try:
-        if path.suffix.lower() in (".nrrd", ".nhdr"):
-            shape, affine, voxels = open_nrrd(path)
-            stated = True
-        else:
-            shape, affine, voxels, stated = _open_nibabel(path, stack)
-        return *_checked_geometry(shape, affine, what), voxels, stated
+        nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+        shape, affine, *rest = open_nrrd(path) if nrrd else _open_nibabel(path, stack)
+        return *_checked_geometry(shape, affine, what), *rest
     except GeometryError:
         raise
     except Exception as err:  # nibabel and pynrrd raise many kinds for a file that is none of their formats
@@ -317,10 +285,8 @@ def _nibabel_geometry(image, what):
     kind = image.get_data_dtype() if hasattr(image, "get_data_dtype") else image.dataobj.dtype
     if kind.kind not in "uif" or kind.itemsize > 8:
         raise GeometryError(f"{what} must hold one number per voxel. Got {kind}.")
-    fields, unit = image.header, ""
-    if hasattr(fields, "get_xyzt_units"):
-        code = int(fields["xyzt_units"]) & 7
-        unit = _NIFTI_UNITS.get(code, f"code {code}")
+    code = int(image.header["xyzt_units"]) & 7 if hasattr(image.header, "get_xyzt_units") else 0
+    unit = _NIFTI_UNITS.get(code, f"code {code}")
     return image.shape, rescaled(image.affine, [unit] * 3, what)
 
 
@@ -332,7 +298,7 @@ def _nibabel_voxels(image, holder):
     size = os.path.getsize(holder.filename) if stream is None else stream.size
     offset, n_bytes = getattr(proxy, "offset", 0), math.prod(image.shape) * image.get_data_dtype().itemsize
     if stream is not None:
-        stream.longest, stream.end = n_bytes, offset + n_bytes + _SPARE
+        stream.longest, stream.end = n_bytes, offset + n_bytes + SPARE
     if type(proxy) is not ArrayProxy:
         array = np.asanyarray(proxy)
         if stream is not None:
@@ -341,8 +307,11 @@ def _nibabel_voxels(image, holder):
     if offset + n_bytes > size:
         raise ValueError(f"it is too short to hold {math.prod(image.shape)}")
     start = getattr(image.header, "single_vox_offset", 0)
-    if offset < start and image.header.is_single:
-        proxy = _from_the_end(proxy, start, size if stream is None else stream.finish(), n_bytes)
+    if offset < start and image.header.is_single:  # the header says that voxels begin where it does itself
+        if (size if stream is None else stream.finish()) != start + n_bytes:
+            raise ValueError("its header says that they begin at byte 0 (vox_offset)")
+        spec = (proxy.shape, proxy.dtype, start, proxy.slope, proxy.inter)
+        proxy = type(proxy)(proxy.file_like, spec)
     raw = np.asanyarray(proxy.get_unscaled())
     if stream is not None:
         stream.finish()
@@ -352,14 +321,6 @@ def _nibabel_voxels(image, holder):
     for x in range(len(raw)):  # plane by plane: the product is float64
         array[x] = raw[x] * slope + inter
     return array
-
-
-def _from_the_end(proxy, start, size, n_bytes):
-    """Return a proxy of voxels of which a header says that they begin where it does itself."""
-    if size != start + n_bytes:
-        raise ValueError("its header says that they begin at byte 0 (vox_offset)")
-    spec = (proxy.shape, proxy.dtype, start, proxy.slope, proxy.inter)
-    return type(proxy)(proxy.file_like, spec)
 
 
 def _checked_geometry(shape, affine, what):
@@ -394,7 +355,5 @@ def _plain_array(array, shape, what):
     """Return voxels in this machine's byte order and `shape`, floats as float32; in memory as they were."""
     if array.dtype.kind not in "uif":
         raise GeometryError(f"{what} must hold one number per voxel. Got {array.dtype}.")
-    kind = (
-        np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-    )  # as torch wants
+    kind = np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")  # as torch wants
     return np.asarray(array.reshape(shape, order="F"), dtype=kind)

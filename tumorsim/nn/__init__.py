@@ -7,19 +7,7 @@ from tumorsim.nn._processes import agreed, all_rows, joined_processes, n_process
 from tumorsim.nn._roi_pool import roi_pool, roi_pool_upsampled
 
 __all__ = [
-    "ARCHITECTURES",
-    "FACTOR",
-    "Network",
-    "agreed",
-    "all_rows",
-    "autocast",
-    "choose_device",
-    "joined_processes",
-    "multitask_loss",
-    "n_processes",
-    "pad_to_cells",
-    "process_rank",
-    "roi_pool",
-    "roi_pool_upsampled",
-    "to_device",
-]
+    "ARCHITECTURES", "FACTOR", "Network", "agreed", "all_rows", "autocast", "choose_device",
+    "joined_processes", "multitask_loss", "n_processes", "pad_to_cells", "process_rank", "roi_pool",
+    "roi_pool_upsampled", "to_device",
+]  # fmt: skip

@@ -4,8 +4,6 @@ import torch
 
 from tumorsim.nn._processes import process_rank
 
-__all__ = ["autocast", "choose_device", "to_device"]
-
 
 def choose_device(device="auto"):
     """Return a ``torch.device``: ``"auto"`` takes CUDA, else MPS, else the CPU.

@@ -5,18 +5,13 @@ from torch.nn import functional
 
 from tumorsim.nn._processes import all_rows, n_processes
 
-__all__ = ["balanced_cross_entropy", "dice_loss", "multitask_loss", "supervised_contrastive"]
-
 MISSING = -1
 TEMPERATURE = 0.1  # of the contrastive loss, as in its source
 CONTRASTED = "type"  # the task whose labels it takes, where there is one
 
 
 def dice_loss(logits, target, *, smooth=1.0):
-    """Return one minus the soft Dice overlap, the mean over elements: two tensors (n, 1, x, y, z) → scalar.
-
-    Each element counts alike, since one large tumor would else outweigh all small ones of its batch.
-    """
+    """Return one minus the soft Dice overlap, the mean over elements: (n, 1, x, y, z) → scalar."""
     probability, target = logits.sigmoid().flatten(1), target.flatten(1)  # (n, voxels)
     overlap = (probability * target).sum(dim=1)
     dice = (2 * overlap + smooth) / (probability.sum(dim=1) + target.sum(dim=1) + smooth)
@@ -26,8 +21,7 @@ def dice_loss(logits, target, *, smooth=1.0):
 def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
     """Return cross-entropy in which a tumor voxel weighs ``share ** -balance``; (n, 1, x, y, z) → scalar.
 
-    `share` is the tumor's part of its element, but at least `least`, so that a tumor of a few voxels does not
-    drown all others: 0 is plain cross-entropy, 1 gives all tumor and all other voxels equal weight.
+    `share` is the tumor's part of its element, but at least `least`: a tumor of few voxels drowns no others.
     """
     if not balance and n_processes() == 1:
         return functional.binary_cross_entropy_with_logits(logits, target)
@@ -41,10 +35,8 @@ def balanced_cross_entropy(logits, target, *, balance=0.5, least=1e-5):
 def supervised_contrastive(embeddings, labels, *, temperature=TEMPERATURE):
     """Return the supervised-contrastive loss of embeddings (m, c), or None where no two labels (m,) agree.
 
-    Embeddings are brought to length 1. For every tumor that shares its label with another one, it is minus
-    the mean, over those, of the log-probability of being picked among all others by the softmax of their
-    cosines; the loss is the mean over such tumors. P. Khosla et al., "Supervised Contrastive Learning",
-    NeurIPS 2020 (arXiv:2004.11362), equation 2.
+    P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (arXiv:2004.11362), equation 2: the mean
+    over tumors that share their label, of embeddings brought to length 1.
     """
     known = labels != MISSING
     unit = functional.normalize(embeddings[known], dim=1)  # (k, c)

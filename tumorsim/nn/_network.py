@@ -7,8 +7,6 @@ from torch.nn import functional
 from tumorsim.nn._processes import BatchNorm
 from tumorsim.nn._roi_pool import roi_pool_upsampled
 
-__all__ = ["ARCHITECTURES", "FACTOR", "Network"]
-
 FACTOR = 4  # voxels a cell, per axis
 HALF = 2
 ARCHITECTURES = ("fast", "paper")
@@ -25,15 +23,12 @@ class Convolution(nn.Conv3d):
         plain = self.training or torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32
         if plain or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
             return super().forward(x)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        how = self.padding, self.stride, self.dilation, self.groups
+        return torch.mkldnn_convolution(x, self.weight, self.bias, *how)
 
 
-class ResBlock(nn.Module):
-    """Two 3×3×3 convolutions with batch norm and ReLU, and a shortcut; (n, c_in, …) → (n, c_out, …)."""
-
-    halo = 2  # cells that a feature can see on each side
+class TwoConvolutions(nn.Module):
+    """Two 3×3×3 convolutions with batch norms; (n, c_in, …) → (n, c_out, …)."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
@@ -41,40 +36,46 @@ class ResBlock(nn.Module):
         self.norm1 = BatchNorm(c_out)
         self.conv2 = Convolution(c_out, c_out, 3, padding=1, bias=False)
         self.norm2 = BatchNorm(c_out)
+
+    def convolved(self, x):
+        """Return the features before the last ReLU."""
+        return self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+
+
+class ResBlock(TwoConvolutions):
+    """Two convolutions with ReLU, and a shortcut; (n, c_in, …) → (n, c_out, …)."""
+
+    halo = 2  # cells that a feature can see on each side
+
+    def __init__(self, c_in, c_out):
+        super().__init__(c_in, c_out)
         self.shortcut = nn.Identity() if c_in == c_out else Convolution(c_in, c_out, 1)
 
     def forward(self, x):
         """Return the block's features."""
-        y = functional.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        return functional.relu(y + self.shortcut(x))
+        return functional.relu(self.convolved(x) + self.shortcut(x))
 
 
-class PaperStem(nn.Module):
+class PaperStem(TwoConvolutions):
     """Two convolutions at full resolution, then ÷4; (n, 1, x, y, z) → (n, c, x/4, y/4, z/4)."""
 
     halo = 1  # cells: two 3×3×3 convolutions see two voxels, less than a cell
     tile = 20  # cells per side that inference does at once: about 100 MB of 64 channels at full resolution
 
     def __init__(self, n_channels):
-        super().__init__()
-        self.conv1 = Convolution(1, n_channels, 3, padding=1, bias=False)
-        self.norm1 = BatchNorm(n_channels)
-        self.conv2 = Convolution(n_channels, n_channels, 3, padding=1, bias=False)
-        self.norm2 = BatchNorm(n_channels)
+        super().__init__(1, n_channels)
         self.down = Convolution(n_channels, n_channels, FACTOR, stride=FACTOR)
 
     def detail(self, x):
         """Return features at full resolution, (n, c, x, y, z)."""
-        x = functional.relu(self.norm1(self.conv1(x)))
-        return functional.relu(self.norm2(self.conv2(x)))
+        return functional.relu(self.convolved(x))
 
     def cells(self, detail):
         """Return cells, (n, c, x/4, y/4, z/4)."""
         return self.down(detail)
 
 
-class FoldStem(nn.Module):
+class FoldStem(TwoConvolutions):
     """Fold 2×2×2 voxels into channels, look for edges there, and fold again; as `PaperStem`."""
 
     halo = 1  # cells: two 3×3×3 convolutions at half resolution
@@ -82,18 +83,13 @@ class FoldStem(nn.Module):
     n_detail = 16
 
     def __init__(self, n_channels):
-        super().__init__()
-        self.conv1 = Convolution(HALF**3, self.n_detail, 3, padding=1, bias=False)
-        self.norm1 = BatchNorm(self.n_detail)
-        self.conv2 = Convolution(self.n_detail, self.n_detail, 3, padding=1, bias=False)
-        self.norm2 = BatchNorm(self.n_detail)
+        super().__init__(HALF**3, self.n_detail)
         self.mix = Convolution(self.n_detail * HALF**3, n_channels, 1, bias=False)
         self.norm = BatchNorm(n_channels)
 
     def detail(self, x):
         """Return features at half resolution, (n, 16, x/2, y/2, z/2)."""
-        x = functional.relu(self.norm1(self.conv1(fold(x, HALF))))
-        return functional.relu(self.norm2(self.conv2(x)))
+        return functional.relu(self.convolved(fold(x, HALF)))
 
     def cells(self, detail):
         """Return cells, (n, c, x/4, y/4, z/4)."""
@@ -118,8 +114,7 @@ class PaperMaskHead(nn.Module):
 class FoldMaskHead(nn.Module):
     """Unfold cells to half resolution beside the stem's detail, two ResBlocks, then 8 logits per place.
 
-    A logit of the cell itself is added: so the loss reaches the backbone by a short way, and large tumors,
-    which no detail shows, are found as a whole.
+    A logit of the cell itself is added: so large tumors, which no detail shows, are found as a whole.
     """
 
     halo = 4  # cells: four convolutions at half resolution of its own, two of the stem, interpolation
@@ -141,9 +136,8 @@ class FoldMaskHead(nn.Module):
 class Network(nn.Module):
     """A backbone whose feature map every head reads.
 
-    The feature map has the input's own spatial shape: it is worked out on cells of 4×4×4 voxels and
-    brought back by linear interpolation. Since a head only looks at boxes of it, only boxes of it are
-    ever interpolated (`features` gives the whole map).
+    The feature map has the input's own spatial shape: it is worked out on cells of 4×4×4 voxels, and boxes
+    that a head looks at are interpolated linearly (`features` gives the whole map).
 
     Parameters
     ----------

@@ -7,8 +7,6 @@ import os
 import torch
 from torch import distributed, nn
 
-__all__ = ["BatchNorm", "agreed", "all_rows", "joined_processes", "n_processes", "process_rank"]
-
 PATIENCE = datetime.timedelta(days=1)  # one process may prepare scans long after the others
 
 

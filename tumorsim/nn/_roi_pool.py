@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from tumorsim.geometry import crop_slices
 
-__all__ = ["roi_pool", "roi_pool_upsampled"]
-
 MOST_VOXELS = 128**3  # interpolated at once: 400 MB of 48 channels
 
 
@@ -45,12 +43,8 @@ def roi_pool(features, boxes, index=None):
     boxes, index = _check(boxes, index, len(features), features.shape[2:])
     if not len(boxes):
         return features.new_zeros((0, features.shape[1]))
-    return torch.stack(
-        [
-            features[(i, slice(None), *crop_slices(b))].amax(dim=(1, 2, 3))
-            for i, b in zip(index, boxes, strict=True)
-        ]
-    )
+    parts = [features[(i, slice(None), *crop_slices(b))] for i, b in zip(index, boxes, strict=True)]
+    return torch.stack([part.amax(dim=(1, 2, 3)) for part in parts])
 
 
 def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
@@ -58,11 +52,7 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
 
     Only the cells under a box, and one around it, are interpolated. Linear interpolation with
     ``align_corners=False`` looks at no other, so the result is that of the whole map. Boxes are in voxels of
-    the upsampled map, `factor` times as many per axis.
-
-    See Also
-    --------
-    tumorsim.roi_pool : shapes and errors.
+    the upsampled map, `factor` times as many per axis; shapes and errors are those of `roi_pool`.
     """
     size = torch.as_tensor(coarse.shape[2:])
     boxes, index = _check(boxes, index, len(coarse), (size * factor).tolist())
@@ -71,7 +61,9 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
     pooled = []
     for i, box in zip(index, boxes, strict=True):
         parts = []
-        for slab in _slabs(box):
+        rows = max(1, int(MOST_VOXELS // np.prod(box[1, 1:] - box[0, 1:])))
+        for start in range(int(box[0, 0]), int(box[1, 0]), rows):  # slabs that are small enough to hold
+            slab = np.array([[start, *box[0, 1:]], [min(start + rows, box[1, 0]), *box[1, 1:]]])
             first = np.maximum(slab[0] // factor - 1, 0)
             last = np.minimum(-(-slab[1] // factor) + 1, size.numpy())
             cells = coarse[(slice(i, i + 1), slice(None), *crop_slices(np.stack([first, last])))]
@@ -79,13 +71,6 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
             parts.append(fine[(0, slice(None), *crop_slices(slab - first * factor))].amax(dim=(1, 2, 3)))
         pooled.append(torch.stack(parts).amax(dim=0) if len(parts) > 1 else parts[0])
     return torch.stack(pooled)
-
-
-def _slabs(box):
-    """Yield parts of a box (2, 3) along its first axis that are small enough to hold interpolated."""
-    rows = max(1, int(MOST_VOXELS // np.prod(box[1, 1:] - box[0, 1:])))
-    for start in range(int(box[0, 0]), int(box[1, 0]), rows):
-        yield np.array([[start, *box[0, 1:]], [min(start + rows, box[1, 0]), *box[1, 1:]]])
 
 
 def _check(boxes, index, n, shape):
@@ -100,13 +85,11 @@ def _check(boxes, index, n, shape):
         index = np.zeros(len(boxes), dtype=np.int64)
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     if len(index) != len(boxes) or (len(index) and (index.min() < 0 or index.max() >= n)):
-        raise ValueError(
-            f"'index' must hold one number from 0 to {n - 1} a box ({len(boxes)}). Got {index.tolist()}."
-        )
+        rule = f"'index' must hold one number from 0 to {n - 1} a box ({len(boxes)})"
+        raise ValueError(f"{rule}. Got {index.tolist()}.")
     bad = (boxes[:, 0] < 0) | (boxes[:, 1] > np.asarray(shape)) | (boxes[:, 0] >= boxes[:, 1])
     if bad.any():
         first = boxes[bad.any(axis=1)][0].tolist()
-        raise ValueError(
-            f"Boxes must be non-empty and inside the feature map of shape {tuple(shape)}. Got {first}."
-        )
+        rule = f"Boxes must be non-empty and inside the feature map of shape {tuple(shape)}"
+        raise ValueError(f"{rule}. Got {first}.")
     return boxes, index.tolist()

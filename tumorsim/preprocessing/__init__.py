@@ -11,11 +11,5 @@ from tumorsim.preprocessing._volume import (
 )
 
 __all__ = [
-    "MAX_VOXELS",
-    "Preprocessing",
-    "Volume",
-    "VoxelCache",
-    "head_mask",
-    "normalize_intensity",
-    "resample",
-]
+    "MAX_VOXELS", "Preprocessing", "Volume", "VoxelCache", "head_mask", "normalize_intensity", "resample",
+]  # fmt: skip

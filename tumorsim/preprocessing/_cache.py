@@ -17,8 +17,6 @@ import torch
 from tumorsim.io import atomic_path, content_key, write_array
 from tumorsim.preprocessing._volume import Volume
 
-__all__ = ["VoxelCache"]
-
 _LOCK = threading.Lock()
 _KINDS = {"image": np.float16, "mask": np.uint8}
 _MADE = re.compile(r"(?P<writing>\.)?[0-9a-f]{40}-(?:image\.npy|mask\.npy|\w{8}\.npy)")
@@ -43,9 +41,9 @@ class VoxelCache:
 
     def get(self, preprocessing, case, mask, make):
         """Return the `Volume` of `case` as memory maps, from `make()` where it is not here yet."""
-        files = {"image": self.directory / f"{self._key(preprocessing, case, case.image)}-image.npy"}
-        if mask is not None:
-            files["mask"] = self.directory / f"{self._key(preprocessing, case, mask)}-mask.npy"
+        sources = {"image": case.image} if mask is None else {"image": case.image, "mask": mask}
+        keys = {name: self._key(preprocessing, case, source) for name, source in sources.items()}
+        files = {name: self.directory / f"{key}-{name}.npy" for name, key in keys.items()}
         shape = preprocessing.shape_of(case.shape, case.affine)
         arrays = {name: _map(file, _KINDS[name], shape) for name, file in files.items()}
         if any(array is None for array in arrays.values()):
@@ -60,11 +58,11 @@ class VoxelCache:
             except OSError as err:  # a full disk; Windows refuses to replace what another process has mapped
                 if not all(file.exists() for file in files.values()):
                     reason = os.strerror(err.errno) if err.errno else err
-                    warnings.warn(
-                        f"Scans are not kept in the voxel cache '{self.directory}', which slows later runs. "
-                        f"Got: {reason}. Make room there, or choose another folder.",
-                        stacklevel=2,
+                    lost = (
+                        f"Scans are not kept in the voxel cache '{self.directory}', which slows later runs."
                     )
+                    remedy = "Make room there, or choose another folder."
+                    warnings.warn(f"{lost} Got: {reason}. {remedy}", stacklevel=2)
             for name, file in files.items():  # another process may have removed it by now
                 mapped = _map(file, _KINDS[name], shape)
                 arrays[name] = getattr(volume, name) if mapped is None else mapped
@@ -83,10 +81,7 @@ class VoxelCache:
         return digest.hexdigest()[:40]
 
     def _count(self, written, keep):
-        """Add to the known size, and look at the folder only if it is too large or has not been seen lately.
-
-        Other processes write, too: so the folder is looked at anew after each twentieth of the limit.
-        """
+        """Add to the known size; look at the folder if that is too large, or a twentieth has been added."""
         folder = str(self.directory.resolve())
         with _LOCK:
             size, since = _SIZES.get(folder, (None, 0))

@@ -10,8 +10,6 @@ from tumorsim._validation import check_spacing
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import box_to_grid, ras_affine, ras_box, spacing_from_affine, to_ras, to_storage
 
-__all__ = ["MAX_VOXELS", "Preprocessing", "Volume", "head_mask", "normalize_intensity", "resample"]
-
 _VERSION = 1  # part of every cache key and fingerprint: raise it when prepared voxels change
 MAX_VOXELS = 512**3
 _ROWS = 16  # of the matrix of an axis at a time
@@ -86,10 +84,9 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values):
         """Restore from `to_dict`."""
-        if values.get("version") != _VERSION:
-            raise ValueError(
-                f"Preprocessing version must be {_VERSION}. Got {values.get('version')}; update tumorsim."
-            )
+        version = values.get("version")
+        if version != _VERSION:
+            raise ValueError(f"Preprocessing version must be {_VERSION}. Got {version}; update tumorsim.")
         return cls(values["spacing"], values["least_shape"])
 
     def shape_of(self, shape, affine):
@@ -246,10 +243,7 @@ def _intensity_range(image):
 
 
 def _axis_weights(n_in, n_out, ratio, start):
-    """Yield the (n_out, n_in) matrix that resamples an axis by `ratio`, new over old, from `start`.
-
-    In blocks (up to 16 rows, some columns), each with its first column: outside, the matrix is 0.
-    """
+    """Yield the matrix that resamples an axis by `ratio` from `start`, in blocks with their first column."""
     reach = int(np.ceil(max(ratio, 1.0)))
     for row in range(0, n_out, _ROWS):
         position = start + (np.arange(row, min(row + _ROWS, n_out)) + 0.5) * ratio - 0.5

@@ -9,8 +9,6 @@ from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["LAYOUTS", "Found", "Layout", "Match", "NoPlaceError", "read_toml"]
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -18,21 +18,14 @@ if TYPE_CHECKING:
 
     from tumorsim.records import Cohort
 
-__all__ = ["list_scans", "load_dataset"]
-
 _EXAMPLES = Path(__file__).parents[1] / "data" / "examples" / "manifest.csv"
 
 
 def load_dataset(
-    name: str,
-    root: str | os.PathLike | None = None,
-    *,
-    output: str | os.PathLike | None = None,
-    mask_value: int | str | None = None,
-    min_volume_mm3: float = 14.0,
-    merge_distance_mm: float = 2.0,
+    name: str, root: str | os.PathLike | None = None, *, output: str | os.PathLike | None = None,
+    mask_value: int | str | None = None, min_volume_mm3: float = 14.0, merge_distance_mm: float = 2.0,
     progress: bool = False,
-) -> Cohort:
+) -> Cohort:  # fmt: skip
     """Read a public data set, as it lies on disk, as a Cohort; ``docs/public_sets.md`` describes the sets.
 
     Parameters
@@ -94,11 +87,8 @@ def load_dataset(
     scans, lesions = [], {}
     for found, rows in zip(sets, _rows_of(sets), strict=True):
         if found.layout.reader:
-            usable = [
-                (match, row)
-                for match, row in zip(found.matches, rows, strict=False)
-                if not row.get("problem")
-            ]
+            pairs = zip(found.matches, rows, strict=False)
+            usable = [(match, row) for match, row in pairs if not row.get("problem")]
             left_out = [row for row in rows if row.get("problem")]
             rows, more = READERS[found.layout.reader](found, usable)
             rows += left_out
@@ -107,15 +97,9 @@ def load_dataset(
     if mask_value is not None:
         given = {"mask_value": str(mask_value)}
         scans = [scan if scan["case_id"] in lesions else scan | given for scan in scans]
-    cohort = cohort_from_scans(
-        scans,
-        root,
-        lesions=lesions,
-        errors=None if output is None else Path(f"{output}.errors.txt"),
-        progress=progress,
-        min_volume_mm3=min_volume_mm3,
-        merge_distance_mm=merge_distance_mm,
-    )
+    errors = None if output is None else Path(f"{output}.errors.txt")
+    options = {"min_volume_mm3": min_volume_mm3, "merge_distance_mm": merge_distance_mm, "progress": progress}
+    cohort = cohort_from_scans(scans, root, lesions=lesions, errors=errors, **options)
     if output is not None:
         save_manifest(cohort, output)
     return cohort
@@ -164,14 +148,13 @@ def _recognize(name, root, folder=None, progress=False):
     matches = {}
     for path in files.values():
         whole = f"{root.name}/{path}"
-        for layout_name in LAYOUTS if name == "auto" else [name]:
-            layout = LAYOUTS[layout_name]
-            if name == "auto" and not re.search(layout.within, whole, re.I):
+        for one in LAYOUTS if name == "auto" else [name]:
+            if name == "auto" and not re.search(LAYOUTS[one].within, whole, re.I):
                 continue
-            found = (re.search(rf"(?:^|/)(?:{pattern})$", whole, re.I) for pattern in layout.images)
+            found = (re.search(rf"(?:^|/)(?:{pattern})$", whole, re.I) for pattern in LAYOUTS[one].images)
             match = next(filter(None, found), None)
             if match:
-                matches.setdefault(layout_name, []).append(Match(path, match.groupdict()))
+                matches.setdefault(one, []).append(Match(path, match.groupdict()))
                 break
     if not matches:
         what = "No case of any known data set" if name == "auto" else f"No case of '{name}'"
@@ -179,11 +162,8 @@ def _recognize(name, root, folder=None, progress=False):
             f"{what} lies below '{root}' ({len(files)} files). "
             "docs/public_sets.md says how each set names its files."
         )
-    return [
-        Found(layout_name, layout, root, files, matches[layout_name], folder, progress)
-        for layout_name, layout in LAYOUTS.items()
-        if layout_name in matches
-    ]
+    names = [one for one in LAYOUTS if one in matches]
+    return [Found(one, LAYOUTS[one], root, files, matches[one], folder, progress) for one in names]
 
 
 def _list_files(root, skip):

@@ -2,11 +2,13 @@
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import re
 
 import numpy as np
+from tqdm import tqdm
 
 from tumorsim._validation import printable
 from tumorsim.exceptions import GeometryError, GridMismatchError, ManifestError
@@ -17,8 +19,6 @@ from tumorsim.public_sets._found import NoPlaceError, read_toml
 from tumorsim.public_sets._slices import read_slices
 from tumorsim.public_sets._tables import sheets_of
 
-__all__ = ["READERS"]
-
 _NOT_TUMOR = re.compile(r"brain ?stem|modiolus|cochlea.*|test|vol 2y", re.I)  # 'vol 2y': badly interpolated
 _TUMOR_NAMES = ("tv", "an")
 _LARGEST = 2**30  # bytes of a 4-D image
@@ -27,13 +27,10 @@ _LARGEST = 2**30  # bytes of a 4-D image
 def _each(prepare):
     """Return a reader: (found, usable matches with their rows) → filled rows, lesions.
 
-    `prepare(found)` returns a function that fills the row of a match and may return its lesions, mask value →
-    cells; its errors become the row's problem.
+    `prepare(found)` returns a function that fills a row, and may return its lesions: mask value → cells.
     """
 
     def read(found, usable):
-        from tqdm import tqdm
-
         fill, lesions = prepare(found), {}
         for match, row in tqdm(usable, found.name, disable=None if found.progress else True, leave=False):
             try:
@@ -71,15 +68,10 @@ def _gamma_knife(found):
         for course in sheets["course_level"]:
             if (course.get("unique_pt_id"), course.get("Course #")) == ids:
                 row |= {name: value for name, value in course.items() if name not in row}
-        described = [
-            lesion
-            for lesion in sheets["lesion_level"]
-            if (lesion.get("unique_pt_id"), lesion.get("Treatment Course")) == ids
-        ]
+        lesions = sheets["lesion_level"]
+        described = [one for one in lesions if (one.get("unique_pt_id"), one.get("Treatment Course")) == ids]
         beside = re.escape(os.path.dirname(match.path).lower())
-        lesion = re.compile(
-            rf"{beside}/(?![^/]*(dose|_mr_|_ct_))[^/]*\.nrrd"
-        )  # neither an image nor the dose
+        lesion = re.compile(rf"{beside}/(?![^/]*(dose|_mr_|_ct_))[^/]*\.nrrd")  # no image and no dose
         paths = sorted(found.absolute(path) for low, path in found.files.items() if lesion.fullmatch(low))
         if not paths:
             raise ManifestError(f"no lesion (a further .nrrd file) is beside '{match.path}'")
@@ -108,10 +100,10 @@ def _describe(path, described):
     """Return the cells of a lesion's file: its row of the sheet (names differ in case), and its area."""
     name = _plain(os.path.basename(path).removesuffix(".nrrd"))
     names = [_plain(lesion.get("Lesion Name in NRRD files", "")) for lesion in described]
-    chosen = [lesion for lesion, other in zip(described, names, strict=True) if other == name]
-    if not chosen:  # some files carry a date that the sheet does not
-        dated = (other and re.fullmatch(rf"{other}\d+", name) for other in names)
-        chosen = [lesion for lesion, fits in zip(described, dated, strict=True) if fits]
+    chosen = []
+    for date in ("", r"\d+"):  # some files carry a date that the sheet does not
+        fits = [bool(other and re.fullmatch(other + date, name)) for other in names]
+        chosen = chosen or list(itertools.compress(described, fits))
     cells = {"lesion_file": os.path.basename(path), "label_region": ""}
     if len(chosen) == 1:
         cells |= chosen[0] | {"label_region": _region_of(chosen[0].get("Lesion Location", ""))}
@@ -157,9 +149,7 @@ def _tumor_structures(path, row):
     """Return (type, contours) of the tumors in a file of contours."""
     with open(path, encoding="utf-8") as file:
         structures = {one["structure_name"].strip(): one["LPS_contour_points"] for one in json.load(file)}
-    tumors = {
-        name: points for name, points in structures.items() if points and not _NOT_TUMOR.fullmatch(name)
-    }
+    tumors = {name: own for name, own in structures.items() if own and not _NOT_TUMOR.fullmatch(name)}
     others = {name: points for name, points in tumors.items() if name.lower() != "men"}
     named = {name: points for name, points in others.items() if name.lower() in _TUMOR_NAMES}
     if len(named) == 1:
@@ -189,11 +179,8 @@ def _t1_series(found):
         for row in sheet.to_dict("records"):
             for column in ("Classic Directory Name", "Descriptive Directory Name"):
                 parts = row.get(column, "").lower().strip("/").split("/")
-                fits = [
-                    folder
-                    for low, folder in folders.items()
-                    if low.rpartition("/")[2] == parts[-1] and f"{parts[0]}/" in f"{low}/"
-                ]
+                named = {low: path for low, path in folders.items() if low.rpartition("/")[2] == parts[-1]}
+                fits = [path for low, path in named.items() if f"{parts[0]}/" in f"{low}/"]
                 if len(fits) == 1 and row.get("Modality", "").lower() == "t1 image":
                     series.setdefault(parts[0].upper(), found.absolute(fits[0]))
     return series
@@ -256,9 +243,8 @@ def _channel(found):
                 raise GeometryError(f"'{path}' must unpack to at most {_LARGEST} bytes. It has more.")
             image = nib.Nifti1Image.from_bytes(content)
             if len(image.shape) != 4 or image.shape[3] <= channel:
-                raise GeometryError(
-                    f"'{path}' must have 4 dimensions and a channel {channel}. Got shape {image.shape}."
-                )
+                rule = f"'{path}' must have 4 dimensions and a channel {channel}"
+                raise GeometryError(f"{rule}. Got shape {image.shape}.")
             return np.asanyarray(image.dataobj[..., channel]), image.affine
 
         path, modality = row["image"], {}

@@ -3,12 +3,11 @@
 import re
 
 import numpy as np
+from tqdm import tqdm
 
 from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import save_nifti
-
-__all__ = ["read_slices"]
 
 _TYPES = {1: "meningioma", 2: "glioma", 3: "pituitary_adenoma"}
 _FIELD_MM = 0.49 * 512  # some slices are stored at half the resolution
@@ -21,12 +20,9 @@ _LARGEST = 2**24  # values of one array of a file
 def read_slices(found, usable):
     """Read Cheng's slices: stacks of consecutive numbers of one patient and type whose neighbors are alike.
 
-    All voxels of a stack's mask are one lesion. The files state neither the plane nor the direction of the
-    slices. Series of other planes have other pictures, so a stack ends where neighbors correlate by less than
-    0.68: of 368 pairs of neighbors in real axial stacks of this set 95 % correlate by 0.70 or more.
+    All voxels of a stack's mask are one lesion. The files do not state the plane, so a stack ends where
+    neighbors correlate by less than 0.68: in real axial stacks of this set 95 % do by 0.70 or more.
     """
-    from tqdm import tqdm
-
     rows, stacks, before = [], [], None
     usable = sorted(usable, key=lambda pair: int(pair[0].groups["case"]))
     for match, row in tqdm(usable, found.name, disable=None if found.progress else True, leave=False):
@@ -71,9 +67,8 @@ def _read_slice(path):
         raise ManifestError(f"it is no slice of this set ({printable(err)})") from err
     patient = re.sub(r"[^\w.-]", "_", "".join(chr(int(code)) for code in codes).strip())
     if kind not in _TYPES or image.ndim != 2 or image.shape != mask.shape or not patient:
-        raise ManifestError(
-            f"it is no slice of this set (label {kind}, image {image.shape}, mask {mask.shape})"
-        )
+        got = f"label {kind}, image {image.shape}, mask {mask.shape}"
+        raise ManifestError(f"it is no slice of this set ({got})")
     return patient, kind, image, mask > 0
 
 

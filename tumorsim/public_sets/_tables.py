@@ -10,19 +10,13 @@ from tumorsim.exceptions import ManifestError
 from tumorsim.public_sets._found import LAYOUTS
 from tumorsim.records.columns import further_columns
 
-__all__ = ["join_tables", "resolve_overlaps", "sheets_of"]
-
 _BRATS_ID = re.compile(r"(BraTS-MET-\d{5})(-\d{3})?", re.I)
 _UCSF_ID = re.compile(r"\d{6}[A-Z]", re.I)
 _CROSSWALKS = ("*mapping*.xlsx", "*mapping*.csv", *LAYOUTS["ucsf-bmsr"].tables)
 
 
 def sheets_of(found, patterns=None):
-    """Yield (name, DataFrame of text, missing is empty) of the sheets of a set's CSV and Excel files.
-
-    Files come in the order of the `patterns` of their names (default: those of the layout).
-    ``ManifestError`` if one cannot be read, or openpyxl is missing.
-    """
+    """Yield (name, DataFrame of text) of the sheets of a set's tables, in the order of `patterns`."""
     paths = {}
     for pattern in found.layout.tables if patterns is None else patterns:
         for path in found.files.values():
@@ -55,12 +49,15 @@ def _read_sheets(path):
 def join_tables(rows, found):
     """Give the rows (dicts) of a set the columns that its tables have of the case or the patient, in place.
 
-    A table with one row per case is joined by the case, one with one row per patient by the patient. The
-    column of ids is the layout's `key`, or, without one, that of which most values are ids of these scans.
+    The column of ids is the layout's `key`, or, without one, that of which most values are ids here.
     """
-    ids = [_ids(found, match) for match in found.matches]
+    layout = found.layout  # templates of how tables may name a case, most special first
+    templates = (
+        [layout.key_id] if layout.key_id else ["{case}", layout.case_id, "{patient}", layout.patient_id]
+    )
+    ids = [[one.format(**match.groups).lower() for one in templates] for match in found.matches]
     for _, sheet in sheets_of(found):
-        key = _key_column(sheet, found.layout.key, {one for case in ids for one in case})
+        key = _key_column(sheet, layout.key, {one for case in ids for one in case})
         if key is None or "case_id" in sheet.columns:  # a manifest, perhaps of this very set
             continue
         numbers = sheet.groupby(sheet[key].map(str.lower)).indices
@@ -70,15 +67,6 @@ def join_tables(rows, found):
             if len(of_case) == 1:  # several rows: of visits that cannot be told apart
                 cells = sheet.iloc[of_case[0]]
                 row |= {c: cells[c] for c in columns if not row.get(c)}
-
-
-def _ids(found, match):
-    """Return how tables may name a case, most special first, in lower case."""
-    layout, groups = found.layout, match.groups
-    if layout.key_id:
-        return [layout.key_id.format(**groups).lower()]
-    templates = ("{case}", layout.case_id, "{patient}", layout.patient_id)
-    return [template.format(**groups).lower() for template in templates]
 
 
 def _key_column(sheet, key, ids):
@@ -99,17 +87,15 @@ def _text(value):
 def resolve_overlaps(scans, sets):
     """Give scans (dicts) of several `Found` sets a ``problem`` where an exam is met a second time, in place.
 
-    An exam under one id in two sets is taken once, from the set that comes first in the table of layouts.
-    Where ids differ, a table below the root that holds both says which exams and patients are the same;
-    without one, all exams that may be meant are left out: a patient in training and test is worse.
+    Where ids differ, a table below the root says which exams are the same; without one, all that may be meant
+    are left out: a patient in training and test is worse.
     """
     taken = {}
     for scan in (scan for scan in scans if not scan.get("problem")):
         first = taken.setdefault(scan["case_id"], scan)
         if first is not scan:
-            scan["problem"] = (
-                f"case '{scan['case_id']}' of '{scan['dataset']}' is taken from '{first['dataset']}'"
-            )
+            case = f"case '{scan['case_id']}' of '{scan['dataset']}'"
+            scan["problem"] = f"{case} is taken from '{first['dataset']}'"
     names, crosswalk = {found.name for found in sets}, cache(lambda: _crosswalk(sets))
     for scan in (scan for scan in scans if not scan.get("problem")):
         for other, pattern in LAYOUTS[scan["dataset"]].overlaps:

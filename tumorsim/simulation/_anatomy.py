@@ -1,44 +1,29 @@
-"""The head that tumors are put into: MNI152 tissue maps, and skull, face and vessels modeled around them."""
+"""Heads that tumors are put into: MNI152 with skull, face and vessels modeled around it, or label maps."""
 
+import tomllib
 from functools import lru_cache
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
+from scipy import ndimage
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from tumorsim.anatomy import load_template, region_at
-from tumorsim.simulation._face import face_channels
+from tumorsim.anatomy import load_template, region_at, register_to_mni
+from tumorsim.exceptions import GeometryError
+from tumorsim.geometry import ras_affine, to_ras
+from tumorsim.io import load_image
+from tumorsim.simulation._noise import Maps, resized
 
-__all__ = [
-    *("HEAD_ORIGIN", "HEAD_SHAPE", "HEAD_SPACING", "Head", "Maps", "area_maps", "draw_frame", "head_grid"),
-    *("head_maps", "load_head", "noise", "signed_distance", "smooth_field", "starting_points"),
-    "template_tissue",
-]
-
+CHANNELS = tuple("fat muscle air eye mucosa veins arteries pituitary bone marrow choroid".split())
+HEAD = tomllib.loads(files("tumorsim").joinpath("simulation/head.toml").read_text(encoding="utf-8"))
 HEAD_ORIGIN = np.array([-98.0, -134.0, -104.0])  # mm; the model reaches lower than the template, to the neck
 HEAD_SHAPE = (99, 125, 105)
 HEAD_SPACING = 2.0
-_NOISE_SIZE = 64  # voxels
-_NOISE_WAVE = 8  # voxels per wavelength
-
-
-class Maps(NamedTuple):
-    """Channels on a regular grid in MNI millimetres."""
-
-    values: torch.Tensor  # (1, channels, nx, ny, nz)
-    origin: np.ndarray  # (3,), mm of the first voxel's center
-    spacing: float  # mm
-
-    def sample(self, points):
-        """Interpolate linearly at `points` (n, 3) in mm; returns (channels, n), edge values outside."""
-        size = np.array(self.values.shape[2:])
-        scale = (2 / (size - 1) / self.spacing).astype(np.float32)
-        grid = (points - self.origin.astype(np.float32)) * scale - np.float32(1)
-        grid = torch.from_numpy(np.ascontiguousarray(grid[:, ::-1]))  # grid_sample wants z, y, x
-        grid = grid[None, None, None]
-        found = functional.grid_sample(self.values, grid, padding_mode="border", align_corners=True)
-        return found[0, :, 0, 0].numpy()
+_FIRST_OUTSIDE = 500  # numbers from here on are tissue outside the brain
 
 
 class Head(NamedTuple):
@@ -47,7 +32,7 @@ class Head(NamedTuple):
     name: str
     brain: Maps  # channels gray, white, brain (probabilities)
     shell: Maps  # channels mm outside the brain's envelope, mm outside the skin, cerebrum (0..1), mm right
-    extras: Maps  # channels of `_face.CHANNELS` (0..1)
+    extras: Maps  # `CHANNELS` (0..1)
     surface: np.ndarray  # (n, 3), mm; points on the envelope
     normals: np.ndarray  # (n, 3); outward
     junction: np.ndarray  # (n, 3), mm; gray-white junction of the cerebrum
@@ -61,10 +46,8 @@ class Head(NamedTuple):
 @lru_cache(maxsize=1)
 def template_tissue():
     """Return `Maps` of gray, white and brain of the MNI152 2009a templates that nilearn ships."""
-    from scipy import ndimage
-
     (_, gray, white, brain), affine = load_template()
-    tissue = np.stack([gray, white, ndimage.gaussian_filter(brain, 0.6)])
+    tissue = np.stack([gray, white, gaussian_filter(brain, 0.6)])
     return Maps(torch.from_numpy(tissue)[None], affine[:3, 3], 1.0)
 
 
@@ -77,8 +60,6 @@ def head_grid():
 @lru_cache(maxsize=1)
 def load_head():
     """Return the head of the MNI152 2009a templates that nilearn ships; takes a few seconds."""
-    from scipy import ndimage
-
     tissue = template_tissue()
     mm = head_grid()
     gray, white, brain = (m.reshape(HEAD_SHAPE) for m in tissue.sample(mm.reshape(-1, 3)))
@@ -87,10 +68,10 @@ def load_head():
     cord = np.hypot(mm[..., 0], (mm[..., 1] + 47) / 1.1) < 9
     cistern = ((mm - np.float32((0, 2, -19))) ** 2 / np.float32((13, 13, 8)) ** 2).sum(-1) < 1  # suprasellar
     envelope = _close(inside | cistern | (cord & (mm[..., 2] < -66)), 7.0)
-    distance = ndimage.gaussian_filter(signed_distance(envelope), 0.8)
+    distance = gaussian_filter(signed_distance(envelope), 0.8)
     areas = area_maps(mm)
     hind = np.isin(areas, ["cerebellum", "brainstem", "cerebellopontine_angle", "sellar"])
-    cerebrum = ndimage.gaussian_filter((~hind).astype(np.float32), 1.5)
+    cerebrum = gaussian_filter((~hind).astype(np.float32), 1.5)
     skin = _skin(mm, envelope)
     extras = face_channels(mm, distance).values()
     shell = head_maps([distance, skin, cerebrum, mm[..., 0]])
@@ -101,9 +82,52 @@ def load_head():
 
 def head_maps(channels):
     """Return `Maps` of channels (x, y, z) on the head grid."""
-    return Maps(
-        torch.from_numpy(np.stack(list(channels)).astype(np.float32))[None], HEAD_ORIGIN, HEAD_SPACING
-    )
+    values = np.stack(list(channels)).astype(np.float32)
+    return Maps(torch.from_numpy(values)[None], HEAD_ORIGIN, HEAD_SPACING)
+
+
+def face_channels(mm, distance):
+    """Return `CHANNELS` on the grid `mm` (nx, ny, nz, 3), at `distance` mm from the brain's envelope."""
+    channels = {name: np.zeros(distance.shape, np.float32) for name in CHANNELS}
+    free = np.clip((distance - 3) / 2, 0, 1)
+    for name, shapes in HEAD["ellipsoids"].items():
+        for center, axes in shapes:
+            for side in (1, -1) if center[0] else (1,):
+                _draw_ellipsoid(channels[name], mm, (side * center[0], *center[1:]), axes)
+        channels[name] *= free
+    shell = np.clip(1 - np.abs(channels["air"] - 0.5) * 2, 0, 1)  # the lining of the air spaces
+    channels["mucosa"] = shell * (mm[..., 2] < -25) * (mm[..., 1] > 5)
+    _draw_ellipsoid(channels["pituitary"], mm, (0, 2, -34), (7, 5, 4))
+    for name, tubes in HEAD["tubes"].items():
+        for radius, mirrored, path in tubes:
+            for side in (1, -1) if mirrored else (1,):
+                _draw_tube(channels[name], mm, np.array(path, float) * (side, 1, 1), radius)
+    return channels
+
+
+def _box(mm, low, high):
+    """Return slices of the head grid that hold `low` to `high` (3,) in mm."""
+    origin, step = mm[0, 0, 0], mm[1, 0, 0, 0] - mm[0, 0, 0, 0]
+    start = np.clip((low - origin) // step, 0, None).astype(int)
+    stop = ((high - origin) // step + 2).astype(int)
+    return tuple(slice(i, j) for i, j in zip(start, stop, strict=True))
+
+
+def _draw_ellipsoid(channel, mm, center, axes):
+    """Draw an ellipsoid into `channel` (nx, ny, nz), in place; its edge is 2 mm wide."""
+    center, axes = np.float32(center), np.float32(axes)
+    box = _box(mm, center - axes - 4, center + axes + 4)
+    inside = (1 - np.sqrt((((mm[box] - center) / axes) ** 2).sum(-1))) * axes.min() / 2 + 0.5
+    np.maximum(channel[box], np.clip(inside, 0, 1), out=channel[box])
+
+
+def _draw_tube(channel, mm, path, radius):
+    """Draw a tube of `radius` mm along `path` (n, 3) into `channel` (nx, ny, nz), in place."""
+    for a, b in pairwise(path):
+        box = _box(mm, np.minimum(a, b) - radius - 4, np.maximum(a, b) + radius + 4)
+        along = np.clip(((mm[box] - a) @ (b - a)) / ((b - a) ** 2).sum(), 0, 1)
+        away = np.linalg.norm(mm[box] - a - along[..., None] * (b - a), axis=-1)
+        np.maximum(channel[box], np.clip((radius - away) / 2 + 0.5, 0, 1), out=channel[box])
 
 
 def area_maps(mm):
@@ -132,16 +156,12 @@ def starting_points(mm, distance, cerebrum, gray, white, brain, areas):
 
 def _close(mask, radius, spacing=HEAD_SPACING):
     """Close gaps up to twice `radius` mm wide in a bool array."""
-    from scipy.ndimage import distance_transform_edt
-
     grown = distance_transform_edt(~mask, sampling=spacing) <= radius
     return distance_transform_edt(grown, sampling=spacing) > radius
 
 
 def signed_distance(mask, spacing=HEAD_SPACING):
     """Return mm to the border of `mask`, negative inside; float32."""
-    from scipy.ndimage import distance_transform_edt
-
     outside = distance_transform_edt(~mask, sampling=spacing)
     inside = distance_transform_edt(mask, sampling=spacing)
     return (outside - inside).astype(np.float32)
@@ -149,8 +169,6 @@ def signed_distance(mask, spacing=HEAD_SPACING):
 
 def _skin(mm, envelope):
     """Return mm to the skin, negative inside: the brain's envelope grown by 14 mm, a face and a neck."""
-    from scipy.ndimage import gaussian_filter
-
     spacing, pad = 2 * HEAD_SPACING, 8  # skin is smooth: every second voxel will do
     hull = _close(np.pad(envelope[::2, ::2, ::2], pad), 24.0, spacing)
     head = signed_distance(hull, spacing)[pad:-pad, pad:-pad, pad:-pad] < 14
@@ -159,54 +177,104 @@ def _skin(mm, envelope):
     nose = (x / 15) ** 2 + ((y - 84) / 18) ** 2 + ((z + 58) / 26) ** 2 < 1
     neck = ((x / 62) ** 2 + ((y + 38) / 66) ** 2 < 1) & (z < -45)
     skin = gaussian_filter(signed_distance(head | face | nose | neck, spacing), 1.0)
-    return _resized(skin[None], HEAD_SHAPE)[0]
+    return resized(skin[None], HEAD_SHAPE)[0]
 
 
-@lru_cache(maxsize=1)
-def _noise_maps():
-    """Return a periodic band-pass noise, its gradient, and three more noises; (1, 5, 65, 65, 65)."""
-    rng = np.random.default_rng(20181009)  # the same for everybody; patients differ by phase and rotation
-    size = _NOISE_SIZE
-    axes = np.meshgrid(*[np.fft.fftfreq(size) * size] * 3, indexing="ij", sparse=True)
-    k = np.sqrt(sum(f**2 for f in axes))
-    center = size / _NOISE_WAVE
-    band = np.exp(-0.5 * ((k - center) / (0.35 * center)) ** 2)
-    fields = [np.fft.ifftn(np.fft.fftn(rng.standard_normal((size,) * 3)) * band).real for _ in range(4)]
-    fields = [f / f.std() for f in fields]
-    slope = np.sqrt(sum(((np.roll(fields[0], -1, a) - np.roll(fields[0], 1, a)) / 2) ** 2 for a in range(3)))
-    stack = np.stack([fields[0], slope, *fields[1:]]).astype(np.float32)
-    return Maps(torch.from_numpy(np.pad(stack, [(0, 0)] + [(0, 1)] * 3, mode="wrap"))[None], np.zeros(3), 1.0)
+def _of(labels, *names):
+    """Return where a label map holds a number of the named groups of `HEAD`, bool."""
+    return np.isin(labels, [number for name in names for number in HEAD["labels"][name]])
 
 
-def draw_frame(rng):
-    """Draw rotation and, as the last row, phase of a noise, (4, 3)."""
-    return np.vstack([np.linalg.qr(rng.standard_normal((3, 3)))[0], rng.uniform(0, _NOISE_SIZE, 3)])
+@lru_cache(maxsize=32)
+def load_label_head(path):
+    """Return the head of a label map of a whole head, a file of about 1 mm; takes some ten seconds.
 
+    The map holds FreeSurfer's numbers in the brain, 24 for fluid around it, 500 and more outside (Billot et
+    al., 2023; Puonti et al., NeuroImage 219, 117044, 2020). It is brought to MNI space as a patient's scan
+    is, drawn as a stripped T1 scan, so that midline, sinuses and landmarks are where they are in the template
+    to about 5 mm.
 
-def noise(points, wavelength, frame, n_channels=5):
-    """Return smooth noise of unit variance, its gradient per mm, three more noises; float32 (n_channels, n).
+    Parameters
+    ----------
+    path : str
+        NIfTI or NRRD file of whole numbers.
 
-    `points` (n, 3) and `wavelength` are in mm; `frame` (4, 3) makes a patient's own noise, see `draw_frame`.
+    Returns
+    -------
+    head : Head
+
+    Raises
+    ------
+    GeometryError
+        If cerebral white matter or cortex of a side is missing.
     """
-    scale = _NOISE_WAVE / wavelength
-    where = points @ (frame[:3] * scale).astype(np.float32) + frame[3].astype(np.float32)
-    maps = _noise_maps()
-    maps = maps._replace(values=maps.values[:, :n_channels])
-    found = maps.sample(np.mod(where, np.float32(_NOISE_SIZE), out=where))
-    found[1:2] *= scale
-    return found
+    labels, affine = load_image(path)
+    labels = labels.astype(np.int16)
+    for number in (2, 3, 41, 42):
+        if not (labels == number).any():
+            raise GeometryError(f"The label map '{path}' must hold FreeSurfer's label {number}. It has none.")
+    labels, affine = to_ras(labels, affine), ras_affine(labels.shape, affine)[1]
+    scan = np.zeros(labels.shape, np.float32)
+    for name, brightness in (("ventricle", 0.25), ("fluid", 0.2), ("gray", 0.7), ("white", 1.0)):
+        scan[_of(labels, name) & (labels < _FIRST_OUTSIDE)] = brightness
+    to_native = np.linalg.inv(register_to_mni(scan, affine).to_mni)
+    return _build(Path(path).name.split(".")[0], labels, affine, to_native)
 
 
-def smooth_field(rng, shape, n_control, n_channels=1):
-    """Draw fields that vary over 1/`n_control` of the grid, std about 1; float32 (channels, *shape)."""
-    from scipy.ndimage import zoom
+def _build(name, labels, affine, to_native):
+    """Return the `Head` of a registered label map in RAS+ order."""
+    to_voxel = np.linalg.inv(affine) @ to_native
 
-    coarse = rng.standard_normal((n_channels, *[n_control + 2] * 3))
-    fine = np.stack([zoom(c, 24 / (n_control + 2), order=3, mode="nearest") for c in coarse])
-    return _resized(fine.astype(np.float32), shape)
+    def resampled(origin, shape, spacing):
+        change = to_voxel[:3, :3] * spacing
+        start = to_voxel[:3, :3] @ np.asarray(origin, float) + to_voxel[:3, 3]
+        return ndimage.affine_transform(labels, change, start, output_shape=shape, order=0)
 
+    origin, shape = np.array([-80.0, -112.0, -76.0]), (161, 193, 165)
+    fine = resampled(origin, shape, 1.0)
+    gray, white = _of(fine, "gray"), _of(fine, "white")
+    brain = gray | white | _of(fine, "ventricle")
+    brain = ndimage.binary_closing(brain, iterations=4, border_value=0) | brain
+    soft = [gaussian_filter(m.astype(np.float32), 0.6) for m in (gray, white, brain)]
+    soft[0] = np.minimum(soft[0], soft[2])
+    tissue = Maps(torch.from_numpy(np.stack(soft))[None], origin, 1.0)
 
-def _resized(channels, shape):
-    """Return channels (n, x, y, z), float32, interpolated linearly to `shape`."""
-    grid = torch.from_numpy(channels)[None]
-    return functional.interpolate(grid, size=shape, mode="trilinear", align_corners=True)[0].numpy()
+    coarse = resampled(HEAD_ORIGIN, HEAD_SHAPE, HEAD_SPACING)
+    body = coarse > 0
+    pieces = ndimage.label(body)[0]
+    body = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1  # without specks of noise behind the head
+    coarse = np.where(body, coarse, 0)
+    mm = head_grid()
+    in_brain = _of(coarse, "gray", "white", "ventricle") & (coarse < _FIRST_OUTSIDE)
+    inner = in_brain | (_of(coarse, "fluid") & (mm[..., 2] > -85))
+    envelope = ndimage.binary_closing(np.pad(inner, 4), iterations=2)[4:-4, 4:-4, 4:-4] | inner
+    distance = gaussian_filter(signed_distance(envelope), 0.5)
+    filled = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+    skin = signed_distance(filled)
+    to_cerebrum, to_hind, left, right = (
+        signed_distance(_of(coarse, *names))
+        for names in (("left", "right"), ("hindbrain",), ("left",), ("right",))
+    )
+    cerebrum = np.clip((to_hind - to_cerebrum) / 3 + 0.5, 0, 1)
+    midline = gaussian_filter(np.clip((left - right) / 2, -20, 20), 0.7)
+
+    face = face_channels(mm, distance)
+    fluid = ~in_brain
+    extras = {
+        channel: gaussian_filter(np.isin(coarse, numbers).astype(np.float32), 0.4)
+        for channel, numbers in HEAD["outside"].items()
+    }
+    for channel in ("veins", "arteries"):
+        extras[channel] = np.maximum(extras[channel], face[channel] * fluid)
+    groove = 3.2 - np.hypot(midline, np.clip(-1.5 - distance, 0, None))  # superior sagittal sinus, mm
+    behind = (mm[..., 2] > 15) | (mm[..., 1] < -75)
+    sinus = np.clip(groove / 2 + 0.5, 0, 1) * (distance < 1.5) * behind * fluid
+    extras["veins"] = np.maximum(extras["veins"], sinus.astype(np.float32))
+    extras |= {"pituitary": face["pituitary"] * fluid, "choroid": face["choroid"]}
+
+    areas = area_maps(mm)
+    tissue_here = tissue.sample(mm.reshape(-1, 3)).reshape(3, *HEAD_SHAPE)
+    shell = head_maps([distance, skin, cerebrum, midline])
+    starts = starting_points(mm, distance, cerebrum, *tissue_here, areas)
+    scale = 1 / np.linalg.norm(to_native[:3, :3], axis=0)
+    return Head(name, tissue, shell, head_maps(extras[c] for c in CHANNELS), **starts, real=True, scale=scale)

@@ -3,11 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from tumorsim.simulation._anatomy import draw_frame, noise, smooth_field
-from tumorsim.simulation._face import CHANNELS
-
-__all__ = ["displace", "draw_intensities", "to_scanner"]
+from tumorsim.simulation._anatomy import CHANNELS
+from tumorsim.simulation._noise import draw_frame, noise, smooth_field
 
 _SPHERE = 64.0  # mm from the brain's middle; sulci are drawn on this sphere and continue inward
 
@@ -74,8 +73,7 @@ def draw_intensities(rng, scan, lesions, depths, body=None):
 
     Parameters
     ----------
-    rng : Generator
-        Of numpy.
+    rng : numpy.random.Generator
     scan : Scan
         Of `draw_scan`, with n points.
     lesions : sequence of Lesion
@@ -95,15 +93,14 @@ def draw_intensities(rng, scan, lesions, depths, body=None):
     inner = np.flatnonzero(scan.distance < 6)
     moved = displace(scan.points[inner], lesions)
     signal[inner], brain_share[inner] = _draw_brain(body or rng, scan.take(inner), moved, contrast)
-    tissue = scan.head.extras.sample(scan.points)
+    tissue = dict(zip(CHANNELS, scan.head.extras.sample(scan.points), strict=True))
     if scan.whole_head:
         outer = np.flatnonzero(scan.distance > 0.5)
         draw = _draw_outside if scan.head.real else _draw_shell
-        signal[outer] = draw(body or rng, scan.take(outer), signal[outer], contrast, tissue[:, outer])
-    _draw_enhancing(rng, scan, signal, contrast, dict(zip(CHANNELS, tissue, strict=True)))
-    keep = np.ones(len(signal), np.float32)
-    if not scan.whole_head:
-        keep = _strip(rng, scan, brain_share)
+        around = {name: share[outer] for name, share in tissue.items()}
+        signal[outer] = draw(body or rng, scan.take(outer), signal[outer], contrast, around)
+    _draw_enhancing(rng, scan, signal, contrast, tissue)
+    keep = np.ones(len(signal), np.float32) if scan.whole_head else _strip(rng, scan, brain_share)
     for lesion, (index, depth) in zip(lesions, depths, strict=True):
         _draw_lesion(rng, scan, signal, keep, contrast, lesion, index, depth)
     return signal * keep
@@ -168,7 +165,6 @@ def _draw_labeled_brain(rng, scan, contrast, tissue, distance, frame):
 
 def _draw_outside(rng, scan, signal, contrast, tissue):
     """Return `signal` (n,) with what a real anatomy's labels say lies outside the brain; as `_draw_shell`."""
-    tissue = dict(zip(CHANNELS, tissue, strict=True))
     texture = noise(scan.points, 5.0, draw_frame(rng), 3)
     strands = noise(scan.points, 15.0, draw_frame(rng), 3)
     fat = 0.85 * contrast.fat * (1 + 0.08 * texture[2])
@@ -190,9 +186,8 @@ def _draw_outside(rng, scan, signal, contrast, tissue):
 
 
 def _draw_shell(rng, scan, signal, contrast, tissue):
-    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue` (11, n) as in `CHANNELS`."""
+    """Return `signal` (n,) with skull, scalp and face drawn over it; `tissue`: channel → share (n,)."""
     distance = scan.distance
-    tissue = dict(zip(CHANNELS, tissue, strict=True))
     waves = noise(scan.points, 38.0, draw_frame(rng), 1)[0]
     strands = noise(scan.points, 17.0, draw_frame(rng), 3)
     texture = noise(scan.points, 5.0, draw_frame(rng), 3)
@@ -289,12 +284,10 @@ def _draw_lesion(rng, scan, signal, keep, contrast, lesion, index, depth):
         body += (inside - body) * _step(depth - rim, 0.3 + lesion.border)
     if lesion.patchy:
         cut = 1.6 - 2.6 * lesion.patchy  # of unit noise: about the share `patchy` is above
-        patch = _step(waves[4] - cut, 0.1) * _step(depth - 1.5, 0.4)
-        body += (inside - body) * patch
+        body += (inside - body) * (_step(waves[4] - cut, 0.1) * _step(depth - 1.5, 0.4))
     if lesion.halo:
-        faint = level * 0.2 + 0.6 * contrast.gray
         halo = lesion.halo * np.maximum(1 + 0.6 * waves[0], 0)
-        body += (faint - body) * _step(halo - depth, 0.5)
+        body += (level * 0.2 + 0.6 * contrast.gray - body) * _step(halo - depth, 0.5)
     share = _step(depth, lesion.border)
     signal[index] = here + (body - here) * share
     keep[index] = np.maximum(keep[index], share)
@@ -305,10 +298,8 @@ def to_scanner(rng, scan, signal):
 
     Parameters
     ----------
-    rng : Generator
-        Of numpy.
-    scan : Scan
-        Of `draw_scan`, with n points.
+    rng, scan
+        As in `draw_intensities`.
     signal : ndarray of shape (n,)
         Of `draw_intensities`.
 
@@ -316,8 +307,6 @@ def to_scanner(rng, scan, signal):
     -------
     image : ndarray of shape ``scan.shape``, dtype=int16
     """
-    from scipy.ndimage import gaussian_filter
-
     image = scan.gather(signal)
     shape = scan.shape
     blur = rng.uniform(0.0, 0.9) / scan.spacing  # mm

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from tumorsim.simulation._anatomy import Head, draw_frame, noise, smooth_field
-
-__all__ = ["STRIPPED_MM", "Scan", "draw_scan"]
+from tumorsim.simulation._anatomy import Head
+from tumorsim.simulation._noise import draw_frame, noise, smooth_field
 
 STRIPPED_MM = 6.0  # beyond the brain, of what a scan without skull shows
 _CENTER = np.array([0.0, -16.0, 10.0])  # mm, about the middle of the brain in MNI
@@ -54,8 +54,7 @@ def draw_scan(rng, spacing, head, body=None):
 
     Parameters
     ----------
-    rng : Generator
-        Of numpy.
+    rng : numpy.random.Generator
     spacing : float
         Of the base grid, in mm.
     head : Head
@@ -69,7 +68,9 @@ def draw_scan(rng, spacing, head, body=None):
         The voxel grid, and the points that fill it in MNI mm.
     """
     whole_head = bool(rng.random() < (0.65 if head.real else 0.4))
-    to_mni = _draw_linear(rng, head.scale, body or rng)
+    turn = Rotation.from_euler("xyz", rng.uniform(-12, 12, 3), degrees=True).as_matrix()
+    size = (body or rng).uniform(0.92, 1.08) * (body or rng).uniform(0.96, 1.04, 3)
+    to_mni = np.diag(head.scale * np.clip(size, 0.9, 1.1)) @ turn  # scanner mm → MNI mm
     offset = rng.uniform(-15, 15, 3)  # mm, where in the scanner the head lies
     voxel_size, n_per_voxel, thick_axis = _draw_voxel(rng, spacing)
     shape, origin = _draw_field_of_view(rng, whole_head, to_mni, offset, voxel_size)
@@ -96,18 +97,6 @@ def draw_scan(rng, spacing, head, body=None):
     voxel = np.ravel_multi_index(where, shape)
     shell = (channel[seen] for channel in shell)
     return Scan(head, whole_head, shape, voxel_size, origin, n_per_voxel, voxel, points[seen], *shell)
-
-
-def _draw_linear(rng, scale, body):
-    """Draw rotation up to 12 degrees about each axis and scale up to 10 %; (3, 3), scanner → MNI mm.
-
-    The size that is drawn varies about `scale` (3,), MNI mm per mm of the person.
-    """
-    from scipy.spatial.transform import Rotation
-
-    rotation = Rotation.from_euler("xyz", rng.uniform(-12, 12, 3), degrees=True).as_matrix()
-    size = np.clip(body.uniform(0.92, 1.08) * body.uniform(0.96, 1.04, 3), 0.9, 1.1)
-    return np.diag(scale * size) @ rotation
 
 
 def _draw_voxel(rng, spacing):

@@ -1,10 +1,15 @@
 """Cohorts of simulated patients."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from scipy.ndimage import label
+from tqdm import tqdm
 
 from tumorsim._validation import check_choice, check_integer, check_real
 from tumorsim.anatomy import place_labels
@@ -12,13 +17,10 @@ from tumorsim.geometry import bbox_from_mask, crop_slices, to_storage
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 from tumorsim.records import Case, Cohort, Tumor
-from tumorsim.simulation._anatomy import load_head
+from tumorsim.simulation._anatomy import load_head, load_label_head
 from tumorsim.simulation._appearance import draw_intensities, to_scanner
-from tumorsim.simulation._heads import load_label_head
 from tumorsim.simulation._scan import draw_scan
 from tumorsim.simulation._tumors import TYPES, draw_lesion
-
-__all__ = ["TEMPLATE", "check_anatomies", "find_lesion", "make_cohort", "store"]
 
 TEMPLATE = "mni152"
 _MIN_VOLUME = 14.0  # mm3, a ball of 3 mm
@@ -27,29 +29,21 @@ _GOLDEN = 0.6180339887498949
 
 
 def make_cohort(
-    n_patients: int,
-    *,
-    random_state: int | None = None,
-    spacing: float = 2.0,
+    n_patients: int, *, random_state: int | None = None, spacing: float = 2.0,
     types: Sequence[str] | None = None,
     anatomies: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
-    output_dir: str | os.PathLike | None = None,
-    n_jobs: int = 1,
-    progress: bool = False,
-) -> Cohort:
+    output_dir: str | os.PathLike | None = None, n_jobs: int = 1, progress: bool = False,
+) -> Cohort:  # fmt: skip
     """Simulate contrast-enhanced T1 scans of patients with brain tumors.
 
     Each patient has one scan and tumors of one type, in the MNI152 anatomy that nilearn ships or in a real
-    head that you have as a label map: rotated, scaled and bent, with skull and face or stripped, on
-    isotropic voxels or on thick slices, in random contrast, coil field, noise, field of view and axis
-    order. The template gets sulci and a face anew for each patient. Masks hold the tumor core
-    (enhancing part and necrosis) without edema and dural tail. Side, position and area of a tumor are those
-    of its centroid in MNI space, known from the deformation.
+    head that you have as a label map; ``docs/public_sets.md`` says what is drawn, and what differs from real
+    scans. Masks hold the tumor core (enhancing part and necrosis) without edema and dural tail. Side,
+    position and area of a tumor are those of its centroid in MNI space, known from the deformation.
 
     Parameters
     ----------
     n_patients : int
-        How many.
     random_state : int, optional
         Seed. Patient i depends on it, on i, `spacing` and `types` only, not on `n_patients` or `n_jobs`.
     spacing : float, default=2.0
@@ -88,10 +82,6 @@ def make_cohort(
     of 500 and more are tissue outside, as in the maps that SynthSeg was trained on (Billot 2023,
     Apache-2.0). An affine map lays them on the template, in some ten seconds per head and process.
 
-    Thirty in a hundred tumors sit where a tumor of any type might, with ring and tail drawn
-    independently of the type, and sizes of the types overlap, so that neither settles it: a tenth of the
-    metastases has 15 to 60 ml, a fifth of the gliomas 0.5 to 9 ml. A third of the gliomas hardly enhances.
-
     References
     ----------
     Number of metastases: Delattre et al., Arch Neurol 45, 741-744, 1988. Their place: Lee et al., 2022. Place
@@ -106,23 +96,29 @@ def make_cohort(
     >>> cohort[0].labels["type"], cohort[0].tumor_id
     ('schwannoma', 'sim-00001/1')
     """
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
     n_patients = check_integer(n_patients, "n_patients", minimum=1)
     random_state = check_integer(random_state, "random_state", minimum=0, allow_none=True)
     spacing = check_real(spacing, "spacing", minimum=0.5, maximum=8.0)
     types = _check_types(types)
     heads = check_anatomies(anatomies)
-    n_jobs = check_integer(n_jobs, "n_jobs")
+    n_jobs = effective_n_jobs(check_integer(n_jobs, "n_jobs"))
     entropy = np.random.SeedSequence(random_state).entropy
     folder = None if output_dir is None else Path(os.path.abspath(output_dir))
-    common = (spacing, types, heads, folder, n_jobs != 1)
-    jobs = (delayed(_make_patient)(entropy, i, *common) for i in range(n_patients))
-    results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    shown = None if progress else True
-    results = tqdm(results, "simulating scans", total=n_patients, disable=shown, leave=False)
-    cohort = Cohort(tumor for result in list(results) for tumor in _records(*result))
+    parts = _share_out(entropy, n_patients, types, heads, n_jobs)
+    common = (spacing, types, heads, folder, n_jobs > 1)
+    jobs = (delayed(_make)(entropy, part, *common) for part in parts)
+    made, shown = {}, None if progress else True
+    with tqdm(desc="simulating scans", total=n_patients, disable=shown, leave=False) as bar:
+        for result in Parallel(n_jobs, return_as="generator")(jobs):
+            made |= result
+            bar.update(len(result))
+    tumors = []
+    for case_id, image, mask, found in (made[i] for i in range(n_patients)):
+        case = Case(image, mask, case_id=case_id, patient_id=case_id)
+        for j, (box, labels, notes) in enumerate(found, start=1):
+            known = {"labels": labels, "metadata": notes}
+            tumors.append(Tumor(case, box, tumor_id=f"{case_id}/{j}", mask_value=j, **known))
+    cohort = Cohort(tumors)
     if folder is not None:
         save_manifest(cohort, folder / "manifest.csv")
     return cohort
@@ -163,15 +159,41 @@ def _type_of(entropy, i, types):
     return types[int(np.searchsorted(shares / shares[-1], (start + i * _GOLDEN) % 1, side="right"))]
 
 
-def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
-    """Simulate patient `i`; returns case_id, image, mask and, for each tumor, (box, labels, notes)."""
-    if one_thread:
-        import torch
-
-        torch.set_num_threads(1)
+def _begin(entropy, i, types, heads):
+    """Return patient `i`'s random numbers, type, number of tumors and head, the first that is tried."""
     rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1, i)))
-    name, case_id = _type_of(entropy, i, types), f"sim-{i + 1:05d}"
-    scan, lesions, depths, mask = _place_tumors(rng, name, spacing, heads)
+    name = _type_of(entropy, i, types)
+    return rng, name, TYPES[name].count(rng), heads[rng.integers(len(heads))]
+
+
+def _share_out(entropy, n_patients, types, heads, n_jobs):
+    """Return parts of the patients for `n_jobs` processes; of several heads a part has one.
+
+    Joblib would take heads that pile up in a process for a memory leak, and end it.
+    """
+    if n_jobs == 1 or len(heads) == 1:
+        return [[i] for i in range(n_patients)]
+    groups = defaultdict(list)
+    for i in range(n_patients):
+        groups[_begin(entropy, i, types, heads)[-1]].append(i)
+    n_parts = -(-2 * n_jobs // len(groups))  # of a head: processes finish at about the same time
+    return [rows[k::n_parts] for rows in groups.values() for k in range(min(n_parts, len(rows)))]
+
+
+def _make(entropy, part, spacing, types, heads, folder, in_worker):
+    """Simulate some patients; returns number → what `_make_patient` does."""
+    if in_worker:
+        torch.set_num_threads(1)
+        if len(heads) > 1:
+            load_label_head.cache_clear()  # of the part before
+    return {i: _make_patient(entropy, i, spacing, types, heads, folder) for i in part}
+
+
+def _make_patient(entropy, i, spacing, types, heads, folder):
+    """Simulate patient `i`; returns case_id, image, mask and, for each tumor, (box, labels, notes)."""
+    rng, name, number, head = _begin(entropy, i, types, heads)
+    case_id = f"sim-{i + 1:05d}"
+    scan, lesions, depths, mask = _place_tumors(rng, name, number, head, spacing, heads)
     image = to_scanner(rng, scan, draw_intensities(rng, scan, lesions, depths))
     centers = [scan.points[index[depth > 0]].mean(axis=0, dtype=np.float64) for index, depth in depths]
     image, mask, affine = store(rng, image, mask, scan.affine)
@@ -189,14 +211,9 @@ def _make_patient(entropy, i, spacing, types, heads, folder, one_thread):
     return case_id, *files, tumors
 
 
-def _place_tumors(rng, name, spacing, heads):
-    """Draw a scan and tumors that lie in it whole and apart; one that can hold none is drawn again.
-
-    Returns the `Scan`, a list of `Lesion`, their `depths` (see `draw_intensities`) and the mask, uint8.
-    """
-    number = TYPES[name].count(rng)
+def _place_tumors(rng, name, number, head, spacing, heads):
+    """Draw a scan that can hold tumors, a list of `Lesion` in it, their `depths` and the mask, uint8."""
     while True:
-        head = heads[rng.integers(len(heads))]
         scan = draw_scan(rng, spacing, load_head() if head == TEMPLATE else load_label_head(head))
         mask = np.zeros(scan.shape, np.uint8)
         lesions, depths = [], []
@@ -213,12 +230,11 @@ def _place_tumors(rng, name, spacing, heads):
                 break
         if lesions:
             return scan, lesions, depths, mask
+        head = heads[rng.integers(len(heads))]
 
 
 def find_lesion(scan, lesion):
     """Return points near a lesion, their depth, its box and its voxels; None where it must not be."""
-    from scipy.ndimage import label
-
     near = (np.abs(scan.points - np.float32(lesion.center)) < lesion.reach).all(axis=1)
     index = np.flatnonzero(near)
     if len(index) == 0:
@@ -249,10 +265,3 @@ def store(rng, image, mask, affine):
     change[3, 3] = 1
     image, mask = (np.ascontiguousarray(to_storage(array, change)) for array in (image, mask))
     return image, mask, affine @ change
-
-
-def _records(case_id, image, mask, tumors):
-    """Yield the tumors of one simulated patient."""
-    case = Case(image, mask, case_id=case_id, patient_id=case_id)
-    for j, (box, labels, notes) in enumerate(tumors, start=1):
-        yield Tumor(case, box, tumor_id=f"{case_id}/{j}", labels=labels, mask_value=j, metadata=notes)

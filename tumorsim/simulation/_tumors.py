@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tumorsim.anatomy import region_at
-from tumorsim.simulation._anatomy import draw_frame, noise
-from tumorsim.simulation._face import HEAD
-
-__all__ = ["TYPES", "Lesion", "TumorType", "draw_lesion"]
+from tumorsim.simulation._anatomy import HEAD
+from tumorsim.simulation._noise import draw_frame, noise
 
 _FREE_PLACE = 0.3  # share of tumors whose place, tail and ring do not depend on their type
 _DURA = 1.5  # mm outside the brain's envelope
@@ -113,8 +111,10 @@ def draw_lesion(name, rng, head):
     lesion = TYPES[name].build(rng, place)
     if place.kind == "sella":
         lesion.beyond = _BELOW_SELLA
-    if not typical:
-        _forget_looks(rng, lesion)
+    if not typical:  # ring and tail as if the type were unknown; what never enhanced gets no ring
+        if not lesion.cavity and lesion.level > 1:
+            lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
+        _draw(rng, lesion, tail=(5, 14, 0.3))
     lesion.frame = draw_frame(rng)
     return lesion
 
@@ -123,13 +123,6 @@ def _draw(rng, lesion, **ranges):
     """Set attributes to draws from (low, high) in turn, or from (low, high, chance), else to 0."""
     for name, (low, high, *chance) in ranges.items():
         setattr(lesion, name, rng.uniform(low, high) if not chance or rng.random() < chance[0] else 0.0)
-
-
-def _forget_looks(rng, lesion):
-    """Draw ring and tail as if the type were unknown, in place; what never enhanced gets no ring."""
-    if not lesion.cavity and lesion.level > 1:
-        lesion.rim = rng.uniform(1.5, 4) if rng.random() < 0.35 and lesion.radius > 6 else 0.0
-    _draw(rng, lesion, tail=(5, 14, 0.3))
 
 
 def _draw_radius(rng, name):
@@ -176,10 +169,7 @@ def _place_metastasis(rng, head):
 
 
 def _build_metastasis(rng, place):
-    """Build a mostly round, sharp tumor: solid when small, ring-enhancing when large, much edema.
-
-    Margin, roundness, rim and edema overlap with those of a glioma, so that no single one tells them apart.
-    """
+    """Build a mostly round, sharp tumor, ringed when large, with edema; each overlaps with a glioma's."""
     radius = _draw_radius(rng, "metastasis")
     radius = min(radius, 11.0) if place.kind == "brainstem" else radius
     ring = rng.random() < 0.9 / (1 + np.exp(-(2 * radius - 14) / 3))  # seldom at 6 mm, mostly at 20
@@ -193,9 +183,6 @@ def _build_metastasis(rng, place):
     lesion.edema = rng.uniform(2, 14) * min(radius / 4, 1.4) if rng.random() < 0.75 else 0.0
     _draw(rng, lesion, push=(0.3, 0.7), inside=(0.1, 1.0), grain=(0.03, 0.14), level=(1.15, 1.9))
     return lesion
-
-
-_BENT = 1.4
 
 
 def _place_meningioma(rng, head):
@@ -235,7 +222,7 @@ def _build_meningioma(rng, place):
     one_sided = place.kind == "falx" and rng.random() < 0.8
     kept = 1.0 if place.outward is None else 1 / flat
     if one_sided or place.kind in ("dura", "canal"):  # which cut off a cap, and some more where they bend
-        kept *= (0.5 + 0.75 * seat - 0.25 * seat**3) / _BENT
+        kept *= (0.5 + 0.75 * seat - 0.25 * seat**3) / 1.4
     radius = _draw_radius(rng, "meningioma") / np.cbrt(kept)
     lesion = Lesion(_seat(place, radius, seat), radius, bumps=rng.uniform(0.03, 0.1))
     lesion.axes = (np.eye(3) + (flat - 1) * np.outer(normal, normal)) @ _stretch(rng, 0.06)

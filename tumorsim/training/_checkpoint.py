@@ -8,15 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.utils import check_random_state
 
 from tumorsim._validation import printable
 from tumorsim.exceptions import TrainingError
-from tumorsim.io import atomic_path, locked, remove_leftovers
+from tumorsim.io import locked, remove_leftovers, save_tensors
 from tumorsim.nn import process_rank
-
-__all__ = ["CHECKPOINT", "load_checkpoint", "only_run", "run_seed", "save_checkpoint", "saved_seed"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -46,30 +43,19 @@ def only_run(checkpoint_dir):
 
 def save_checkpoint(directory, network, optimizer, identity, seed, history):
     """Write the whole state atomically: tensors, the optimizer's moments, the history."""
-    tensors = _state(network, optimizer)
+    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in found.items()}
     metadata = {"identity": identity, "seed": str(seed), "history": json.dumps(history)}
     metadata["sha256"] = _digest(tensors, metadata)
     try:
-        with atomic_path(directory / CHECKPOINT) as temporary:
-            try:
-                save_file(tensors, temporary, metadata=metadata)
-            except SafetensorError as err:  # also of a full disk
-                raise OSError(str(err)) from err
+        save_tensors(directory / CHECKPOINT, tensors, metadata)
     except OSError as err:
         raise TrainingError(
             f"The checkpoint of epoch {len(history)} cannot be written: {err.strerror or err}. Go on from "
             "that of the epoch before, if any, with fit(resume=True) (--resume)."
         ) from err
-
-
-def _state(network, optimizer):
-    """Return all tensors of a run by name."""
-    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{number}.{name}"] = value.contiguous()
-    return tensors
 
 
 def _digest(tensors, metadata):
@@ -154,8 +140,7 @@ def load_checkpoint(directory, network, optimizer, identity, device):
                 if tensor.ndim and tensor.shape != parameters[int(number)].shape:
                     raise ValueError(f"'{name}' has another shape than its parameter")
                 state.setdefault(int(number), {})[key] = tensor
-        network.load_state_dict(
-            {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
-        )
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in own.items()})
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata["history"]

@@ -19,11 +19,8 @@ from tumorsim.exceptions import TrainingError
 from tumorsim.nn import agreed, all_rows, autocast, multitask_loss, n_processes, process_rank, to_device
 from tumorsim.training._checkpoint import load_checkpoint, save_checkpoint
 from tumorsim.training._patches import PatchSampler
-from tumorsim.training._prefetch import prefetch
-from tumorsim.training._samples import describe_cases
+from tumorsim.training._samples import describe_cases, prefetch
 from tumorsim.training._targets import class_factors
-
-__all__ = ["settle_batch_norms", "train"]
 
 SETTLING_PATCH_MM, SETTLING_BATCHES = 128.0, 10  # of a network that is not trained
 
@@ -76,7 +73,11 @@ def train(
         n_shares=recipe.accumulate * n_processes(),
     )  # fmt: skip
     verbose = verbose and process_rank() == 0
-    optimizer = _make_optimizer(network, recipe)
+    rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(_trainable(network), momentum=0.9, nesterov=True, **rates)
+    else:
+        optimizer = torch.optim.AdamW(_trainable(network), **rates)
     parts = [recipe.get_params(), task_weights, classes, seed, start, describe_cases(cases)]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     history = []
@@ -89,10 +90,13 @@ def train(
     done = len(history) * recipe.batches_per_epoch
     network.train()
     module = network if n_processes() == 1 else DistributedDataParallel(network)
-    step = partial(
-        _step, module, optimizer, recipe=recipe, task_weights=task_weights, device=device,
-        class_weights=_class_weights(cases, classes, device) if recipe.balance_classes else None,
-    )  # fmt: skip
+    options = {"recipe": recipe, "task_weights": task_weights, "device": device, "class_weights": None}
+    if recipe.balance_classes:
+        codes = np.concatenate([case.labels for case in cases])
+        factors = {task: class_factors(codes[:, i], len(classes[task])) for i, task in enumerate(classes)}
+        tensors = {t: torch.tensor(f, dtype=torch.float32, device=device) for t, f in factors.items()}
+        options["class_weights"] = tensors
+    step = partial(_step, module, optimizer, **options)
     # one thread for each batch: a team of threads for every one would fight the network's for the cores
     shares = ((number, share) for number in range(done, total) for share in _shares(sampler))
     batches = prefetch(lambda item: sampler.batch(*item), shares, n_jobs=n_jobs, torch_threads=1)
@@ -109,7 +113,6 @@ def train(
             if checkpoint_dir is not None and process_rank() == 0:
                 save_checkpoint(Path(checkpoint_dir), network, optimizer, identity, seed, history)
     pooled = _settle(network, sampler, total, min(50, max(10, recipe.batches_per_epoch)), device)
-    network.eval()
     if not np.isfinite(pooled).all():
         raise TrainingError("The embeddings must be finite. Got NaN after the last step. Lower 'lr'.")
     return history, pooled
@@ -123,12 +126,9 @@ def settle_batch_norms(network, cases, device, *, seed):
     """
     sides = np.round(SETTLING_PATCH_MM / np.array(cases[0].volume.spacing) / 4)
     patch = tuple(int(side) * 4 for side in np.maximum(sides, 2))
-    sampler = PatchSampler(
-        cases, {}, patch_shape=patch, batch_size=2, augment=False, box_jitter=0.0, random_state=seed
-    )
-    pooled = _settle(network, sampler, 0, SETTLING_BATCHES, device)
-    network.eval()
-    return pooled
+    options = {"batch_size": 2, "augment": False, "box_jitter": 0.0, "random_state": seed}
+    sampler = PatchSampler(cases, {}, patch_shape=patch, **options)
+    return _settle(network, sampler, 0, SETTLING_BATCHES, device)
 
 
 @contextmanager
@@ -162,15 +162,6 @@ def _epoch(step, batches, recipe, epoch, bar):
     return {"epoch": epoch + 1, "lr": lr} | means | {"seconds": round(time.perf_counter() - started, 3)}
 
 
-def _class_weights(cases, classes, device):
-    """Return task → factor of each class, (n_classes,), on `device`."""
-    codes = np.concatenate([case.labels for case in cases])
-    return {
-        task: torch.tensor(class_factors(codes[:, i], len(names)), dtype=torch.float32, device=device)
-        for i, (task, names) in enumerate(classes.items())
-    }
-
-
 def _epoch_line(history, max_epochs):
     """Return one epoch's losses and the time left as text."""
     last = history[-1]
@@ -184,17 +175,16 @@ def _step(network, optimizer, batches, lr, *, recipe, task_weights, device, clas
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    shares = {name: getattr(recipe, name) for name in ("mask_dice", "mask_balance", "contrastive")}
+    factors = {name: getattr(recipe, name) for name in ("mask_dice", "mask_balance", "contrastive")}
+    factors |= {"task_weights": task_weights, "class_weights": class_weights}
     losses, case_ids = {}, []
     for number, batch in enumerate(batches, start=1):
-        batch = batch.to(device, to_device)
+        batch = batch.to(device)
         waits = n_processes() > 1 and number < recipe.accumulate  # to exchange gradients once per step
         with network.no_sync() if waits else nullcontext():
             with autocast(device, recipe.precision):
                 outputs = network(batch.image, batch.boxes, batch.index)
-            total, parts = multitask_loss(
-                outputs, batch, task_weights=task_weights, class_weights=class_weights, **shares
-            )
+            total, parts = multitask_loss(outputs, batch, **factors)
             for name, part in ({"total": total} | parts if parts else {}).items():
                 losses.setdefault(name, []).append(float(part.detach()))
             if n_processes() > 1:  # which wait for the gradients of heads without labels, too
@@ -216,15 +206,6 @@ def _step(network, optimizer, batches, lr, *, recipe, task_weights, device, clas
     return values
 
 
-def _make_optimizer(network, recipe):
-    """Return SGD with Nesterov momentum, as the paper, or AdamW."""
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            _trainable(network), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.AdamW(_trainable(network), lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
 def _trainable(network):
     """Return the parameters that learn."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -234,8 +215,7 @@ def _learning_rate(recipe, epoch):
     """Return the rate at a time in epochs: divided by 10 at milestones, or warmed up and down a cosine."""
     if recipe.lr_schedule == "milestones":
         return recipe.lr * 0.1 ** sum(epoch >= milestone for milestone in recipe.lr_milestones)
-    share = epoch / recipe.max_epochs
-    warm = 0.05
+    share, warm = epoch / recipe.max_epochs, 0.05
     if share < warm:
         return recipe.lr * max(share / warm, 0.1)
     return recipe.lr * float(0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm))))
@@ -247,7 +227,7 @@ def _shares(sampler):
 
 
 def _settle(network, sampler, first, n_batches, device):
-    """Set running means to those of `n_batches` batches under the final weights; return their embeddings."""
+    """Set running means to those of batches under the final weights, for use; return their embeddings."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d) and m.training]
     for norm in norms:
@@ -262,4 +242,5 @@ def _settle(network, sampler, first, n_batches, device):
                 pooled.append(all_rows(found).cpu())
     for norm in norms:
         norm.momentum = 0.1
+    network.eval()
     return torch.cat(pooled).numpy()

@@ -1,21 +1,24 @@
 """Seeded sampling of training patches: a patch holds a whole tumor, and labels follow what is done to it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
+from tumorsim.nn import to_device
 from tumorsim.preprocessing import Volume, resample
 from tumorsim.training._targets import MISSING
-
-__all__ = ["Batch", "PatchSampler", "TrainingCase"]
 
 SIDES = re.compile(r"(?<![^\W\d_])(left|right)(?![^\W\d_])", re.IGNORECASE)  # what a left-right flip swaps
 MIRRORED = {"left": "right", "right": "left"}
 MIRRORED |= {case(a): case(b) for a, b in MIRRORED.items() for case in (str.title, str.upper)}
+
+
+TENSORS = ("image", "mask", "mask_known", "labels")  # of a `Batch`
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,19 @@ class Batch:
     labels: torch.Tensor  # int64 (m, n_tasks)
     case_ids: tuple
 
-    def to(self, device, place):
-        """Return the batch on `device`; `place` moves a tensor there."""
-        return Batch(
-            place(self.image, device), place(self.mask, device), self.mask_known.to(device),
-            self.boxes, self.index, self.labels.to(device), self.case_ids,
-        )  # fmt: skip
+    def to(self, device):
+        """Return the batch on `device`."""
+        moved = {name: to_device(getattr(self, name), device) for name in TENSORS}
+        return replace(self, **moved)
 
 
 class PatchSampler:
     """Draw batches that depend on the seed and their number only, so a resumed run draws the same ones.
 
-    A patient is drawn first, then one of the patient's tumors, so that someone with twenty metastases
-    weighs no more than someone with one. With `balance_datasets`, data sets take turns, patch by patch, so
-    that each has the same share however many patients it has. The patch lies at random on the condition
-    that it holds the whole tumor; of a tumor larger than the patch it holds as much as fits. Other tumors
-    that are whole in the patch count too. Parameters are those of `Recipe`; each of `n_shares` equal parts
-    of a batch can be made by itself.
+    A patient is drawn first, then one of the patient's tumors, so that each patient weighs the same; with
+    `balance_datasets` data sets take turns. The patch lies at random, and holds the tumor or as much of it as
+    fits; other whole tumors count too. Parameters are those of `Recipe`; each of `n_shares` equal parts of a
+    batch can be made by itself.
     """
 
     def __init__(
@@ -68,9 +67,7 @@ class PatchSampler:
         self.cases = list(cases)
         self.patch_shape = np.array(patch_shape, dtype=np.int64)
         self.batch_size, self.n_shares = batch_size, n_shares
-        self.augment = augment
-        self.box_jitter = box_jitter
-        self.random_state = random_state
+        self.augment, self.box_jitter, self.random_state = augment, box_jitter, random_state
         self._mirrors = [_mirror_table(names) for names in classes.values()]
         pools = {}  # data set → patient → numbers of case and tumor
         for number, case in enumerate(self.cases):
@@ -111,13 +108,18 @@ class PatchSampler:
         """Draw a patch: what makes its image and mask (x, y, z), boxes (m, 2, 3), labels (m, n_tasks)."""
         turn, mirror = _random_turn(rng, case.volume.spacing) if self.augment else (np.eye(3), False)
         boxes = _turned(case.boxes, turn)  # (n, 2, 3), real numbers, relative to the turned origin
-        view = _turned_view(case.volume.image.shape, turn)
+        ends = np.meshgrid(*[(0, n) for n in case.volume.image.shape], indexing="ij")
+        ends = np.reshape(ends, (3, -1)).T @ np.linalg.inv(turn).T
+        view = np.stack([ends.min(axis=0), ends.max(axis=0)])  # the box of the whole scan
         corner = _place(boxes[tumor], view, self.patch_shape, rng)
         boxes = boxes - corner
         half_voxel = 0.5  # boxes of a turned case have broken edges; half a voxel outside is still inside
         whole = ((boxes[:, 0] >= -half_voxel) & (boxes[:, 1] <= self.patch_shape + half_voxel)).all(axis=1)
         whole[tumor] = True
-        boxes = _whole_voxels(self._jitter(boxes[whole], rng), self.patch_shape)
+        start, stop = self._jitter(boxes[whole], rng).swapaxes(0, 1)
+        start = np.clip(np.floor(start + 0.25), 0, self.patch_shape - 1)  # a quarter: no growth by rounding
+        stop = np.clip(np.ceil(stop - 0.25), start + 1, self.patch_shape)
+        boxes = np.stack([start, stop], axis=1).astype(np.int64)
         labels = case.labels[whole].copy()
         if mirror:
             for task, table in enumerate(self._mirrors):
@@ -128,10 +130,9 @@ class PatchSampler:
 
     def _make(self, volume, turn, corner, look):
         """Return image and mask (x, y, z) of a patch that was drawn, the mask None where it is unknown."""
-        known = volume.mask is not None
-        arrays = (volume.image, volume.mask) if known else (volume.image,)
-        patch = _cut(arrays, turn, corner, self.patch_shape)  # (1 or 2, x, y, z)
-        image, mask = patch[0], patch[1] / 255 if known else None
+        arrays = [array for array in (volume.image, volume.mask) if array is not None]
+        image, *masks = _cut(arrays, turn, corner, self.patch_shape)  # (x, y, z) each
+        mask = masks[0] / 255 if masks else None
         for change in look:
             image, mask = change(image, mask)
         return image, mask
@@ -147,10 +148,7 @@ class PatchSampler:
 
 
 def _mirror_table(names):
-    """Return what each class becomes in the mirror (-1: no class), or None for a task without sides.
-
-    Sides are the words left and right, alone or in a longer name: "left frontal lobe".
-    """
+    """Return what each class becomes if left and right swap (-1: none), or None for a task without sides."""
     sides = [SIDES.sub(lambda found: MIRRORED.get(found[0], found[0]), name) for name in names]
     if sides == list(names):
         return None
@@ -160,8 +158,6 @@ def _mirror_table(names):
 
 def _random_turn(rng, spacing):
     """Return a matrix (3, 3) from patch to scan voxels, and whether it mirrors left and right."""
-    from scipy.spatial.transform import Rotation
-
     turn = np.eye(3)
     if rng.random() < 0.5:  # the other half keeps its voxels unblurred
         turn = Rotation.from_euler("xyz", rng.uniform(-15, 15, 3), degrees=True).as_matrix()
@@ -179,18 +175,10 @@ def _turned(boxes, turn):
     return np.stack([center - half, center + half], axis=1)
 
 
-def _turned_view(shape, turn):
-    """Return the box (2, 3) of the whole scan in coordinates of the patch."""
-    corners = np.array(np.meshgrid(*[(0, n) for n in shape], indexing="ij")).reshape(3, -1).T
-    corners = corners @ np.linalg.inv(turn).T
-    return np.stack([corners.min(axis=0), corners.max(axis=0)])
-
-
 def _place(box, view, patch_shape, rng):
-    """Return the corner (3,) of a patch that holds `box`, or as much of it as fits.
+    """Return the corner (3,) of a patch that holds `box`, or as much as fits, inside `view` where it can.
 
-    The patch stays inside `view`, the box of the whole scan, or holds it, axis by axis: what lies outside
-    is blank, and a network that is used on whole scans must not learn from half-empty patches.
+    A network that is used on whole scans must not learn from half-empty patches.
     """
     hold = np.sort(np.stack([np.ceil(box[1]) - patch_shape, np.floor(box[0])]), axis=0)
     stay = np.sort(np.stack([view[1] - patch_shape, view[0]]), axis=0)
@@ -200,10 +188,7 @@ def _place(box, view, patch_shape, rng):
 
 
 def _cut(arrays, turn, corner, patch_shape):
-    """Return patches (n_arrays, x, y, z) as float32, zeros outside.
-
-    Voxel i of a patch is voxel ``turn @ (corner + i + 1/2) - 1/2`` of the arrays.
-    """
+    """Return patches (n_arrays, x, y, z): voxel i is ``turn @ (corner + i + 1/2) - 1/2`` of the arrays."""
     patch_shape = np.asarray(patch_shape)
     if np.array_equal(np.abs(turn), np.eye(3)):  # at most mirrored: no interpolation
         mirrored = np.flatnonzero(np.diag(turn) < 0).tolist()
@@ -237,13 +222,6 @@ def _crop(array, low, high):
         target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
         result[target] = torch.from_numpy(np.asarray(array[source], dtype=np.float32))
     return result
-
-
-def _whole_voxels(boxes, shape):
-    """Round boxes to voxels inside `shape`, at least one voxel per side."""
-    start = np.clip(np.floor(boxes[:, 0] + 0.25), 0, shape - 1)  # a quarter: do not grow by rounding
-    stop = np.clip(np.ceil(boxes[:, 1] - 0.25), start + 1, shape)
-    return np.stack([start, stop], axis=1).astype(np.int64)
 
 
 def _draw_look(shape, boxes, rng):

@@ -12,8 +12,6 @@ from tumorsim.training._recipe import Recipe
 from tumorsim.training._samples import load_training_cases
 from tumorsim.training._targets import encode_labels, find_classes, label_table
 
-__all__ = ["Plan", "plan_training"]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,11 +36,7 @@ class Plan:
             raise ValueError("'contrastive' needs a label with at least two classes. Got none.")
 
     def start_from(self, network, classes, preprocessing, *, freeze):
-        """Copy the weights of a model into the network, and return the preprocessing to train with.
-
-        It is that of the model if the backbone is frozen, so that embeddings do not change. ``ValueError`` if
-        architecture or spacing differ.
-        """
+        """Copy a model's weights; return the preprocessing to train with: its own if `freeze`."""
         wanted = self.network.config | {"spacing": self.preprocessing.spacing}
         found = network.config | {"spacing": preprocessing.spacing}
         unlike = [name for name in wanted if wanted[name] != found[name]]

@@ -12,8 +12,6 @@ from sklearn.base import BaseEstimator
 from tumorsim._validation import check_choice, check_integer, check_real, check_spacing
 from tumorsim.nn import ARCHITECTURES
 
-__all__ = ["RECIPES", "Recipe", "resolve_recipe"]
-
 RECIPES = tomllib.loads((files("tumorsim") / "data" / "recipes.toml").read_text(encoding="utf-8"))
 
 
@@ -160,7 +158,10 @@ class Recipe(BaseEstimator):
         values["box_jitter"] = check_real(values["box_jitter"], "box_jitter", minimum=0, maximum=0.9)
         values["spacing"] = tuple(float(s) for s in check_spacing(values["spacing"]))
         values["patch_size"] = _check_patch(values["patch_size"])
-        values["lr_milestones"] = _check_milestones(values["lr_milestones"])
+        if not isinstance(values["lr_milestones"], tuple | list):
+            raise TypeError(f"'lr_milestones' must be a tuple of epochs. Got {values['lr_milestones']!r}.")
+        epochs = [check_real(epoch, "lr_milestones", minimum=0) for epoch in values["lr_milestones"]]
+        values["lr_milestones"] = tuple(epochs)
         return Recipe(**values)
 
 
@@ -198,10 +199,3 @@ def _check_patch(patch_size):
             f"least 8. Got {patch_size!r}."
         )
     return tuple(int(n) for n in np.broadcast_to(patch, 3))
-
-
-def _check_milestones(milestones):
-    """Return epochs as a tuple of float."""
-    if not isinstance(milestones, tuple | list):
-        raise TypeError(f"Parameter 'lr_milestones' must be a tuple of epochs. Got {milestones!r}.")
-    return tuple(check_real(milestone, "lr_milestones", minimum=0) for milestone in milestones)

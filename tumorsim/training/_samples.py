@@ -1,10 +1,15 @@
-"""Tumors with class numbers → prepared scans, as training reads them."""
+"""Tumors with class numbers → prepared scans, as training reads them; the one prefetch, in threads."""
 
 import hashlib
 import secrets
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
+import torch
 from torch import distributed
+from tqdm import tqdm
 
 import tumorsim
 from tumorsim._validation import check_mask_value
@@ -13,18 +18,12 @@ from tumorsim.geometry import select_mask
 from tumorsim.nn import n_processes, process_rank
 from tumorsim.records import group_by_case
 from tumorsim.training._patches import TrainingCase
-from tumorsim.training._prefetch import prefetch_scans
-
-__all__ = ["describe_cases", "describe_data", "find_trained", "hash_scans", "load_training_cases"]
 
 _SALT_BYTES, _HASH_DIGITS = 8, 16
 
 
 def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose):
-    """Read and prepare every scan of tumors with class numbers (n_tumors, n_tasks): a list of `TrainingCase`.
-
-    A `CohortError` lists every scan that cannot be used, with its file and the reason.
-    """
+    """Prepare scans of tumors with class numbers (n_tumors, n_tasks); a `CohortError` lists all that fail."""
 
     def prepare(rows):
         case = tumors[rows[0]].case
@@ -36,7 +35,8 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
                 for row in rows:
                     if not tumors[row].select(mask).any():
                         tumors[row].measure(mask)  # raises, and names tumor, file and value
-                mask = _tumor_voxels([tumors[row] for row in rows], mask)
+                values = {check_mask_value(tumors[row].mask_value) for row in rows}
+                mask = select_mask(mask, None if None in values else tuple(sorted(set().union(*values))))
             return preprocessing.prepare_case(case, mask=mask, cache=cache)
         except (ValueError, OSError) as err:
             where = case.image if isinstance(case.image, str) else "in memory"
@@ -65,10 +65,8 @@ def load_training_cases(tumors, codes, preprocessing, *, cache, n_jobs, verbose)
 
 def describe_cases(cases):
     """Return what of `load_training_cases` a resumed run must find again; lists that JSON can hold."""
-    return [
-        [c.patient_id, c.case_id, c.volume.mask is not None, c.boxes.tolist(), c.labels.tolist()]
-        for c in cases
-    ]
+    ids = [[case.patient_id, case.case_id, case.volume.mask is not None] for case in cases]
+    return [[*own, c.boxes.tolist(), c.labels.tolist()] for own, c in zip(ids, cases, strict=True)]
 
 
 def describe_data(tumors, initial=None):
@@ -104,11 +102,11 @@ def find_trained(record, tumors):
     if record.get("scans") is None:
         return None
     known = {salt: set(hashes) for salt, hashes in record["scans"].items()}
-    cases = {id(tumor.case): tumor.case for tumor in tumors}
-    found = {
-        key: any(_hash(salt, case) in hashes for salt, hashes in known.items()) for key, case in cases.items()
-    }
-    return np.array([found[id(tumor.case)] for tumor in tumors], dtype=bool)
+    found = np.zeros(len(tumors), dtype=bool)
+    for rows in group_by_case(tumors):
+        case = tumors[rows[0]].case
+        found[rows] = any(_hash(salt, case) in hashes for salt, hashes in known.items())
+    return found
 
 
 def _hash(salt, case):
@@ -121,7 +119,29 @@ def dataset_of(tumor):
     return str(tumor.metadata.get("dataset", "unnamed"))
 
 
-def _tumor_voxels(tumors, mask):
-    """Return as bool (nx, ny, nz) all voxels of the values that these tumors of one case select."""
-    values = {check_mask_value(t.mask_value) for t in tumors}
-    return select_mask(mask, None if None in values else tuple(sorted(set().union(*values))))
+def prefetch(make, items, *, n_jobs, torch_threads=None):
+    """Yield ``make(item)`` in order, computed in threads; at most ``n_jobs + 1`` results wait at once.
+
+    Close the generator to stop early. In each thread torch uses `torch_threads`; None: as elsewhere.
+    """
+    before = torch.get_num_threads()
+    initializer = None if torch_threads is None else torch.set_num_threads
+    pool = ThreadPoolExecutor(n_jobs, initializer=initializer, initargs=(torch_threads,))
+    coming = iter(items)
+    try:
+        waiting = deque(pool.submit(make, item) for item in islice(coming, n_jobs + 1))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(make, item) for item in islice(coming, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        if torch_threads is not None:
+            torch.set_num_threads(before)  # of threads to come, too
+
+
+def prefetch_scans(make, scans, *, n_jobs, description, verbose):
+    """Iterate over ``make(scan)`` in order through `prefetch`, with a progress bar if `verbose`."""
+    shown = verbose and len(scans) > 1 and process_rank() == 0
+    made = prefetch(make, scans, n_jobs=n_jobs)
+    return tqdm(made, description, total=len(scans), unit="scan", disable=None if shown else True)

@@ -9,8 +9,6 @@ from tumorsim._validation import check_real
 from tumorsim.records import Cohort
 from tumorsim.records.columns import clean_label
 
-__all__ = ["MISSING", "class_factors", "encode_labels", "find_classes", "head_weights", "label_table"]
-
 MISSING = -1
 RESERVED = ("contrastive", "embedding", "mask", "total")  # names in the network and the history
 
@@ -45,16 +43,13 @@ def label_table(tumors, y=None, tasks=None):
     if tasks is not None:
         unknown = [task for task in tasks if task not in labels]
         if unknown:
-            raise ValueError(
-                f"'tasks' must be labels of the tumors: {', '.join(labels) or 'none'}. Got {unknown}."
-            )
+            known = ", ".join(labels) or "none"
+            raise ValueError(f"'tasks' must be labels of the tumors: {known}. Got {unknown}.")
         labels = labels[list(dict.fromkeys(tasks))]
     for task in labels:
         if task in RESERVED:
-            raise ValueError(
-                f"A task must not be called {', '.join(RESERVED)}. Got '{task}'. Rename it, or leave it out "
-                "with 'tasks'."
-            )
+            rule = f"A task must not be called {', '.join(RESERVED)}"
+            raise ValueError(f"{rule}. Got '{task}'. Rename it, or leave it out with 'tasks'.")
     return labels.apply(lambda column: column.map(lambda v: clean_label(v, column.name)).astype(object))
 
 
@@ -62,10 +57,8 @@ def find_classes(labels):
     """Return task → sorted class names of a `label_table`; warn of tasks with fewer than two."""
     classes = {task: sorted(set(labels[task].dropna())) for task in labels}
     for task in [task for task, names in classes.items() if len(names) < 2]:
-        warnings.warn(
-            f"Task '{task}' is left out: it needs two classes, got {classes[task]}.", stacklevel=5
-        )  # of the caller of `fit`
-        del classes[task]
+        reason = f"it needs two classes, got {classes.pop(task)}"
+        warnings.warn(f"Task '{task}' is left out: {reason}.", stacklevel=5)  # of the caller of `fit`
     return classes
 
 
@@ -107,8 +100,7 @@ def head_weights(classes, given=None):
     weights = {"mask": 6.0} | {task: 1 / 3 if len(names) == 2 else 1.0 for task, names in classes.items()}
     for name, value in (given or {}).items():
         if name not in weights:
-            raise ValueError(
-                f"'task_weights' must name heads of this fit: {', '.join(weights)}. Got {name!r}."
-            )
+            heads = ", ".join(weights)
+            raise ValueError(f"'task_weights' must name heads of this fit: {heads}. Got {name!r}.")
         weights[name] = check_real(value, f"task_weights[{name!r}]", minimum=0)
     return weights

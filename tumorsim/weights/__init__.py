@@ -17,17 +17,6 @@ from tumorsim.weights._model import (
 from tumorsim.weights._registry import Registry, Weights, load_registry
 
 __all__ = [
-    "Registry",
-    "Weights",
-    "embedding_space",
-    "fetch_weights",
-    "find_weights",
-    "fingerprint",
-    "head_aspects",
-    "list_weights",
-    "load_model",
-    "load_registry",
-    "save_model",
-    "verify_weights",
-    "weights_path",
-]
+    "Registry", "Weights", "embedding_space", "fetch_weights", "find_weights", "fingerprint", "head_aspects",
+    "list_weights", "load_model", "load_registry", "save_model", "verify_weights", "weights_path",
+]  # fmt: skip

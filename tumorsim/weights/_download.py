@@ -9,10 +9,14 @@ import sys
 import tempfile
 from urllib.parse import urlsplit
 
+import pooch
+import requests
+from requests import exceptions
+from requests.utils import get_auth_from_url, urldefragauth
+from tqdm import tqdm
+
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import atomic_path, locked, remove_leftovers
-
-__all__ = ["alone", "download"]
 
 _TIMEOUT = (10, 30)  # seconds to connect, seconds without a byte
 _RETRIES = 2
@@ -22,20 +26,16 @@ _LOCK_SECONDS = 900
 def download(weights, target, url, *, progress=False):
     """Write a file of weights to `target`, atomically, from the first mirror that has it.
 
-    Mirrors are the addresses in ``TUMORSIM_WEIGHTS_URL``, or else `url`: folders on servers. A `WeightsError`
-    lists each of them with its reason.
+    Mirrors are the folders in ``TUMORSIM_WEIGHTS_URL``, or else `url`; a `WeightsError` says why each failed.
     """
-    import pooch
-
     for handler in pooch.get_logger().handlers:  # pooch keeps the stderr of its import, closed by now perhaps
         if type(handler) is logging.StreamHandler:
             handler.stream = sys.stderr
     reasons = []
     with tempfile.TemporaryDirectory(prefix="tumorsim-") as folder:
         for address, auth in _mirrors(url):
-            files = pooch.create(
-                folder, address, registry={weights.file: weights.sha256}, retry_if_failed=_RETRIES
-            )
+            known = {weights.file: weights.sha256}
+            files = pooch.create(folder, address, registry=known, retry_if_failed=_RETRIES)
             try:
                 path = files.fetch(weights.file, downloader=_downloader(weights, auth, progress))
             except (_Failed, ValueError) as err:
@@ -65,8 +65,6 @@ def alone(target):
 
 def _mirrors(url):
     """Return (address, None or (user, password)) of each mirror in the order in which they are tried."""
-    from requests.utils import get_auth_from_url, urldefragauth
-
     mirrors = []
     for base in os.environ.get("TUMORSIM_WEIGHTS_URL", "").replace(",", " ").split() or [url]:
         try:
@@ -91,8 +89,6 @@ class _Failed(Exception):
 
 def _downloader(weights, auth, progress):
     """Return a downloader for pooch, which calls it again after a `ValueError`, but not after `_Failed`."""
-    import requests
-    from tqdm import tqdm
 
     def get(url, path, pup):
         bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True, disable=not progress)
@@ -117,8 +113,6 @@ def _downloader(weights, auth, progress):
 
 def _failure(err):
     """Return why a request failed as an exception: `ValueError` if a retry may help, else `_Failed`."""
-    from requests import exceptions
-
     if isinstance(err, exceptions.HTTPError):
         response = err.response
         passes = response.status_code in (429, 500, 502, 503, 504)

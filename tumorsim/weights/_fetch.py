@@ -6,11 +6,8 @@ from pathlib import Path
 
 from tumorsim.exceptions import WeightsError
 from tumorsim.io import content_key
-from tumorsim.weights._download import alone, download
 from tumorsim.weights._model import load_model
 from tumorsim.weights._registry import load_registry
-
-__all__ = ["fetch_weights", "find_weights", "list_weights", "verify_weights", "weights_path"]
 
 
 def fetch_weights(name=None, *, force=False, progress=False, registry=None):
@@ -39,11 +36,9 @@ def fetch_weights(name=None, *, force=False, progress=False, registry=None):
     WeightsError
         If the name is unknown, a wrong file is in its place, ``TUMORSIM_OFFLINE`` forbids a download that is
         needed, or no mirror delivers. The message says what to do.
-
-    See Also
-    --------
-    weights_path : where the file belongs, without any download.
     """
+    from tumorsim.weights._download import alone, download  # requests takes long to import
+
     registry = registry or load_registry()
     weights = registry.get(name)
     if not force and (path := _find(weights, registry)) is not None:

@@ -8,12 +8,11 @@ import numpy as np
 
 from tumorsim._validation import check_choice, check_integer, check_text, printable
 from tumorsim.exceptions import WeightsError
-from tumorsim.io import atomic_path
+from tumorsim.io import save_tensors
 from tumorsim.spaces import EmbeddingSpace
 
-__all__ = ["embedding_space", "fingerprint", "head_aspects", "load_model", "save_model"]
-
 _FORMAT = "tumorsim-model-1"
+_DAMAGE = (AttributeError, LookupError, RuntimeError, OSError, TypeError, ValueError)  # what it can raise
 _NEEDED = {"architecture": dict, "classes": dict, "fingerprint": str, "preprocessing": dict}
 _SCHEMA = _NEEDED | {"scale": list, "weights": dict, "history": list, "training": dict, "parameters": dict}
 
@@ -78,8 +77,8 @@ def save_model(path, network, config, dtype=None):
         ``architecture``, ``preprocessing``, ``classes``, ``aspects`` …; values are what JSON can hold,
         arrays, or paths.
     dtype : {"float16"}, optional
-        Store kernels (tensors of two or more axes) rounded to this type, in half the bytes; biases and the
-        statistics of normalization, which are few, stay as they are. Default: nothing is rounded.
+        Store kernels (tensors of two or more axes) rounded to this type, in half the bytes. It makes another
+        model, with a fingerprint of its own. Default: nothing is rounded.
 
     Raises
     ------
@@ -87,33 +86,17 @@ def save_model(path, network, config, dtype=None):
         If `dtype` is not known, or a kernel leaves its range.
     OSError
         If the file cannot be written; one that was there is then as it was.
-
-    Notes
-    -----
-    Rounding makes another model: the file has the fingerprint of the rounded numbers, and its embeddings are
-    not comparable with those of `network` itself.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     if dtype is not None:
         tensors = _rounded(tensors, dtype)
         config = config | {"fingerprint": fingerprint(_widened(tensors), config["preprocessing"])}
-    text = json.dumps(
-        config, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
-    )
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": text})
-        except SafetensorError as err:  # also of a full disk
-            raise OSError(str(err)) from err
+    text = json.dumps(config, default=lambda one: one.tolist() if hasattr(one, "tolist") else str(one))
+    save_tensors(path, tensors, {"format": _FORMAT, "config": text})
 
 
 def load_model(path):
     """Read a model file.
-
-    Tensors that were stored as float16 become float32.
 
     Parameters
     ----------
@@ -122,7 +105,7 @@ def load_model(path):
     Returns
     -------
     network : Network
-        In evaluation mode, on the CPU.
+        In evaluation mode, on the CPU; what was stored as float16 is float32.
     config : dict
         What was saved.
 
@@ -144,7 +127,9 @@ def load_model(path):
             config = _checked_config(json.loads(metadata["config"]))
             network = _empty_network(config, {name: file.get_slice(name).get_shape() for name in file.keys()})
             tensors = _widened({name: file.get_tensor(name) for name in file.keys()})
-        _check_tensors(tensors, network.state_dict())
+        for name, like in network.state_dict().items():
+            if tensors[name].dtype != like.dtype or not tensors[name].isfinite().all():
+                raise ValueError(f"tensor '{name}' must hold finite numbers of type {like.dtype}")
         network.to_empty(device="cpu").load_state_dict(tensors)
         found, expected = fingerprint(tensors, config["preprocessing"]), config["fingerprint"]
         if found != expected:
@@ -158,15 +143,7 @@ def load_model(path):
         if os.path.lexists(path):
             raise WeightsError(f"Model file '{path}' cannot be read. Check its permissions.") from err
         raise WeightsError(f"Model file '{path}' does not exist. Make one with 'tumorsim fit'.") from err
-    except (
-        SafetensorError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as err:
+    except (SafetensorError, *_DAMAGE) as err:
         raise WeightsError(f"'{path}' is damaged or not a model file: {printable(err)}") from err
     return network.eval(), config
 
@@ -205,23 +182,14 @@ def _empty_network(config, shapes):
     return network
 
 
-def _check_tensors(tensors, like):
-    """Raise ``ValueError`` unless tensors are finite and have the types of others of the same names."""
-    for name, tensor in tensors.items():
-        if tensor.dtype != like[name].dtype or not tensor.isfinite().all():
-            raise ValueError(f"tensor '{name}' must hold finite numbers of type {like[name].dtype}")
-
-
 def _rounded(tensors, dtype):
     """Return tensors with kernels as `dtype`, or say which does not fit."""
     import torch
 
     if dtype not in ("float16", torch.float16):
         raise ValueError(f"Parameter 'dtype' must be 'float16' or None. Got {dtype!r}.")
-    rounded = {
-        name: tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+    kernels = {n: t.half() for n, t in tensors.items() if t.ndim > 1 and t.is_floating_point()}
+    rounded = tensors | kernels
     for name, tensor in rounded.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"Tensor '{name}' must be finite as float16. Save it with dtype=None.")
@@ -232,6 +200,4 @@ def _widened(tensors):
     """Return tensors with float16 as float32."""
     import torch
 
-    return {
-        name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()
-    }
+    return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}

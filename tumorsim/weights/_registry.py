@@ -8,8 +8,6 @@ from pathlib import Path
 from tumorsim._validation import check_text, printable
 from tumorsim.exceptions import WeightsError
 
-__all__ = ["REGISTRY_PATH", "Registry", "Weights", "load_registry"]
-
 REGISTRY_PATH = Path(__file__).parents[1] / "data" / "weights" / "registry.json"
 
 
@@ -73,9 +71,8 @@ class Registry:
         if name is None:
             raise WeightsError(f"This build has no default weights. Name one of {sorted(self.weights)}.")
         if name not in self.weights:
-            raise WeightsError(
-                f"Weights must be one of {sorted(self.weights)}. Got {name!r}. See 'tumorsim weights list'."
-            )
+            known = sorted(self.weights)
+            raise WeightsError(f"Weights must be one of {known}. Got {name!r}. See 'tumorsim weights list'.")
         return self.weights[name]
 
 
@@ -112,7 +109,6 @@ def load_registry(path=None):
         if registry.default is not None and registry.default not in weights:
             raise ValueError(f"the default '{registry.default}' is not in it")
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
-        raise WeightsError(
-            f"Registry '{path}' cannot be used: {printable(err)}. Reinstall tumorsim."
-        ) from err
+        reason = printable(err)
+        raise WeightsError(f"Registry '{path}' cannot be used: {reason}. Reinstall tumorsim.") from err
     return registry

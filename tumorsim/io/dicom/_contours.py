@@ -4,8 +4,6 @@ import numpy as np
 
 from tumorsim.exceptions import DicomError
 
-__all__ = ["THICKEST_MM", "area_vector", "mask_of_contours", "slice_distance"]
-
 _ON_EDGE_MM = 0.01  # contours are written with two decimals; a voxel center on one is inside
 _FLAT_MM = 0.1  # distance of a contour's points from its plane
 THICKEST_MM = 10.0  # planes that are farther apart than slices of a scan are of two lesions
@@ -14,12 +12,10 @@ THICKEST_MM = 10.0  # planes that are farther apart than slices of a scan are of
 def mask_of_contours(contours, shape, affine, *, thickness=None):
     """Return the voxels of a grid whose centers lie inside closed contours (RAS+ mm), bool of `shape`.
 
-    In a plane the even-odd rule over all of its contours decides: a contour within another is a hole, and
-    the two coinciding edges of a keyhole's channel cancel out. Centers on an edge count as inside, so that
-    outlines drawn through the centers of border voxels lose no border. A plane stands for the slab around
-    it, of `thickness` mm; by default as thick as the distance of two planes where that is regular, else as a
-    voxel. So planes may be finer or coarser than the grid's slices and lie across them, and slices between
-    two lesions stay empty.
+    In a plane the even-odd rule over all of its contours decides: a contour within another is a hole. Centers
+    on an edge count as inside. A plane stands for the slab around it, of `thickness` mm; by default as thick
+    as the distance of two planes where that is regular, else as a voxel. So planes may be finer or coarser
+    than the grid's slices and lie across them, and slices between two lesions stay empty.
 
     ``DicomError`` if a contour has fewer than three points or is not planar, planes are not parallel, or
     contours reach out of the grid by more than a voxel, so that slices of it must be missing.
@@ -103,9 +99,7 @@ def _voxels_around(contours, normal, thickness, shape, affine):
     to_voxels = np.linalg.inv(affine[:3, :3]).T
     voxels = (np.concatenate(contours) - affine[:3, 3]) @ to_voxels
     if voxels.min() < -1.5 or (voxels > np.array(shape) + 0.5).any():
-        raise DicomError(
-            "The contours reach out of the scan: they are of another one, or slices are missing."
-        )
+        raise DicomError("The contours reach out of the scan: it is another one, or slices are missing.")
     half = np.abs(normal @ to_voxels) * thickness / 2
     start = np.clip(np.floor(voxels.min(axis=0) - half - 1e-6), 0, shape).astype(int)
     stop = np.clip(np.ceil(voxels.max(axis=0) + half + 1e-6) + 1, start, shape).astype(int)

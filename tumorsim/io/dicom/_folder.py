@@ -10,8 +10,6 @@ import numpy as np
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._open import items, number, numbers, open_dicom, reading, text
 
-__all__ = ["GROUPS", "LPS_TO_RAS", "Frame", "Series", "frames_of", "read_folder"]
-
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ABOUT = (  # of the whole series, as most of its files have them
     "AcquisitionContrast BurnedInAnnotation ContrastBolusAgent EchoTime ImageType InversionTime Modality "
@@ -84,10 +82,7 @@ class Series:
 
 
 def read_folder(folder, *, progress=False):
-    """Sort the DICOM files below a folder into series by patient and study, headers alone.
-
-    Returns a list of Series, and (path relative to `folder`, reason) of files whose series is unknown.
-    """
+    """Return Series sorted by headers alone, and (path, reason) of files whose series is unknown."""
     from tqdm import tqdm
 
     folder = Path(folder)
@@ -183,9 +178,8 @@ def frames_of(path, header):
 def _affine(position, orientation, measures):
     """Return (column, row, 0) → LPS mm of a plane, (4, 4), checked to be a rectangular grid."""
     row, column = np.array(numbers(orientation, "ImageOrientationPatient", 6)).reshape(2, 3)
-    if (
-        max(abs(row @ row - 1), abs(column @ column - 1)) > 1e-2 or abs(row @ column) > 2e-3
-    ):  # rounding is less
+    stretched = max(abs(row @ row - 1), abs(column @ column - 1))
+    if stretched > 1e-2 or abs(row @ column) > 2e-3:  # rounding is less
         raise DicomError("ImageOrientationPatient must be two perpendicular directions of length 1.")
     between_rows, between_columns = numbers(measures, "PixelSpacing", 2)
     if min(between_rows, between_columns) <= 0:

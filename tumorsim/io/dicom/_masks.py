@@ -15,8 +15,6 @@ from tumorsim.io.dicom._contours import THICKEST_MM, area_vector, mask_of_contou
 from tumorsim.io.dicom._folder import LPS_TO_RAS, frames_of
 from tumorsim.io.dicom._open import MAX_VOXELS, items, number, numbers, open_dicom, reading, text
 
-__all__ = ["Region", "is_other", "is_tumor", "read_regions"]
-
 _TUMOR = re.compile(  # words without accents, English and German
     r"\b(gtv|gross|tv|an|vs|men|metas?|mets?|target|lesions?|lasion(en)?|herde?|filia|gbm|index)\b"
     r"|tumou?r|tumeur|neoplas|metasta|cancer|carcino|karzino|sarcoma|lymphom|melanom|schwann|neurinom|neurom"
@@ -64,10 +62,9 @@ def read_regions(path, kind):
 def is_tumor(region, include=None, exclude=None):
     """Tell by its name whether a region is a tumor.
 
-    Words of the name decide, without digits and underscores, and the planner's type (GTV or not an organ,
-    marker, dose …). Planning volumes with a margin (PTV, CTV), cavities, edema and organs at risk are no
-    tumors, and neither is a name without any word for a tumor. The pattern `include` replaces this rule;
-    `exclude` goes before both.
+    Words of the name decide, and the planner's type (GTV or not an organ, marker, dose …). Planning volumes
+    with a margin (PTV, CTV), cavities, edema, organs at risk and names without any word for a tumor are none.
+    The pattern `include` replaces this rule; `exclude` goes before both.
 
     Examples
     --------
@@ -113,11 +110,7 @@ def _rois(path, dataset):
 
 
 def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False):
-    """Draw an ROI's closed contours; those without area, or of points that cannot be read, are told.
-
-    With `resample` they are of another series, whose slices are as thick as the planes of the file lie apart;
-    `every` returns its contours.
-    """
+    """Draw an ROI's closed contours; with `resample` as thick as the planes of `every()` lie apart."""
     with reading(f"Region {number}", path):
         contours, n_given = _contours_of(roi)
         if len(contours) < n_given:

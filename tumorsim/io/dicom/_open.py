@@ -10,8 +10,6 @@ from pathlib import Path
 from tumorsim._validation import install_hint
 from tumorsim.exceptions import DicomError
 
-__all__ = ["MAX_VOXELS", "items", "number", "numbers", "open_dicom", "quiet", "reading", "text"]
-
 MAX_VOXELS = 2**28  # of a scan, or a frame of a SEG: with float32 1 GiB
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which only lists other files
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -51,16 +49,12 @@ def reading(what, path=None):
 
 
 def open_dicom(path, what, keywords=None, *, pixels=False):
-    """Return the elements `keywords` of a DICOM file, or all, as a Dataset; None if it is no DICOM file.
-
-    ``DicomError`` if it is DICOM, or claims to be, and `what` of it is damaged.
-    """
+    """Return elements `keywords` of a DICOM file, or all; None if it is none, DicomError if damaged."""
     try:
         import pydicom
     except ImportError as err:
-        raise DicomError(
-            f"DICOM needs pydicom and highdicom, which are not installed. {install_hint('dicom')}"
-        ) from err
+        missing = "DICOM needs pydicom and highdicom, which are not installed."
+        raise DicomError(f"{missing} {install_hint('dicom')}") from err
     from pydicom.dataelem import RawDataElement
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -78,10 +72,8 @@ def open_dicom(path, what, keywords=None, *, pixels=False):
         file.seek(0)
         dataset = pydicom.dcmread(file, force=bare, stop_before_pixels=not pixels, specific_tags=tags)
         if not text(dataset.file_meta, "TransferSyntaxUID"):
-            implicit = dataset.original_encoding[0]
-            dataset.file_meta.TransferSyntaxUID = (
-                ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-            )
+            syntaxes = ExplicitVRLittleEndian, ImplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = syntaxes[dataset.original_encoding[0]]
         if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
             return None
         if not text(dataset, "SOPClassUID"):

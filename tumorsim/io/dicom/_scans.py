@@ -14,17 +14,6 @@ from tumorsim.io.dicom._masks import is_other, is_tumor, read_regions
 from tumorsim.io.dicom._open import items, open_dicom, reading, text
 from tumorsim.io.dicom._volume import assemble, load_volume
 
-__all__ = [
-    "Scan",
-    "draw_tumors",
-    "find_scan",
-    "find_scans",
-    "load_mask",
-    "modality_of",
-    "read_series",
-    "t1c_objection",
-]
-
 _NOT_ANATOMY = re.compile(
     r"local|scout|survey|\bloc\b|3.?plane|\bmip\b|projection|subtract|\bsub\b|screen.?save|\bphase\b"
     r"|b0.?map|field.?map|calib|\basl\b|cest|mra\b|angio|\btof\b|\bswi\b|\bswan\b|venogra|\bmrv\b|perfus"
@@ -179,9 +168,8 @@ def find_scan(folder, pattern=None):
         )
     chosen = [scan for scan in scans if scan.masks] or scans
     if len(chosen) > 1:
-        listed = "; ".join(
-            f"{Path(s.series.files[0]).parent.name}: {' x '.join(map(str, s.shape))} voxels" for s in chosen
-        )
+        sizes = [(Path(s.series.files[0]).parent.name, " x ".join(map(str, s.shape))) for s in chosen]
+        listed = "; ".join(f"{name}: {size} voxels" for name, size in sizes)
         raise DicomError(
             f"'{folder}' must hold one contrast-enhanced T1 series. Got {len(chosen)} ({listed}). "
             "Give a series' own folder, or name it with a pattern (--series)."
@@ -262,11 +250,9 @@ def draw_tumors(scan, include=None, exclude=None):
 def t1c_objection(series, pattern=None):
     """Say why a series is not taken as contrast-enhanced T1, quoting no tag of it; None where it is taken.
 
-    It is T1c if it is an MR image, primary or reformatted, whose name (description, protocol, sequence) or
-    whose echo and repetition time say T1, and whose ContrastBolusAgent or name says contrast. Names that say
-    another weighting, a localizer, a map or a difference speak against it; "pre" in a name outvotes an agent,
-    which scanners write into every series of an examination. A `pattern` found in SeriesDescription,
-    ProtocolName or SeriesInstanceUID replaces all of this for MR series.
+    It is T1c if it is an MR image whose name or echo and repetition time say T1, and whose ContrastBolusAgent
+    or name says contrast; "pre" in a name outvotes an agent, which scanners write into every series. A
+    `pattern` found in SeriesDescription, ProtocolName or SeriesInstanceUID replaces this for MR series.
     """
     about = series.about
     if about["Modality"] != "MR":

@@ -13,8 +13,6 @@ from tumorsim.geometry import check_affine
 from tumorsim.io.dicom._folder import LPS_TO_RAS
 from tumorsim.io.dicom._open import MAX_VOXELS, open_dicom, reading
 
-__all__ = ["assemble", "load_volume"]
-
 _UNEVEN = 0.05  # of the distance of two slices: rounding in headers, table motion; a gap is 1 and more
 _ROUNDING_MM = 0.02  # positions are written with two decimals by some
 
@@ -40,12 +38,9 @@ def assemble(frames, *, by_slice_location=False):
         usual = _usual(kept) if kept else []
         odd = len(kept) - len(usual)
         if 0 < odd <= max(3, len(kept) // 10) and odd < len(usual):
+            notes.append(f"{odd} of {len(kept)} images left out: orientation or size differs")
             with contextlib.suppress(DicomError):  # it is missed in the stack, so it is no stray image
-                stacked = _stack(usual)
-                return *stacked, [
-                    *notes,
-                    f"{odd} of {len(kept)} images left out: orientation or size differs",
-                ]
+                return *_stack(usual), notes
         raise
 
 

@@ -9,13 +9,12 @@ from tumorsim.io._files import atomic_path
 from tumorsim.io.dicom._folder import GROUPS
 from tumorsim.io.dicom._open import open_dicom, reading, text
 
-__all__ = ["save_seg"]
-
 # What links a SEG to its source, and geometry; highdicom would copy names, addresses and notes too
-_KEPT = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_KEPT += ("PatientID", "StudyDate", "StudyTime", "SpecificCharacterSet", "Rows", "Columns", "NumberOfFrames")
-_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-_GEOMETRY += ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_KEPT = (
+    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID StudyDate "
+    "StudyTime SpecificCharacterSet Rows Columns NumberOfFrames ImagePositionPatient ImageOrientationPatient "
+    "PixelSpacing SliceThickness SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+).split()
 # Type 2: must be there, may be empty
 _EMPTY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName")
 _EMPTY += ("StudyID", "PositionReferenceIndicator")
@@ -61,7 +60,7 @@ def _bare(source):
                 kept[keyword] = dataset[keyword]
         return kept
 
-    bare = only(source, (*_KEPT, *_GEOMETRY, *GROUPS))
+    bare = only(source, (*_KEPT, *GROUPS))
     if not text(bare, "PatientID").isprintable():
         raise DicomError("PatientID must be plain text. It holds control characters.")
     for keyword in ("StudyDate", "StudyTime"):
