@@ -59,7 +59,8 @@ class Server:
         script = folder / f"start-{len(list(folder.iterdir()))}.py"
         facts = {"index": str(index), "model": str(model), "token": TOKEN}
         script.write_text(START.format(limits=limits, options=options or {}, **facts))
-        self.log, temp = (folder / "log.txt").open("w+"), Path(tempfile.mkdtemp(dir=folder))
+        temp = Path(tempfile.mkdtemp(dir=folder))
+        self.log = temp.with_suffix(".log").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, script],
             stdout=subprocess.PIPE,
@@ -171,6 +172,52 @@ def test_paths_and_methods(server):
     assert server.call("POST", "/queries", data="{").status_code == 400
     assert server.call("POST", "/queries", data="[1]").status_code == 400
     assert server.call("POST", "/queries", data=b" " * 200_000).status_code == 413
+
+
+def test_malformed_requests(server, scan):
+    """Whatever a field holds, the answer is a sentence that blames the request, never an internal error."""
+    answer = server.call("POST", "/queries", json={"scan": scan["id"]}).json()["id"]
+    asked, proposals = {"scan": scan["id"]}, f"/scans/{scan['id']}/proposals"
+    bodies = [("/queries", {"scan": wrong}) for wrong in (["x"], {}, None, 5)]
+    bodies += [("/queries", asked | {"lesions": wrong}) for wrong in (5, "a", [0], [99], [None], {"a": 1})]
+    bodies += [("/queries", asked | {"box": wrong}) for wrong in (5, "a", [1], [0, 0, 0, "a", 5, 5], {})]
+    bodies += [
+        ("/queries", asked | {"where": wrong}) for wrong in (5, [1], {"type": {}}, {"volume_mm3": [[">="]]})
+    ]
+    bodies += [
+        ("/queries", asked | {name: {"a": []}}) for name in ("n_neighbors", "exclude", "aspects", "show")
+    ]
+    bodies += [("/queries", asked | {"patient_id": 5}), ("/queries", {"tumor": [1]})]
+    bodies += [(proposals, {"threshold": "x"}), (proposals, {"threshold": [1]}), (proposals, {"other": 1})]
+    bodies += [("/tumors", {"query": wrong}) for wrong in ([], None)]
+    known = {"query": answer, "patient_id": "q"}
+    more = (
+        {"lesion": 9},
+        {"lesion": "a"},
+        {"labels": 5},
+        {"labels": {"type": [1]}},
+        {"tumor_id": 5},
+        {"case_id": []},
+    )
+    bodies += [("/tumors", known | one) for one in more]
+    bodies += [("/scans", {"study": 5}), ("/scans", {"study": {"a": 1}}), ("/scans", {})]
+    for path, body in bodies:
+        response = server.call("POST", path, json=body)
+        assert response.status_code in (400, 404, 422) and response.json()["error"], (
+            path,
+            body,
+            response.text,
+        )
+    for path in (
+        "/tumors?limit=x",
+        "/tumors?where=x",
+        "/tumors?where=5",
+        "/map?other=1",
+        "/tumors?offset=1.5",
+    ):
+        response = server.call("GET", path)
+        assert response.status_code in (400, 422) and response.json()["error"], path
+    assert server.call("GET", "/archive").json()["n_tumors"] == 6
 
 
 def test_api_is_described(server):

@@ -116,7 +116,7 @@ def test_study_that_is_not_there(server):
         ({"study": "../patients"}, "must be a StudyInstanceUID"),
         ({"study": "1.2.3?limit=1"}, "must be a StudyInstanceUID"),
         ({}, "must be a StudyInstanceUID"),
-        ({"study": ["1.2"]}, "must be text"),
+        ({"study": ["1.2"]}, "a wrong type"),
         ({"study": "1.2.3", "series": "("}, "must be a regular expression"),
     ):
         response = server.call("POST", "/scans", json=body)

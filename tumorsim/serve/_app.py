@@ -141,7 +141,7 @@ def _routes(desk):
         "DELETE /scans/{id}": lambda request, body: desk.drop_scan(request.path_params["id"]),
         "GET /scans/{id}/slice": picture,
         "GET /scans/{id}/outlines": lambda r, body: scan_of(r).outlines(**_chosen(r)),
-        "POST /scans/{id}/proposals": lambda request, body: desk.propose(scan_of(request), **body),
+        "POST /scans/{id}/proposals": lambda request, body: desk.propose(scan_of(request), body),
         "POST /queries": lambda request, body: desk.ask(body),
         "GET /queries": lambda request, body: desk.history(),
         "GET /queries/{id}.{kind}": file,

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from tumorsim._validation import check_choice, check_integer, check_text
+from tumorsim._validation import check_choice, check_integer, check_text, printable
 from tumorsim.answers import describe_vote
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.index import TumorIndex, where_mask
@@ -29,6 +29,10 @@ from tumorsim.report import map_archive
 from tumorsim.retrieval import find_similar, neighbor_tumors
 from tumorsim.serve._dicomweb import check_address, pull_study
 from tumorsim.serve._uploads import Limits, read_scan, run_apart, write_seg
+
+_KINDS = {"box": list, "lesions": list, "show": list, "labels": dict, "where": dict, "aspects": (dict, str)}
+_KINDS |= {"exclude": (list, str), "lesion": int, "n_neighbors": int, "threshold": (int, float)}
+_KINDS |= dict.fromkeys(("keep_same", "keep_scan"), bool)  # others are text
 
 
 class Scan:
@@ -130,7 +134,11 @@ class Desk:
     def tumors(self, where="{}", offset=0, limit=200, **unknown):
         """Return the rows of the archive that meet conditions."""
         table = self.index().metadata_
-        table = table[where_mask(table, _where(json.loads(where)))]
+        try:
+            where = json.loads(where)
+        except ValueError as err:
+            raise ValueError('\'where\' must be JSON, such as {"type": ["glioma"]}.') from err
+        table = table[where_mask(table, _where(where))]
         return {"n": len(table), "tumors": _rows(table.iloc[int(offset) :][: min(int(limit), 1000)])}
 
     def map(self, task="type"):
@@ -178,7 +186,8 @@ class Desk:
         """Bring a study from the DICOMweb server into a folder; return its scan."""
         if self.dicomweb is None:
             raise ValueError("This server pulls no studies. Start it with --dicomweb.")
-        options = {name: check_text(value, name) for name, value in request.items() if value}
+        names = ("study", "patient_id", "series", "include", "exclude")
+        options = {name: check_text(value, name) for name, value in _fields(request, *names).items() if value}
         about = (self.dicomweb, options.pop("study", ""), options.get("series"), self.limits)
         limits = replace(self.limits, read_seconds=self.limits.upload_seconds)
         run_apart(pull_study, str(folder), *about, limits=limits)
@@ -198,24 +207,25 @@ class Desk:
             for path in self.folder.glob(f"answer-{key}.*"):
                 path.unlink(missing_ok=True)
 
-    def propose(self, scan, threshold=0.5):
+    def propose(self, scan, request):
         """Let the model propose lesions; nobody has accepted them yet."""
-        case = scan.case
+        case, threshold = scan.case, _fields(request, "threshold").get("threshold", 0.5)
         with self.turn():
-            mask = self.embedder.segment(case, threshold=float(threshold))
+            mask = self.embedder.segment(case, threshold=threshold)
             case = Case(case.image, (mask, case.affine), case_id=case.case_id, patient_id=case.patient_id)
             scan.hold(tumors_from_case(case)[:20] if mask.any() else Cohort([]), proposed=True)
         return scan.describe()
 
     def ask(self, request):
         """Answer a query: of a box, of lesions of the scan, or of a tumor of the archive."""
-        scan, tumor_id = request.pop("scan", None), request.pop("tumor", None)
-        box, lesions, patient = (request.pop(name, None) for name in ("box", "lesions", "patient_id"))
-        where = _where(request.pop("where", None) or {})
-        names = {"n_neighbors", "exclude", "aspects", "show", "keep_same"} & set(request)
-        options = {name: request.pop(name) for name in names} | {"where": where or None}
-        if request:
-            raise ValueError(f"A query has no field '{next(iter(request))}'. Leave it out.")
+        names = ("n_neighbors", "exclude", "aspects", "show", "keep_same")
+        request = _fields(request, "scan", "tumor", "box", "lesions", "patient_id", "where", *names)
+        scan, tumor_id, box = (request.get(name) for name in ("scan", "tumor", "box"))
+        lesions, patient = request.get("lesions"), request.get("patient_id")
+        if box is not None and len(box) != 6:
+            raise ValueError(f"'box' is six numbers: x0 y0 z0 x1 y1 z1. Got {len(box)}.")
+        options = {name: request[name] for name in names if name in request}
+        options["where"] = _where(request.get("where", {})) or None
         index = self.index()
         if tumor_id is not None:
             query, scan = neighbor_tumors(self.row(tumor_id)), None
@@ -288,8 +298,12 @@ class Desk:
 
     def add_tumor(self, request):
         """Add a query's tumor, with labels, to the index, and its scan to the folder beside the index."""
+        names = ("query", "lesion", "labels", "patient_id", "case_id", "tumor_id", "keep_scan")
+        request = _fields(request, *names)
         asked = self.held(self.queries, request.get("query"))
         number = check_integer(request.get("lesion", 1), "lesion", minimum=1) - 1
+        if number >= len(asked.answer.queries):
+            raise ValueError(f"'lesion' is from 1 to {len(asked.answer.queries)}. Got {number + 1}.")
         old, X = asked.answer.queries[number], asked.answer.X[[number]]
         ids = {name: request.get(name) or getattr(old.case, name) for name in ("case_id", "patient_id")}
         if ids["patient_id"] == "unknown":
@@ -348,6 +362,18 @@ class Desk:
             with TumorIndex.edit(self.directory) as index:
                 change(index)
             self.changes.append((words, back))
+
+
+def _fields(request, *names):
+    """Return the fields of a request that hold something; none is unknown or of a wrong type."""
+    for name, value in request.items():
+        if name not in names:
+            raise ValueError(f"The request has no field '{printable(name)}'. Leave it out.")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        plain = name == "where" or all(isinstance(one, str | int | float) for one in parts)
+        if value is not None and not (isinstance(value, _KINDS.get(name, str)) and plain):
+            raise ValueError(f"Field '{name}' has a value of a wrong type. See openapi.json.")
+    return {name: value for name, value in request.items() if value is not None}
 
 
 def _where(given):
