@@ -136,7 +136,7 @@ def _routes(desk):
 
     table = {
         "GET /archive": lambda request, body: desk.describe(),
-        "GET /map": lambda request, body: desk.map(**request.query_params),
+        "GET /map": lambda request, body: desk.map(request.query_params.get("task", "type")),
         "GET /scans/{id}": lambda request, body: scan_of(request).describe(),
         "DELETE /scans/{id}": lambda request, body: desk.drop_scan(request.path_params["id"]),
         "GET /scans/{id}/slice": picture,

@@ -135,11 +135,11 @@ class Desk:
         """Return the rows of the archive that meet conditions."""
         table = self.index().metadata_
         try:
-            where = json.loads(where)
+            where, offset, limit = json.loads(where), int(offset), int(limit)
         except ValueError as err:
-            raise ValueError('\'where\' must be JSON, such as {"type": ["glioma"]}.') from err
+            raise ValueError("'where' must be JSON, 'offset' and 'limit' must be whole numbers.") from err
         table = table[where_mask(table, _where(where))]
-        return {"n": len(table), "tumors": _rows(table.iloc[int(offset) :][: min(int(limit), 1000)])}
+        return {"n": len(table), "tumors": _rows(table.iloc[max(offset, 0) :][: max(min(limit, 1000), 0)])}
 
     def map(self, task="type"):
         """Return the map of the archive, colored by a label."""
