@@ -212,7 +212,6 @@ def test_malformed_requests(server, scan):
         "/tumors?limit=x",
         "/tumors?where=x",
         "/tumors?where=5",
-        "/map?other=1",
         "/tumors?offset=1.5",
     ):
         response = server.call("GET", path)
