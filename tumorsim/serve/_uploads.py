@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -27,6 +28,7 @@ from tumorsim.records import Case
 from tumorsim.rendering import display_window, find_background
 
 _IMAGES = re.compile(r"\.(nii|nii\.gz|nrrd|mgz)$", re.IGNORECASE)
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # nothing of what is sent is logged
 _DAMAGED = "What was sent came damaged, or not whole. Send it again."
 
 
