@@ -1,11 +1,14 @@
 """Inference: exactness against the plain formula."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tumorsim import roi_pool
+from tumorsim import Case, Cohort, Tumor, TumorEmbedder, roi_pool
 from tumorsim.inference import TILE, embed_boxes, mask_probability
 from tumorsim.nn import ARCHITECTURES, FACTOR, Network, pad_to_cells
 from tumorsim.nn._network import Convolution
@@ -123,3 +126,23 @@ def test_no_convolution_takes_the_slow_way(architecture, monkeypatch):
     slow = embed_boxes(network, image, BOXES), mask_probability(network, image)
     for one, other in zip(found, slow, strict=True):
         assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_number_of_scans():
+    """Boxes at 25 places need arrays of 25 sizes; without `return_memory` they took 300 MB more."""
+    image, rng = image_of((120, 120, 120)).astype(np.float32), np.random.default_rng(0)
+    tumors = []
+    for i, start in enumerate(rng.integers(30, 80, size=(30, 3))):
+        case = Case((image, np.diag([2.0, 2, 2, 1])), case_id=f"{i}", patient_id=f"{i}")
+        tumors.append(Tumor(case, [start, start + 6], tumor_id=f"{i}/1"))
+    embedder = TumorEmbedder.from_pretrained(device="cpu")
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    embedder.transform(Cohort(tumors[:5]))
+    before = resident()
+    embedder.transform(Cohort(tumors[5:]))
+    assert resident() < before + 120

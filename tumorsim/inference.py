@@ -7,7 +7,7 @@ import torch
 
 from tumorsim._validation import check_real
 from tumorsim.geometry import crop_slices
-from tumorsim.nn import FACTOR, pad_to_cells, roi_pool_upsampled, to_device
+from tumorsim.nn import FACTOR, pad_to_cells, return_memory, roi_pool_upsampled, to_device
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.training import prefetch_scans
 
@@ -52,6 +52,7 @@ def embed_tumors(network, preprocessing, tumors, *, cache=None, n_jobs=1, verbos
     for rows, volume in zip(groups, volumes, strict=True):
         image, origin = preprocessing.pad(volume.image)
         X[rows] = embed_boxes(network, image, volume.boxes([tumors[r].bbox for r in rows]) + origin)
+        return_memory()
     return X
 
 

@@ -1,5 +1,8 @@
 """Where tensors live: the one place that knows cpu, cuda and mps."""
 
+import contextlib
+import ctypes
+
 import torch
 
 from tumorsim.nn._processes import process_rank
@@ -50,3 +53,9 @@ def to_device(module_or_tensor, device):
     if isinstance(module_or_tensor, torch.Tensor) and module_or_tensor.dim() != 5:
         return module_or_tensor.to(device)
     return module_or_tensor.to(device, memory_format=torch.channels_last_3d)
+
+
+def return_memory():
+    """Give freed memory back to the system (glibc keeps it, in pieces that no later scan's shapes fit)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
