@@ -3,12 +3,11 @@
     python -m benchmarks.growth --out growth
 
 Each point runs in a process of its own, on one thread: CPU seconds from files to embeddings, without imports,
-and the process's peak memory less that of the smallest run. The slope is that of the logarithm of seconds: 1
-is linear, and less is cheaper. Writes ``growth.csv`` and ``growth.png``.
+and its peak memory. The slope is that of the logarithm of seconds: 1 is linear, less is cheaper.
+Writes ``growth.csv`` and ``growth.png``.
 """
 
 import argparse
-import functools
 import multiprocessing
 import resource
 import tempfile
@@ -63,12 +62,10 @@ def measure(name, value):
 
     torch.set_num_threads(1)
     if name == "tumors in the index":
-        run = search(value)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            given = {"voxels a side": SIZE, "tumors a scan": 1, "scans": 1, "channels": 48} | {name: value}
-            return timed(functools.partial(embedding(Path(folder), *given.values())))
-    return timed(run)
+        return timed(search(value))
+    given = {"voxels a side": SIZE, "tumors a scan": 1, "scans": 1, "channels": 48} | {name: value}
+    with tempfile.TemporaryDirectory() as folder:
+        return timed(embedding(Path(folder), *given.values()))
 
 
 def timed(run):
