@@ -140,7 +140,7 @@ def test_dicom_box_answer_add_and_find_again(page, server, world, tmp_path):  # 
     page.select_option("#by-column", "patient_id")
     page.fill("#by-value", "browser")
     page.click("#by-go")
-    _until(page, "document.getElementById('found').textContent.startsWith('1 tumor')")
+    _until(page, "document.getElementById('found').textContent === '1 tumor'")
     page.click("#table button")
     page.wait_for_selector("#tumor:not([hidden])")
     assert "dropped" in page.inner_text("#tumor") and page.locator("#tumor tbody tr").count() == 5
@@ -211,6 +211,44 @@ def test_map_and_history(page, world, tmp_path):  # noqa: F811
     row.locator("button").click()
     assert "new/1" in _answered(page) and page.input_value("#add-case") == "new"
     _until(page, "document.getElementById('answer').getBoundingClientRect().top < 100")
+
+
+def test_a_late_response_overwrites_nothing(page, server):
+    """The table of an older request that is answered last is dropped; so is an older tumor's page."""
+    held, order = [], []
+
+    def hold_first(route):
+        """Hold the first request of a kind until the second was answered."""
+        order.append(route.request.url)
+        if not held:
+            held.append(route)
+            return
+        route.fulfill(response=route.fetch())
+        held[0].fulfill(response=held[0].fetch())
+
+    page.route("**/tumors?where=*", hold_first)
+    page.click("#tab-archive")
+    while not held:
+        page.wait_for_timeout(20)
+    page.select_option("#by-column", "patient_id")
+    page.fill("#by-value", "patient-s0")
+    page.click("#by-go")
+    _until(page, "document.getElementById('status').className === ''")
+    page.wait_for_selector("#map circle")
+    page.wait_for_timeout(300)  # the late one has come by now
+    assert len(order) == 2 and page.inner_text("#found") == "1 tumor"
+    assert page.locator("#table tbody tr").count() == 1
+    held.clear()
+    page.unroute("**/tumors?where=*")
+    page.route("**/tumors/s*", hold_first)
+    page.click("#by-clear")
+    _until(page, "document.getElementById('found').textContent === '6 tumors'")
+    page.locator("#table button").nth(0).click()
+    second = page.locator("#table button").nth(1)
+    second.click()
+    page.wait_for_selector("#tumor:not([hidden])")
+    page.wait_for_timeout(300)
+    assert page.inner_text("#tumor h2 >> nth=0") == second.inner_text()
 
 
 @pytest.mark.server

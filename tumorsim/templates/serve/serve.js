@@ -8,6 +8,7 @@
   const $ = id => document.getElementById(id);
   const views = [];  // {plane, canvas, slider, output, picture, outlines, wanted}
   let archive = {}, scan = null, cross = [0, 0, 0], box = null, corner = null, grip = null, answer = null, timer = 0;
+  const turns = {};  // how often each part of the page was asked for
 
   // --- the server -------------------------------------------------------------------------------------------
   async function call(method, path, body) {
@@ -33,6 +34,12 @@
     } catch (error) {
       say(error.message || "The server does not answer. Is it still running?", "bad");
     }
+  }
+
+  function turn(part) {
+    // Return whether nothing newer was asked for since: a late response must not overwrite a newer one
+    const mine = turns[part] = (turns[part] || 0) + 1;
+    return () => turns[part] === mine;
   }
 
   function add(parent, tag, options = {}, ...children) {
@@ -74,7 +81,9 @@
   function read(sent) {
     // Of files, or of a study's UID
     return working(sent.study ? "Fetching the study" : "Reading the scan", async () => {
-      show(await call("POST", "scans", sent));
+      const newest = turn("scan"), found = await call("POST", "scans", sent);
+      if (!newest()) return;
+      show(found);
       $("planes").querySelector("canvas").focus();
     });
   }
@@ -369,11 +378,13 @@
 
   function ask(asked) {
     return working("Looking for similar tumors", async () => {
-      await open(await call("POST", "queries", asked));
+      await open(call("POST", "queries", asked));
     });
   }
 
-  function open(found) {
+  async function open(asked) {
+    const newest = turn("answer"), found = await asked;
+    if (!newest()) return;
     answer = found;
     const { case_id, patient_id } = answer.queries[0];
     $("add").hidden = answer.scan_number === null;
@@ -386,7 +397,7 @@
       add($("save"), "a", { href: `queries/${answer.id}.${kind}`, download, textContent: kind.toUpperCase() });
     }
     choose("query");
-    return new Promise(done => {
+    await new Promise(done => {
       $("sheet").addEventListener("load", done, { once: true });
       $("sheet").src = `queries/${answer.id}.html`;
     });
@@ -394,12 +405,13 @@
 
   function remember() {
     return working("Reading the history", async () => {
-      const { queries } = await call("GET", "queries");
+      const newest = turn("history"), { queries } = await call("GET", "queries");
+      if (!newest()) return;
       const made = heads(["time", "scan", "tumor", "vote", "settings"]), body = add(made, "tbody");
       for (const one of queries) {
         const button = add(null, "button", { type: "button", textContent: one.tumor_ids.join(", ") });
         button.addEventListener("click", () => working("Opening", async () => {
-          await open(await call("GET", `queries/${one.id}.json`));
+          await open(call("GET", `queries/${one.id}.json`));
           $("answer").scrollIntoView();
         }));
         add(body, "tr", {}, add(null, "td", { textContent: new Date(one.time).toLocaleTimeString() }),
@@ -482,14 +494,16 @@
 
   function browse() {
     return working("Reading the archive", async () => {
+      const newest = turn("table");
       await refresh();
       const column = $("by-column").value, sign = $("by-sign").value, value = $("by-value").value, numeric = "min" in archive.columns[column];
       const condition = sign === "=" ? [numeric ? Number(value) : value] : [[sign, numeric ? Number(value) : value]];
       const where = value ? { [column]: condition } : {};
       const found = await call("GET", `tumors?where=${encodeURIComponent(JSON.stringify(where))}`);
+      if (!newest()) return;
       $("found").textContent = `${found.n} ${found.n === 1 ? "tumor" : "tumors"}${found.n > found.tumors.length ? `, the first ${found.tumors.length} shown` : ""}`;
-      await chart();
       $("table").replaceChildren(table(found.tumors, ["tumor_id", "patient_id", ...labelsOf(), "volume_mm3"].filter(n => n in archive.columns)));
+      await chart();
     });
   }
 
@@ -502,7 +516,9 @@
   }
 
   async function chart() {
-    const { task, map } = await call("GET", `map?task=${encodeURIComponent($("by-task").value || "type")}`), dots = [];
+    const newest = turn("map"), dots = [];
+    const { task, map } = await call("GET", `map?task=${encodeURIComponent($("by-task").value || "type")}`);
+    if (!newest()) return;
     $("map").hidden = !map;
     if (!map) return;
     $("points").replaceChildren();
@@ -549,7 +565,8 @@
 
   function showTumor(id) {
     return working("Reading a tumor", async () => {
-      const { tumor, nearest } = await call("GET", `tumors/${encodeURIComponent(id).replaceAll("%2F", "/")}`);
+      const newest = turn("tumor"), { tumor, nearest } = await call("GET", `tumors/${encodeURIComponent(id).replaceAll("%2F", "/")}`);
+      if (!newest()) return;
       const page = $("tumor");
       mark(id);
       page.hidden = false;
@@ -601,7 +618,9 @@
     });
     on("propose", "click", () => working("The model looks for lesions", async () => {
       box = null;
-      show(await call("POST", `scans/${scan.id}/proposals`, {}));
+      const newest = turn("scan"), found = await call("POST", `scans/${scan.id}/proposals`, {});
+      if (!newest()) return;
+      show(found);
       if (!scan.lesions.length) say("The model proposes no lesion here. Draw a box.", "bad");
     }));
     on("panel", "submit", async event => {
