@@ -373,6 +373,18 @@ def test_quoted_headers_are_read(tmp_path, sign):
     assert table.columns == names and list(table.rows[0].cells.values()) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(("name", "cell"), [("a\x02", "x"), ("a", "x\0")])
+def test_text_that_csv_cannot_give_back_is_refused(tmp_path, name, cell):
+    """A column's name with a control character, or a cell with a NUL, is refused in every kind of table."""
+    frame = pd.DataFrame({"patient_id": ["p"], name: [cell]})
+    for path in (tmp_path / "m.csv", tmp_path / "m.parquet"):
+        if path.suffix == ".parquet":
+            pytest.importorskip("pyarrow", reason="Parquet is an extra")
+        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+        with pytest.raises(ManifestError, match=rf"{path.name}' is no table, or damaged: it must be text"):
+            read_table(path)
+
+
 def test_damaged_parquet_is_our_error(tmp_path):
     """A Parquet file that was cut or overwritten names itself."""
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow, an extra")

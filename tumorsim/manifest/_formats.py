@@ -16,6 +16,7 @@ from tumorsim.records.columns import is_missing
 
 NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,14})(\.\d*)?|[1-9]\d*\.\d+|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|\t|\r).", re.DOTALL)  # what spreadsheets run, marked or not
+_NO_NAME = re.compile(r"[\x00-\x08\x0e-\x1f]")  # control characters that no column's name has
 _MOST_BYTES = 2**28  # of an Excel file, unpacked
 
 
@@ -48,6 +49,8 @@ def read_cells(path):
     records = [(line, cells) for line, cells in records if any(cell.strip() for cell in cells)]
     if not records:
         raise ManifestError(f"'{path}' is empty. It must start with a header line.")
+    if _NO_NAME.search("".join(records[0][1])) or any("\0" in cell for _, cells in records for cell in cells):
+        raise ManifestError(f"'{path}' is no table, or damaged: it must be text. Save it as 'CSV UTF-8'.")
     return records, separator
 
 
@@ -113,8 +116,6 @@ def _decoded(path):
                 "Look at its umlauts and accents, or save it as 'CSV UTF-8'.",
                 stacklevel=6,
             )
-    if "\0" in text or re.search(r"[\x01-\x08\x0e-\x1f]", text.partition("\n")[0]):
-        raise ManifestError(f"'{path}' is no table, or damaged: it must be text. Save it as 'CSV UTF-8'.")
     return text
 
 
