@@ -13,7 +13,11 @@ into ``OUT``; simulated patients are kept there and used again:
 5. met: the type of a real metastasis that nobody trained on, by the box of its automatic mask,
 6. slices: mean average precision and precision@10 of real stacks, and of their slices one by one, as
    published for the same slices (Cheng 2016: 94.7 % and 93 %). ``--run`` holds ``fold-0.safetensors`` …, each
-   trained without a fifth of the stacks; without it the network must not have seen the stacks.
+   trained without a fifth of the stacks; without it the network must not have seen the stacks,
+7. reach: the type of the patients of part 4 as learned from the simulated patients in ``--train``: by a
+   forest on exact place, volume, shape, ring and brightness, by a linear model on the network's features, and
+   by one on the features with volume, shape and brightness. What the forest misses, no weights are likely to
+   find.
 """
 
 import argparse
@@ -22,11 +26,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from benchmarks.baselines import intensity_features
 from benchmarks.pretrained import (
     N_FEWEST_PAIRS,
     N_RESAMPLES,
+    PLACE,
     compare,
     interval,
     is_ring,
@@ -35,14 +45,21 @@ from benchmarks.pretrained import (
     test_cohort,
 )
 from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
-from tumorsim import Case, Cohort, Tumor, TumorEmbedder, evaluate_knn
+from tumorsim import Case, Cohort, Tumor, TumorEmbedder, evaluate_knn, load_cohort
 from tumorsim.geometry import bbox_from_mask, crop_slices, ras_permutation
 from tumorsim.metrics import average_precision, dice, precision_at_k
 from tumorsim.simulation import draw_intensities, draw_scan, load_head, load_label_head, to_scanner
 
-PARTS = ("rings", "masks", "empty", "shape", "met", "slices")
+PARTS = ("rings", "masks", "empty", "shape", "met", "slices", "reach")
 UNITS = ("stack", "slice")
 SEED = 880_000
+REACH = (
+    "place + volume",
+    "place + volume + shape + ring",
+    "place + volume + shape + ring + brightness",
+    "features",
+    "features + volume + shape + brightness",
+)  # what the models of part 7 are told
 SIZES = [0, 0.2, 1, 5, 15, 1000]  # ml
 N_EMPTY = 40
 N_NEAREST = 10
@@ -62,6 +79,7 @@ def main():
     parser.add_argument("--met", type=Path, help=f"folder of {MET}-t1c.nii.gz and its mask")
     parser.add_argument("--run", type=Path, help="folder of fold-0.safetensors and so on, for part 6")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train", type=Path, help="folder of folders of simulated patients, for part 7")
     parser.add_argument("--units", nargs="+", default=UNITS, choices=UNITS, help="of part 6")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     args = parser.parse_args()
@@ -209,6 +227,49 @@ def shape(args):
     found = evaluate_knn(embedder.transform(cohort), cohort.table, n_neighbors=5, space=embedder.space_)
     found = found[found["task"].isin(["log_volume", "sphericity", "elongation", "type", "hemisphere"])]
     return found[["task", "metric", "n_queries", "value", "ci_low", "ci_high"]]
+
+
+def reach(args):
+    """Return the type of unseen patients by what is known exactly, and by the network's features."""
+    cohort, embedder = test_cohort(args, "patients", 200, SEED + 1), load(args)
+    seen = Cohort(t for path in sorted(args.train.glob("*/manifest.csv")) for t in load_cohort(path))
+    parts = [known(c) | {"features": embedder.transform(c)} for c in (seen, cohort)]
+    truth, patients = cohort.labels["type"].to_numpy(dtype=str), cohort.patient_ids
+    predicted = {
+        name: learned(*[np.hstack([part[one] for one in name.split(" + ")]) for part in parts],
+                      seen.labels["type"].to_numpy(dtype=str), linear="features" in name)
+        for name in REACH
+    }  # fmt: skip
+    predicted["own head"] = embedder.predict(cohort)["type"].to_numpy(dtype=str)
+    rows = [
+        {"by": name, "balanced_accuracy": balanced_accuracy_score(truth, said), "n": len(truth)}
+        | dict(zip(("low", "high"), interval(truth, said, patients), strict=True))
+        for name, said in predicted.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def known(cohort):
+    """Return figures of each tumor: exact place, log-volume, shape, whether a ring, and brightness."""
+    table = cohort.table
+    place = table[PLACE].to_numpy(float)
+    return {
+        "place": np.column_stack([np.abs(place[:, 0]), place[:, 1:]]),  # types have no side
+        "volume": np.log(table[["volume_mm3"]].to_numpy(float)),
+        "shape": table[["sphericity", "elongation"]].to_numpy(float),
+        "ring": is_ring(table)[:, None].astype(float),
+        "brightness": intensity_features(cohort),
+    }
+
+
+def learned(X, queries, types, *, linear):
+    """Return the types of `queries` by a model of `X`: linear, or a forest."""
+    model = (
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000, class_weight="balanced"))
+        if linear
+        else RandomForestClassifier(500, min_samples_leaf=2, class_weight="balanced", random_state=0)
+    )
+    return model.fit(X, types).predict(queries)
 
 
 # -- real scans -------------------------------------------------------------------------------------------

@@ -152,3 +152,24 @@ def test_shape_is_a_task_where_it_is_asked_for(edges):
             assert found.labels[name] == str(sum(tumor.measure()[name] > value for value in values))
     weights = weights_of_step_2(type("Args", (), {"shape_tasks": bool(edges)}))
     assert set(SHAPE) <= set(weights) if edges else not set(SHAPE) & set(weights)
+
+
+def test_exact_figures_tell_types_that_differ_in_one():
+    """Balls and flat tumors at one place: place and volume tell nothing, shape tells all."""
+    cohort = phantoms.cohort(6)
+    figures = targets.known(
+        Cohort(
+            Tumor(
+                t.case, t.bbox, tumor_id=t.tumor_id, labels=t.labels, mask_value=t.mask_value,
+                metadata={"mni_x_mm": -20.0, "mni_y_mm": 1.0, "mni_z_mm": 2.0, "ring": i % 2 == 0},
+            )
+            for i, t in enumerate(cohort)
+        )
+    )  # fmt: skip
+    assert figures["place"].tolist() == [[20, 1, 2]] * 6
+    assert figures["ring"].ravel().tolist() == [1, 0, 1, 0, 1, 0]
+    assert figures["shape"].shape == (6, 2) and figures["brightness"].shape == (6, 5)
+    types = np.array(["a", "b"] * 20)
+    X = np.where(types == "a", 0.0, 1.0)[:, None]
+    for linear in (True, False):
+        assert targets.learned(X, X, types, linear=linear).tolist() == types.tolist()
