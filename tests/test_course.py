@@ -1,7 +1,10 @@
 """Course as similarity: what `match` writes of two dates is an aspect, and answers show volumes over time."""
 
+import datetime
 import json
+import re
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +13,7 @@ from phantoms import head
 from test_cli import run
 from visits import make_visits
 
-from tumorsim import Cohort, TumorIndex, matching
+from tumorsim import Cohort, TumorEmbedder, TumorIndex, find_similar, matching
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 
@@ -66,6 +69,79 @@ def test_a_query_of_two_dates_finds_who_developed_alike(matched, made_folder, tm
     (sheet,) = (tmp_path / "r" / "sheets").iterdir()
     page = sheet.read_text(encoding="utf-8")
     assert page.count("<polyline ") == 4 and "Volume over time" in page and "since the date before" in page
+
+
+@pytest.fixture
+def asked(matched, made_folder, monkeypatch):
+    """Return a query of a new scan with its earlier one, in words of the command line."""
+    monkeypatch.setattr(matching, "register_dates", lambda before, after: (np.eye(4), 0.9))
+    scans = [matched / f"new-{date}" for date in ("2024-01-01", "2024-05-01")]
+    words = ["query", matched / "index", f"{scans[1]}_image.nii.gz", "--mask", f"{scans[1]}_mask.nii.gz"]
+    words += ["--before", f"{scans[0]}_image.nii.gz", "--mask-before", f"{scans[0]}_mask.nii.gz"]
+    words += ["--dates", "2024-01-01,2024-05-01", "--aspect", "course=1"]
+    return [*map(str, words), "--model", str(made_folder / "model.safetensors"), "--device", "cpu"]
+
+
+def test_a_scan_with_its_earlier_one_is_a_query_by_course(matched, asked, tmp_path):
+    """It finds what the matched manifest of both finds, and its own volumes are shown beside the others'."""
+    told = json.loads(
+        run(*asked, "-o", tmp_path / "near.csv", "--report", tmp_path / "a.html", "--json").stdout
+    )
+    near = pd.read_csv(tmp_path / "near.csv")
+    assert set(near["patient_id"][:2]) == {"grows", "grows-too"}
+    (query,), known = told["queries"], pd.read_csv(matched / "query.csv").set_index("case_id")
+    for name in ("volume_ratio_per_month", "diameter_mm_per_month", "growth_percent", "status"):
+        assert query[name] == known.loc["new-2024-05-01", name]
+    own = [(row["time"], row["volume_mm3"]) for row in query["courses"] if row["rank"] == 0]
+    assert own == list(zip(("2024-01-01", "2024-05-01"), known["volume_mm3"], strict=True))
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<polyline ") == 5 and "Earlier scan" in page
+    assert "\nVolume over time: 2024-01-01: 0.5" in run(*asked).stdout
+
+
+def test_lesions_that_are_new_do_not_spoil_a_query_by_course(matched, made_folder, tmp_path, monkeypatch):
+    """Beside the lesion that both dates show, a new one has no neighbors by course, and a note says so."""
+    monkeypatch.setattr(matching, "register_dates", lambda before, after: (np.eye(4), 0.9))
+    first, second = (nib.load(matched / f"new-{d}_mask.nii.gz") for d in ("2024-01-01", "2024-05-01"))
+    both = np.asarray(second.dataobj) | ellipsoid_mask((40, 44, 36), [((8, 8, 8), (3, 3, 3))])
+    embedder = TumorEmbedder.load(made_folder / "model.safetensors", device="cpu")
+    index = TumorIndex.load(matched / "index")
+    scan = {"query": matched / "new-2024-05-01_image.nii.gz", "mask": (both, np.eye(4))}
+    scan |= {"before": matched / "new-2024-01-01_image.nii.gz", "mask_before": first}
+    scan |= {"dates": (datetime.date(2024, 1, 1), "2024-05-01")}
+    answer = find_similar(embedder, index, aspects={"course": 1}, **scan)
+    assert len(answer.queries) == 1 and answer.queries[0].metadata["status"] == "same"
+    assert any("new-2024-05-01_image/2" in note for note in answer.notes)
+    both = find_similar(embedder, index, aspects={"course": 1, "size": 1}, **scan)
+    assert both.queries.table["status"].tolist() == ["same", "new"] and not any(
+        "course" in n for n in both.notes
+    )
+    assert both.courses.query("rank == 0")["query"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"--dates": None}, "'before' needs 'dates'.*Got None"),
+        ({"--dates": "2024-01-01"}, "needs 'dates', the earlier first.*Got ..2024-01-01"),
+        ({"--dates": "2024-05-01,2024-01-01"}, "later scan must have the later date"),
+        ({"--dates": "May,June"}, "must be written as 2024-05-31. Got 'May'"),
+        ({"--mask": None}, "'new-2024-05-01_image' has none: give 'mask'"),
+        ({"--mask-before": None}, "'new-2024-01-01_image' has none: give 'mask_before'"),
+        ({"--before": None}, "'before' is an earlier scan, beside a new one.*Got none"),
+        ({"--before": "query.csv"}, "Got tumors or a table.*tumorsim match"),
+        ({"scan": "query.csv", "--mask": None}, "'before' belongs to one scan"),
+    ],
+)
+def test_an_earlier_scan_comes_with_masks_and_dates(matched, asked, changed, error):
+    """What is missing or too much is named, with its remedy."""
+    for option, value in changed.items():
+        place = 2 if option == "scan" else asked.index(option)
+        new = [] if value is None else [value if option == "--dates" else str(matched / value)]
+        asked[place : place + (1 if option == "scan" else 2)] = (
+            [option, *new][option == "scan" :] if new else []
+        )
+    assert re.search(error, " ".join(run(*asked, code=2).stderr.split()))
 
 
 def test_course_needs_two_dates(matched, made_folder):

@@ -227,6 +227,20 @@ def test_real_dates_have_their_tumor_twice(real_data):
         assert largest["status"] in ("same", "merged", "split") and largest["registration_quality"] > 0.6
 
 
+def test_the_page_says_where_the_category_is_not_sure(no_registration, tmp_path):
+    """A lesion whose growth is as near a limit as its error reaches is marked; others are not."""
+    from tumorsim.report import save_match
+
+    radii = {"before": (4, 9), "after": (4.4, 9)}
+    sides = [case(n, ball((10, 10, 10), r), ball((30, 30, 30), s)) for n, (r, s) in radii.items()]
+    table = match_dates(*sides)
+    assert table["category"].tolist() == ["stable", "larger"]  # largest first
+    off = (table["growth_percent"] - 40).abs() < 1.96 * table["growth_error_percent"]
+    assert off.sum() == 1
+    page = save_match(tmp_path / "page.html", *sides, table).read_text(encoding="utf-8")
+    assert page.count("but the limit of +40 % lies within the error") == 1 and "RANO 2.0" in page
+
+
 def test_boxes_of_visits_hold_their_lesions(visits):
     """A tumor's box is that of voxels of its mask."""
     for tumor in visits:
@@ -256,5 +270,8 @@ def test_the_command_matches_two_scans_and_draws_them(no_registration, tmp_path)
     assert pd.read_csv(tmp_path / "table.csv")["status"].tolist() == ["same", "new"]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 8 and "L1: same" in page and "L2: new" in page and "nan" not in page
+    assert "before.nii.gz" in page and "after.nii.gz" in page  # as the footer names the scans
+    growth, error = rows[0]["growth_percent"], rows[0]["growth_error_percent"]
+    assert (growth - 40 < 1.96 * error) == ("lies within the error" in page)
     assert "exists already" in run(*arguments, code=2).stderr
     assert "are for two scans" in run("match", arguments[1], "--dates 2024-01-01,2024-02-01", code=2).stderr

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.records import Tumor
 
-__all__ = ["match_dates", "match_manifest"]
+__all__ = ["changes_of", "match_dates", "match_manifest", "months_between"]
 
 _COLUMNS = (
     "lesion_id", "status", "category", "tumors_before", "tumors_after", "volume_before_mm3",
@@ -44,23 +44,17 @@ _WEIGHT = 0.25  # of likeness beside overlap and distance, which are 1 at most
 
 
 def match_dates(
-    before: Case | Sequence[Tumor],
-    after: Case | Sequence[Tumor],
-    *,
-    dates: tuple | None = None,
-    embedder: TumorEmbedder | None = None,
-    mask_value: int | str = ">0",
-    min_volume_mm3: float = 14.0,
-    merge_distance_mm: float = 2.0,
-    by_value: bool = False,
-) -> pd.DataFrame:
+    before: Case | Sequence[Tumor], after: Case | Sequence[Tumor], *, dates: Sequence | None = None,
+    embedder: TumorEmbedder | None = None, mask_value: int | str = ">0", min_volume_mm3: float = 14.0,
+    merge_distance_mm: float = 2.0, by_value: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Tell which lesions of two scans of a patient are the same, and how they changed.
 
     Parameters
     ----------
     before, after : Case, or sequence of Tumor
         An earlier and a later scan with masks, which may be empty; or the lesions of one scan each.
-    dates : tuple of two, optional
+    dates : sequence of two, optional
         When they were made, as 2024-05-31; else changes per month are missing.
     embedder : TumorEmbedder, optional
         Lesions that look alike are then preferred where place alone leaves pairs open.
@@ -95,7 +89,7 @@ def match_dates(
     options = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3}
     options |= {"merge_distance_mm": merge_distance_mm, "by_value": by_value}
     cases, tumors = zip(*(_lesions_of(side, options) for side in (before, after)), strict=True)
-    months = None if dates is None else _months_between(*dates)
+    months = None if dates is None else months_between(*dates)
     if cases[0].patient_id != cases[1].patient_id:
         ids = "' and '".join(case.patient_id for case in cases)
         raise ValueError(f"Both scans must be of one patient. Got the patients '{ids}'.")
@@ -122,7 +116,7 @@ def match_dates(
         center = np.concatenate([points[0][i] for i in old] or [points[1][j] for j in new]).mean(axis=0)
         rows.append(row | {f"{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)})
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    table.attrs["to_after"] = to_after.tolist()
+    table.attrs |= {"to_after": to_after.tolist(), "limits_percent": [_LARGER, _SMALLER]}
     return table
 
 
@@ -179,24 +173,27 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
             ids = [i for side in ("tumors_before", "tumors_after") for i in row[side].split(";") if i]
             joined = set().union(*(owner[i] for i in ids))
             owner |= dict.fromkeys(joined, joined)
-            known = {c: row[c] for c in ("status", "growth_percent", *_COURSE)}
-            changes |= {i: known for i in row["tumors_after"].split(";") if i}
+        changes |= changes_of(found)
         who = {"patient_id": old[0].patient_id, "case_before": old[0].case.case_id}
-        found.insert(0, "case_after", new[0].case.case_id)
-        for column, value in reversed(who.items()):
-            found.insert(0, column, value)
-        tables.append(found)
+        who["case_after"] = new[0].case.case_id
+        tables.append(found.assign(**who)[[*who, *_COLUMNS]])
     names = _names(cohort, owner)
     for tumor in cohort:
-        tumor.metadata = (
-            tumor.metadata | {"lesion_id": names[tumor.tumor_id]} | changes.get(tumor.tumor_id, {})
-        )
+        name = {"lesion_id": names[tumor.tumor_id]}
+        tumor.metadata = tumor.metadata | changes.get(tumor.tumor_id, {}) | name
     table = pd.concat(tables, ignore_index=True)
     sides = table["tumors_before"].where(table["tumors_before"] != "", table["tumors_after"])
     table["lesion_id"] = [names[ids.split(";")[0]] for ids in sides]
     if output is not None:
         save_manifest(cohort, output)
     return table, cohort
+
+
+def changes_of(table):
+    """Return tumor_id of the later date → id, status and changes of its lesion, of a `match_dates` table."""
+    rows = table[["lesion_id", "status", "growth_percent", *_COURSE]].to_dict("records")
+    pairs = zip(table["tumors_after"].str.split(";"), rows, strict=True)
+    return {tumor_id: row for ids, row in pairs for tumor_id in ids if tumor_id}
 
 
 def _time(tumor, name):
@@ -249,8 +246,8 @@ def _lesions_of(side, options):
     return case, tumors
 
 
-def _months_between(before, after):
-    """Return the months between two dates, or texts such as 2024-05-31."""
+def months_between(before, after):
+    """Return the months between two dates, or texts such as 2024-05-31; raise unless they rise."""
     try:
         days = (_date(after) - _date(before)).days
     except ValueError as err:
@@ -309,10 +306,8 @@ def _pair_lesions(before, after, *, tolerance_mm=_TOLERANCE_MM, likeness=None):
     shape = len(before), len(after)
     share, back, gain = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for i, j in np.ndindex(shape):
-        share[i, j], back[i, j] = (
-            _share(before[i], after[j], tolerance_mm),
-            _share(after[j], before[i], tolerance_mm),
-        )
+        share[i, j] = _share(before[i], after[j], tolerance_mm)
+        back[i, j] = _share(after[j], before[i], tolerance_mm)
         if max(share[i, j], back[i, j]) > 0:
             apart = np.linalg.norm(before[i].mean(axis=0) - after[j].mean(axis=0))
             reach = _radius(before[i]) + _radius(after[j]) + tolerance_mm

@@ -23,6 +23,9 @@ Box = tuple[int, int, int, int, int, int]
     "  tumorsim query index --dicom new_patient --key-file archive.key --exclude same_patient\n\n"
     "\b\nA table of scans, or a manifest; one sheet per scan, index.html leads to them:\n"
     "  tumorsim query index week.csv --report week\n\n"
+    "\b\nBy how the lesions changed since an earlier scan:\n"
+    "  tumorsim query index june.nii.gz --mask june_mask.nii.gz --before march.nii.gz \\\n"
+    "      --mask-before march_mask.nii.gz --dates 2024-03-01,2024-06-03 --aspect course=1\n\n"
     "Without --mask and --box the model proposes the lesions. The report names the tumors and shows them "
     "up to 30 mm around; nothing is sent anywhere."
 )
@@ -73,6 +76,9 @@ def query(
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
+    before: Annotated[Path | None, Option(help="Earlier scan of the patient, for --aspect course=1.")] = None,
+    mask_before: Annotated[Path | None, Option(help="Mask of the earlier scan.")] = None,
+    dates: Annotated[str | None, Option(help="Both dates: 2024-03-01,2024-06-03.")] = None,
 ):
     """Find the tumors of an archive that are most like a new one."""
     from tumorsim.index import TumorIndex
@@ -101,6 +107,7 @@ def query(
     options |= {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
     options |= {"merge_distance_mm": merge_distance, "threshold": threshold, "max_lesions": max_lesions}
     options |= {"series": series, "roi": roi, "exclude_roi": exclude_roi, "key_file": key_file}
+    options |= {"before": before, "mask_before": mask_before, "dates": split_names(dates)}
     options |= {"show": split_names(show) or (), "keep_same": keep_same}
     options |= {} if accept is None else {"accept": parse_numbers(accept, "--accept")}
     model = find_weights(model, progress=True)

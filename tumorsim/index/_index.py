@@ -158,19 +158,12 @@ class TumorIndex(BaseEstimator):
         return (distances, rows) if return_distance else rows
 
     def search(
-        self,
-        X: ArrayLike,
-        n_neighbors: int = 5,
-        *,
-        query_metadata: Metadata | None = None,
-        space: Space = None,
-        where: Mapping[str, object] | None = None,
-        exclude: str | Sequence[str] | None = None,
-        aspects: Mapping[str, float] | str | None = None,
-        max_per_patient: int | None = 1,
-        alpha: float | None = 0.05,
+        self, X: ArrayLike, n_neighbors: int = 5, *, query_metadata: Metadata | None = None,
+        space: Space = None, where: Mapping[str, object] | None = None,
+        exclude: str | Sequence[str] | None = None, aspects: Mapping[str, float] | str | None = None,
+        max_per_patient: int | None = 1, alpha: float | None = 0.05,
         calibration: Mapping[str, object] | None = None,
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame:  # fmt: skip
         """Return the nearest tumors of each query as a table.
 
         Filters act before the nearest are taken, so the result is exact however selective they are.

@@ -1,5 +1,7 @@
 """The page of two dates: each lesion before and after, side by side at one place."""
 
+from pathlib import Path
+
 import numpy as np
 
 from tumorsim.rendering import display_window, find_background, orthogonal_slices
@@ -20,26 +22,20 @@ def save_match(path, before, after, table):
         What `match_dates` returned for them.
     """
     to_after = np.array(table.attrs["to_after"])
-    sides = [
-        (case.load_image(), case.load_mask() > 0, np.linalg.inv(case.affine) @ turn)
-        for case, turn in ((before, np.eye(4)), (after, to_after))
-    ]
+    scans = (before, np.eye(4)), (after, to_after)
+    sides = [(c.load_image(), c.load_mask() > 0, np.linalg.inv(c.affine) @ turn) for c, turn in scans]
     cards = []
     for row in table.to_dict("records"):
-        sizes = [row[f"diameter_{name}_mm"] for name in ("before", "after")]
-        extent = float(np.nanmax(sizes)) + 2 * MARGIN_MM
+        extent = float(np.nanmax([row["diameter_before_mm"], row["diameter_after_mm"]])) + 2 * MARGIN_MM
         center = np.array([row[f"{axis}_mm"] for axis in "xyz"])
         pictures = [_planes(*side, center, extent) for side in sides]
         empty = {key: value if value == value else None for key, value in row.items()}
         cards.append(empty | {"pictures": pictures, "means": _ANSWERS.get(row["status"], "")})
-    facts = {"Earlier scan": before.case_id, "Later scan": after.case_id}
-    if len(table):
-        facts["Quality of the registration"] = f"{table['registration_quality'].iloc[0]:.2f}"
-    facts["Larger, smaller"] = (
-        "volume +40 % or more, -65 % or less: the volumetric limits of RANO 2.0, lesion by lesion; "
-        "check before clinical use"
-    )
-    return write_page(path, render("match", cards=cards, aside=[], facts=facts, warning=""))
+    names = [Path(c.image).name if isinstance(c.image, str) else c.case_id for c in (before, after)]
+    names += [f"{quality:.2f}" for quality in table["registration_quality"][:1]]  # of no lesion none
+    facts = dict(zip(("Earlier scan", "Later scan", "Quality of the registration"), names, strict=False))
+    content = {"cards": cards, "limits": table.attrs["limits_percent"], "aside": [], "warning": ""}
+    return write_page(path, render("match", facts=facts, **content))
 
 
 def _planes(image, mask, to_voxel, center, extent):

@@ -67,10 +67,8 @@ class Neighborhood:
             color = f"color{numbers[name]}" if name in numbers else "gray"
             groups.append({"name": name, "n": len(rows), "path": path, "color": color})
             groups[-1] |= {"points": points[rows].tolist(), "rows": self._rows[rows]}
-        marks = [
-            {"x": float(x), "y": float(y), "rank": rank}
-            for (x, y), (_, rank) in zip(place(found), ranks, strict=True)
-        ]
+        places = zip(place(found).tolist(), ranks, strict=True)
+        marks = [{"x": x, "y": y, "rank": rank} for (x, y), (_, rank) in places]
         x, y = place(self._queries[[query]])[0]
         shares = [f"{100 * share:.0f} %" for share in self._shares]
         drawn = {"width": _WIDTH, "height": _HEIGHT, "groups": groups, "marks": marks, "shares": shares}
@@ -99,14 +97,10 @@ class Neighborhood:
         at = [place(10**edge) for edge in edges]
         steps = "".join(f"H{a:g}V{top:.1f}H{b:g}" for a, b, top in zip(at, at[1:], tops, strict=False))
         decades = 10.0 ** np.arange(np.ceil(low), np.floor(high) + 1)
-        return {
-            "width": _WIDTH,
-            "height": _SIZE_HEIGHT,
-            "area": f"M{at[0]:g} {_SIZE_HEIGHT}{steps}V{_SIZE_HEIGHT}Z",
-            "ticks": [{"x": place(v), "text": f"{v / 1000:g} ml"} for v in decades],
-            "marks": [{"x": place(v), "rank": rank} for v, rank in ranked],
-            "query": None if query is None else place(query),
-        }
+        drawn = {"width": _WIDTH, "height": _SIZE_HEIGHT, "query": None if query is None else place(query)}
+        drawn["area"] = f"M{at[0]:g} {_SIZE_HEIGHT}{steps}V{_SIZE_HEIGHT}Z"
+        drawn["ticks"] = [{"x": place(v), "text": f"{v / 1000:g} ml"} for v in decades]
+        return drawn | {"marks": [{"x": place(v), "rank": rank} for v, rank in ranked]}
 
     def types(self, neighbors, task):
         """Return label, neighbors with it and share of the archive's labelled tumors, most frequent first."""

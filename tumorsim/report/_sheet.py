@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tumorsim._validation import counted
-from tumorsim.answers import courses, describe_closeness, describe_summary, describe_vote, summarize
+from tumorsim.answers import describe_closeness, describe_summary, describe_vote, summarize
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
@@ -41,7 +42,7 @@ def save_report(path, **content):
 def render_report(
     *, query, neighbors, archive=(), archive_name=None, model_info=None, settings=None, show=(), aspects=None,
     votes=None, summary=None, inferred=None, left_out=None, notes=(), proposed=False, index=None,
-    query_X=None, margin_mm=30.0, full=False,
+    courses=None, query_X=None, margin_mm=30.0, full=False,
 ):  # fmt: skip
     """Return the answer to a query as one HTML page that loads nothing from anywhere.
 
@@ -60,7 +61,7 @@ def render_report(
     archive_name, model_info, settings : str, mapping, mapping, optional
         Shown at the bottom: for instance the index's path, what `describe_model` returns (where its key
         ``pretrained_on_simulated`` is true the sheet says so at the top), and those of the search.
-    show, aspects, votes, summary, inferred, left_out, notes, proposed, index : optional
+    show, aspects, votes, summary, inferred, left_out, notes, proposed, index, courses : optional
         Attributes of `tumorsim.retrieval.Answer`. Columns that look like dates, treatment and outcome are
         shown without `show`, too. Without `votes` the neighbors' labels are counted. With `index` the sheet
         has a map of the archive, its sizes and types, and tells how many tumors each neighbor's scan has.
@@ -98,9 +99,6 @@ def render_report(
     n_bytes = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
     drawing |= {"n_bytes": n_bytes, "aspects": tuple(aspects or ())}
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
-    known = query.table.assign(query=range(len(query)), rank=0)
-    over_time = [courses(known, query.table)]
-    over_time += [] if index is None else [courses(neighbors, index.metadata_)]
     told = [] if summary is None else list(summary["column"])
     course = _counted(neighbors).pipe(summarize, [name for name in show if name not in told])
     sections, confidence = [], query.table.get("confidence")
@@ -108,9 +106,8 @@ def render_report(
         of_query = neighbors[neighbors["query"] == i]
         section = _section(query, i, of_query, archive, show, drawing, around)
         for column in section["columns"]:
-            for found in over_time:
-                own = found[(found["query"] == i) & (found["rank"] == (column["rank"] or 0))]
-                column["facts"] |= {"Volume over time": course_cell(own)} if len(own) else {}
+            own = [row for row in _rows(courses, i) if row["rank"] == (column["rank"] or 0)]
+            column["facts"] |= {"Volume over time": course_cell(pd.DataFrame(own))} if own else {}
         _compare_labels(section["columns"], _rows(inferred, i))
         section |= {"tables": _tables(section["columns"]), "left_out": _rows(left_out, i)}
         section["summary"] = [describe_summary(row) for t in (summary, course) for row in _rows(t, i)]

@@ -29,16 +29,10 @@ def encode_voxels(near, extent_mm, n_bytes):
         new = np.maximum(new, finest)
     ratio = spacing / new
     box, through = near.bbox * ratio, (near.through + 0.5) * ratio
-    view = {
-        "shape": list(levels.shape),
-        "spacing": [round(float(s), 4) for s in new],
-        "middle": [round(float(v), 3) for v in box.mean(axis=0)],
-        "through": [int(min(t, n - 1)) for t, n in zip(through, levels.shape, strict=True)],
-        "box": np.round(box, 3).tolist(),
-        "window": [round(float(v), 2) for v in window],
-        "extent": float(extent_mm),
-        "mask": mask is not None,
-    }
+    view = {"shape": list(levels.shape), "extent": float(extent_mm), "mask": mask is not None}
+    view |= {"box": np.round(box, 3).tolist(), "middle": np.round(box.mean(axis=0), 3).tolist()}
+    view |= {"spacing": np.round(new, 4).tolist(), "window": [round(float(v), 2) for v in window]}
+    view["through"] = [int(min(t, n - 1)) for t, n in zip(through, levels.shape, strict=True)]
     return {"packed": base64.b64encode(packed).decode("ascii"), "view": view}
 
 

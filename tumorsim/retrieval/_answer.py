@@ -60,6 +60,8 @@ class Answer:
         Weights of the aspects that the distance joins; empty for the plain distance.
     index, embedder : TumorIndex, TumorEmbedder
         With which the answer was found.
+    history : DataFrame
+        Volumes of the query's own lesions: ``lesion_id``, ``date`` or ``visit``, and ``volume_mm3``.
     """
 
     queries: Cohort
@@ -76,6 +78,7 @@ class Answer:
     aspects: dict
     index: object
     embedder: object
+    history: pd.DataFrame
 
     def __post_init__(self):
         first = ["query", "rank", "distance", *label_columns(self.neighbors)]
@@ -95,8 +98,10 @@ class Answer:
 
     @cached_property
     def courses(self) -> pd.DataFrame:
-        """Volumes over time of neighbors that the archive has at several dates, see `answers.courses`."""
-        return answers.courses(self.neighbors, self.index.metadata_)
+        """Volumes over time of lesions with several dates, see `answers.courses`; rank 0: the query."""
+        own = self.queries.table.assign(query=range(len(self.queries)), rank=0)
+        asked = (own, self.history), (self.neighbors, self.index.metadata_)
+        return pd.concat([answers.courses(*pair) for pair in asked], ignore_index=True)
 
     def __str__(self):
         parts = [f"Note: {note}" for note in self.notes]
@@ -163,8 +168,9 @@ class Answer:
         from tumorsim.report import describe_model, save_report
 
         size = counted(self.index.n_samples_fit_, "tumor")
-        names = "neighbors show aspects votes summary index inferred left_out notes proposed settings".split()
-        facts = {name: getattr(self, name) for name in names} | {"query": self.queries, "query_X": self.X}
+        names = "neighbors show aspects votes summary index inferred courses left_out notes proposed settings"
+        facts = {"query": self.queries, "query_X": self.X}
+        facts |= {name: getattr(self, name) for name in names.split()}
         facts["archive"] = neighbor_tumors(self.neighbors) if archive is None else archive
         facts["archive_name"] = f"{archive_name} ({size})" if archive_name else size
         return save_report(path, model_info=describe_model(self.embedder, model_name), full=full, **facts)
@@ -181,7 +187,8 @@ class Answer:
         votes = [answers.describe_vote(vote) for _, vote in self._of(self.votes, i).iterrows()]
         votes += answers.describe_disagreements(self._of(self.inferred, i), self._of(self.neighbors, i))
         for rank, course in self._of(self.courses, i).groupby("rank"):
-            votes.append(f"Neighbor {rank}, volume over time: {answers.describe_course(course)}")
+            whose = f"Neighbor {rank}, volume over time" if rank else "Volume over time"
+            votes.append(f"{whose}: {answers.describe_course(course)}")
         return votes + [answers.describe_summary(line) for _, line in self._of(self.summary, i).iterrows()]
 
     def _shown(self, found):

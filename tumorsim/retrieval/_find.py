@@ -15,6 +15,7 @@ from tumorsim.calibration import VoteCalibration
 from tumorsim.index import TumorIndex, where_mask
 from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.retrieval._answer import Answer
+from tumorsim.retrieval._course import change_since, read_earlier, with_course
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
 from tumorsim.retrieval._same import search_others
 
@@ -25,36 +26,21 @@ if TYPE_CHECKING:
 
 
 def find_similar(
-    embedder: TumorEmbedder,
-    index: TumorIndex,
-    query: str | PathLike | SpatialImage | Case | Tumor | Sequence[Tumor] | Cohort | DataFrame,
-    *,
-    mask: str | PathLike | SpatialImage | tuple | None = None,
-    box: Sequence[int] | None = None,
-    n_neighbors: int = 5,
-    where: Mapping | None = None,
-    exclude: str | Sequence[str] | None = None,
-    aspects: Mapping[str, float] | str | None = None,
-    max_per_patient: int | None = 1,
-    alpha: float | None = 0.05,
-    calibration: Mapping | None = None,
-    vote_calibration: VoteCalibration | str | PathLike | None = None,
-    show: Sequence[str] = (),
-    patient_id: str | None = None,
-    case_id: str | None = None,
-    mask_value: int | str = ">0",
-    min_volume_mm3: float = 14.0,
-    merge_distance_mm: float = 2.0,
-    by_value: bool = False,
-    threshold: float = 0.5,
-    max_lesions: int = 5,
-    accept: Sequence[int] | None = None,
-    keep_same: bool = False,
-    series: str | None = None,
-    roi: str | None = None,
-    exclude_roi: str | None = None,
-    key_file: str | PathLike | None = None,
-) -> Answer:
+    embedder: TumorEmbedder, index: TumorIndex,
+    query: str | PathLike | SpatialImage | Case | Tumor | Sequence[Tumor] | Cohort | DataFrame, *,
+    mask: str | PathLike | SpatialImage | tuple | None = None, box: Sequence[int] | None = None,
+    n_neighbors: int = 5, where: Mapping | None = None, exclude: str | Sequence[str] | None = None,
+    aspects: Mapping[str, float] | str | None = None, max_per_patient: int | None = 1,
+    alpha: float | None = 0.05, calibration: Mapping | None = None,
+    vote_calibration: VoteCalibration | str | PathLike | None = None, show: Sequence[str] = (),
+    patient_id: str | None = None, case_id: str | None = None, mask_value: int | str = ">0",
+    min_volume_mm3: float = 14.0, merge_distance_mm: float = 2.0, by_value: bool = False,
+    threshold: float = 0.5, max_lesions: int = 5, accept: Sequence[int] | None = None,
+    keep_same: bool = False, series: str | None = None, roi: str | None = None,
+    exclude_roi: str | None = None, key_file: str | PathLike | None = None,
+    before: str | PathLike | SpatialImage | Case | None = None,
+    mask_before: str | PathLike | SpatialImage | tuple | None = None, dates: Sequence | None = None,
+) -> Answer:  # fmt: skip
     """Find the tumors of an archive that are most like new ones, and say what they tell.
 
     Everything that can be checked is checked before voxels are read.
@@ -96,6 +82,9 @@ def find_similar(
         Of a folder of DICOM: patterns of the T1c series, and of the names of regions that are tumors and that
         are not; the key that the archive was imported with, so that patient and case have the ids that they
         have there.
+    before, mask_before, dates : path, nibabel image or Case; mask; two of str or date, optional
+        An earlier scan of the patient, its mask, and when both scans were made, as in `match_dates`. How the
+        lesions changed is the aspect ``course``.
 
     Returns
     -------
@@ -135,39 +124,36 @@ def find_similar(
     check_known(query, exclude, patient_id=patient_id, case_id=case_id, key_file=key_file)
     dicom = {"series": series, "include": roi, "exclude": exclude_roi, "key_file": key_file}
     scan = read_query(query, mask=mask, box=box, patient_id=patient_id, case_id=case_id, **dicom)
-    known = isinstance(scan, Cohort)
     lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3, "by_value": by_value}
-    lesions |= {"merge_distance_mm": merge_distance_mm, "threshold": threshold, "max_lesions": max_lesions}
-    tumors = tumors_of(scan, box=box, embedder=embedder, **lesions)
-    proposed = not (known or box is not None or scan.has_mask)
+    lesions |= {"merge_distance_mm": merge_distance_mm}
+    proposing = {"embedder": embedder, "threshold": threshold, "max_lesions": max_lesions}
+    earlier = read_earlier(scan, before, mask_before, dates)
+    tumors = tumors_of(scan, box=box, **proposing, **lesions)
+    proposed = not (isinstance(scan, Cohort) or box is not None or scan.has_mask)
     tumors, proposed = _accepted(tumors, accept, proposed)
+    history, settings = tumors.table, {}
+    if earlier is not None:
+        history, quality = change_since(earlier, tumors, dates, **lesions)
+        settings["Earlier scan"] = f"{earlier.case_id}, {dates[0]}; quality of the registration {quality}"
+    weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
+    tumors, notes = with_course(tumors, weights)
     X = np.asarray(embedder.transform(tumors))
     options |= {"alpha": None if proposed else alpha, "calibration": calibration, "space": embedder.space_}
     options |= {"compared": _compared(tumors.table, index, exclude), "keep_same": keep_same}
     neighbors, left_out = search_others(index, tumors, X, n_neighbors, **options)
     counting = neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
-    settings = {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
+    settings |= {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
     settings |= {"Query tumors": "proposed by the model, accepted by a person"} if accept else {}
-    weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
     settings["Aspects"] = ", ".join(f"{a} {w:g}" for a, w in weights.items()) or "none: the plain distance"
     return Answer(
-        queries=tumors,
-        X=X,
-        neighbors=neighbors,
+        queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
-        summary=summarize(counting, show),
-        left_out=left_out,
-        inferred=_inferred(embedder, index, X, neighbors),
-        notes=_notes(base, where, n_neighbors, left_out, neighbors),
-        proposed=proposed,
-        settings=settings,
-        show=tuple(show),
-        aspects=weights,
-        index=index,
-        embedder=embedder,
-    )
+        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors),
+        notes=notes + _notes(base, where, n_neighbors, left_out, neighbors), show=tuple(show),
+        aspects=weights, index=index, embedder=embedder, history=history,
+    )  # fmt: skip
 
 
 def _accepted(tumors, accept, proposed):

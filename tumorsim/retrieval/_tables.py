@@ -25,7 +25,7 @@ from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.report import describe_model, draw_proposal, draw_tumor, save_overview, save_review
 from tumorsim.retrieval._find import check_request, find_similar
 
-_OF_ONE_SCAN = ("mask", "box", "patient_id", "case_id", "series", "roi", "exclude_roi", "key_file", "accept")
+_OF_ONE_SCAN = "mask box patient_id case_id series roi exclude_roi key_file accept before dates".split()
 _N_DRAWN = 6  # proposed lesions of a scan
 
 

@@ -97,18 +97,9 @@ def _segmentation(sources, planes, version, tracking):
         for number, (uid, name) in enumerate(tracking or [(None, None)], 1)
     ]
     return hd.seg.Segmentation(
-        source_images=sources,
-        pixel_array=planes,
-        segmentation_type="BINARY",
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=9000,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="tumorsim",
-        manufacturer_model_name="tumorsim",
-        software_versions=version,
-        device_serial_number="0",
-        content_label="TUMOR",
+        source_images=sources, pixel_array=planes, segmentation_type="BINARY", segment_descriptions=segments,
+        series_instance_uid=hd.UID(), series_number=9000, sop_instance_uid=hd.UID(), instance_number=1,
+        manufacturer="tumorsim", manufacturer_model_name="tumorsim", software_versions=version,
+        device_serial_number="0", content_label="TUMOR",
         series_description=f"{told} by tumorsim, research use only",
-    )
+    )  # fmt: skip
