@@ -179,8 +179,7 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
         tables.append(found.assign(**who)[[*who, *_COLUMNS]])
     names = _names(cohort, owner)
     for tumor in cohort:
-        name = {"lesion_id": names[tumor.tumor_id]}
-        tumor.metadata = tumor.metadata | changes.get(tumor.tumor_id, {}) | name
+        tumor.metadata |= changes.get(tumor.tumor_id, {}) | {"lesion_id": names[tumor.tumor_id]}
     table = pd.concat(tables, ignore_index=True)
     sides = table["tumors_before"].where(table["tumors_before"] != "", table["tumors_after"])
     table["lesion_id"] = [names[ids.split(";")[0]] for ids in sides]
