@@ -44,7 +44,7 @@ from benchmarks.pretrained import (
     quartiles,
     test_cohort,
 )
-from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks
+from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks, renamed
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, evaluate_knn, load_cohort
 from tumorsim.geometry import bbox_from_mask, crop_slices, ras_permutation
 from tumorsim.metrics import average_precision, dice, precision_at_k
@@ -232,7 +232,8 @@ def shape(args):
 def reach(args):
     """Return the type of unseen patients by what is known exactly, and by the network's features."""
     cohort, embedder = test_cohort(args, "patients", 200, SEED + 1), load(args)
-    seen = Cohort(t for path in sorted(args.train.glob("*/manifest.csv")) for t in load_cohort(path))
+    chunks = [renamed(load_cohort(p), p.parent.name, {}) for p in sorted(args.train.glob("*/manifest.csv"))]
+    seen = Cohort(tumor for chunk in chunks for tumor in chunk)
     parts = [known(c) | {"features": embedder.transform(c)} for c in (seen, cohort)]
     truth, patients = cohort.labels["type"].to_numpy(dtype=str), cohort.patient_ids
     predicted = {
