@@ -48,7 +48,7 @@ def _planes(image, mask, to_voxel, center, extent):
     background = find_background(image)
     cube = map_coordinates(image.astype(np.float32), voxels, order=1, cval=background or 0.0)
     inside = map_coordinates(mask.astype(np.uint8), voxels, order=0) > 0
-    options = {"mask": inside, "n_pixels": N_PIXELS, "background": background}
+    options = {"mask": inside, "n_pixels": 2 * N_PIXELS, "background": background}
     options["window"] = display_window(cube, background=background)
     found = orthogonal_slices(cube, np.full(3, n // 2), np.ones(3), extent, **options)
     return [found[plane].parts() for plane in ("axial", "coronal")]
