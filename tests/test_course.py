@@ -92,6 +92,7 @@ def test_a_scan_with_its_earlier_one_is_a_query_by_course(matched, asked, tmp_pa
     (query,), known = told["queries"], pd.read_csv(matched / "query.csv").set_index("case_id")
     for name in ("volume_ratio_per_month", "diameter_mm_per_month", "growth_percent", "status"):
         assert query[name] == known.loc["new-2024-05-01", name]
+    assert query["date"] == "2024-05-01"
     own = [(row["time"], row["volume_mm3"]) for row in query["courses"] if row["rank"] == 0]
     assert own == list(zip(("2024-01-01", "2024-05-01"), known["volume_mm3"], strict=True))
     page = (tmp_path / "a.html").read_text(encoding="utf-8")

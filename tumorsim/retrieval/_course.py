@@ -37,7 +37,7 @@ def change_since(earlier, tumors, dates, **lesions):
     table = match_dates(earlier, tumors, dates=dates, **lesions)
     changes = changes_of(table)
     for tumor in tumors:
-        tumor.metadata |= changes[tumor.tumor_id]
+        tumor.metadata |= changes[tumor.tumor_id] | {"date": str(dates[1])}
     sides = zip(("before", "after"), map(str, dates), strict=True)
     volumes = [table.assign(date=day, volume_mm3=table[f"volume_{side}_mm3"]) for side, day in sides]
     return pd.concat(volumes), table["registration_quality"].iloc[0]
