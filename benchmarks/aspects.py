@@ -7,8 +7,9 @@ Every tumor is a query among the tumors of other patients, with ``--blocks`` amo
 blocks of patients, for archives where neighbors in number may be one patient. Relevance is a point each for
 type, octant (three sides, known and equal; none where the archive has no sides) and volume within twofold.
 Columns: nDCG@10; shares of the ten neighbors with the query's side, area and type; balanced accuracy of the
-type by five neighbors; the median over queries of the largest ratio of volumes among ten neighbors. Intervals
-redraw patients. A row of weights that is in the output already is not computed again.
+type by five neighbors; the median over queries of the largest ratio of volumes among ten neighbors; of
+contrast, rim fraction and necrotic share, where the file has them, Spearman's correlation of the query with
+the mean of its neighbors. Intervals redraw patients. A row that is in the output is not computed again.
 """
 
 import argparse
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from tumorsim import EmbeddingSpace, TumorIndex
+from tumorsim.geometry import ENHANCEMENT
 from tumorsim.io import load_embeddings
 
 K = 10
@@ -40,6 +43,10 @@ WEIGHTS = {
     "size": {"size": 1},
     "look": {"look": 1},
 }
+for weight in (0.25, 0.5, 1):  # each of the three measured columns
+    measured = dict.fromkeys(ENHANCEMENT, weight)
+    WEIGHTS[f"look 1/4, measured {weight:g}"] = WEIGHTS["look 1/4"] | measured
+    WEIGHTS[f"no look, measured {weight:g}"] = WEIGHTS["type, place, size"] | measured
 
 
 def main():
@@ -55,7 +62,7 @@ def main():
     path = args.out / f"{args.embeddings.stem}.csv"
     done = pd.read_csv(path) if path.exists() else pd.DataFrame({"weights": []})
     for name, aspects in WEIGHTS.items():
-        if name not in set(done["weights"]):
+        if name not in set(done["weights"]) and set(ENHANCEMENT).intersection(aspects) <= set(table):
             row = {"weights": name} | measure(X, table, EmbeddingSpace.from_dict(space), aspects, args.blocks)
             done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
             done.to_csv(path, index=False)
@@ -104,6 +111,12 @@ def measure(X, table, space, aspects, n_blocks=None):
     _put(result, "type_by_5", np.array(accuracy))
     repeated = (np.repeat(ratios, w.astype(int)) for w in weights)
     _put(result, "worst_size_ratio", np.array([np.median(values) for values in repeated]))
+    for name in (name for name in ENHANCEMENT if name in table):
+        own = table[name].to_numpy(dtype=float)
+        known = ~np.isnan(own) & ~np.isnan(own[found]).all(axis=1)
+        pairs = np.stack([own[known], np.nanmean(own[found[known]], axis=1)])
+        drawn = (np.repeat(pairs, w[known].astype(int), axis=1) for w in weights[:201])
+        _put(result, name, np.array([spearmanr(*values).statistic for values in drawn]))
     return result
 
 

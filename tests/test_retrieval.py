@@ -336,7 +336,8 @@ def test_a_killed_run_goes_on(embedder, archive, tmp_path):
     embed_archive(embedder, archive[:4], partial_dir=folder)
     kept = sorted(folder.iterdir())
     assert len(kept) == 4
-    marked = np.append(np.full((1, embedder.n_features_out_), 7.0, np.float32), [[0]], axis=1)
+    marked = np.load(kept[0])
+    marked[:, : embedder.n_features_out_ + 1] = [7.0] * embedder.n_features_out_ + [0]
     np.save(kept[0], marked)  # what cannot be computed: sevens, of a tumor that trained nothing
     X, columns = embed_archive(embedder, archive, partial_dir=folder)
     assert sum(columns["in_training"]) == len(archive) - 1

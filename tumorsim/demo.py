@@ -36,6 +36,7 @@ def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print)
     from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, load_dataset, make_cohort
     from tumorsim.evaluation import format_knn_table, split_patients
     from tumorsim.manifest import save_manifest
+    from tumorsim.retrieval import embed_archive
 
     output_dir = Path(output_dir)
     real = load_dataset("examples")
@@ -50,8 +51,8 @@ def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print)
 
     embedder = TumorEmbedder.from_pretrained(WEIGHTS).set_params(n_jobs=n_jobs, verbose=1)
     echo(f"2/4 Embedding with weights '{WEIGHTS}', which saw no real scan, and indexing {archive!r} …")
-    X = embedder.transform(archive)
-    index = TumorIndex().fit(X, metadata=archive.table, space=embedder.space_)
+    X, columns = embed_archive(embedder, archive)
+    index = TumorIndex().fit(X, metadata=columns, space=embedder.space_)
     index.save(output_dir / "index")
 
     echo(f"3/4 How good is retrieval? The archive is queried with {queries!r} of simulated patients.")

@@ -17,30 +17,11 @@ TILE = 20  # cells per side of a tile of the mask's head
 
 
 def embed_tumors(network, preprocessing, tumors, *, cache=None, n_jobs=1, verbose=0):
-    """Return the embeddings of tumors; each scan is read once.
+    """Return the embeddings of tumors, float32 (n_tumors, n_channels); each scan is read once.
 
-    Parameters
-    ----------
-    network : Network
-        In evaluation mode.
-    preprocessing : Preprocessing
-    tumors : list of Tumor
-    cache : VoxelCache, optional
-    n_jobs : int, default=1
-        Threads that prefetch scans.
-    verbose : int, default=0
-        1 shows a progress bar.
-
-    Returns
-    -------
-    ndarray of shape (n_tumors, n_channels), dtype=float32
-
-    Raises
-    ------
-    CohortError
-        If headers show that scans cannot be used; all of them are listed.
-    GeometryError
-        If the voxels of a scan cannot be used.
+    The network is in evaluation mode; `n_jobs` threads prefetch scans, through a `VoxelCache` where one is
+    given; `verbose` shows a progress bar. Headers are checked first: a `CohortError` lists all scans that
+    cannot be used. A `GeometryError` names a scan whose voxels cannot be.
     """
     Cohort(tumors).check()
     X = np.zeros((len(tumors), network.config["n_channels"]), dtype=np.float32)
@@ -64,21 +45,10 @@ def classify(network, embeddings):
 
 
 def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
-    """Return a mask of the voxels of a case that may be tumor, on its own grid; uint8 (nx, ny, nz).
+    """Return a mask of the voxels of a `Case` that may be tumor, on its own grid; uint8 (nx, ny, nz).
 
-    Parameters
-    ----------
-    network, preprocessing
-        As in `embed_tumors`.
-    case : Case
-    threshold : float or None, default=0.5
-        Probability from which a voxel is tumor; None returns the probabilities, float32.
-    cache : VoxelCache, optional
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `case` is no `Case`, or the threshold is not from 0 to 1.
+    Network and preprocessing are those of `embed_tumors`. A voxel is tumor from a probability of `threshold`
+    on (0 to 1, else ValueError); with None the probabilities are returned, float32.
     """
     if not isinstance(case, Case):
         raise TypeError(f"'case' must be a Case. Got {type(case).__name__}.")

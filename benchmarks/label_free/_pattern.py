@@ -10,14 +10,14 @@ from benchmarks.label_free._controls import head_center, mirrored_box, untrained
 from benchmarks.label_free._scans import check_cohort, embed, read_scan
 from benchmarks.metrics import partial_mantel
 from benchmarks.shapes import depth_inside
-from tumorsim.geometry import crop_slices, lesion_shape, select_mask
+from tumorsim.geometry import crop_slices, lesion_shape, select_mask, upper_half
 from tumorsim.preprocessing import normalize_intensity
 from tumorsim.records import group_by_case
 
 __all__ = ["enhancement_pattern", "evaluate_pattern"]
 
 CLOSE_MM = 3.0
-PATTERN = ("rim_fraction", "rim_contrast", "contrast", "sphericity")
+PATTERN = ("bright_rim", "rim_contrast", "contrast", "sphericity")
 
 
 def enhancement_pattern(tumor, *, center=None):
@@ -36,7 +36,7 @@ def enhancement_pattern(tumor, *, center=None):
     Returns
     -------
     dict of float
-        ``rim_fraction``: of the brighter half of its voxels, the share that lies in the outer half, nearer to
+        ``bright_rim``: of the brighter half of its voxels, the share that lies in the outer half, nearer to
         the surface than the median voxel; 0.5 for a solid tumor, near 1 for a ring. ``rim_contrast``: mean
         of the outer half less mean of the inner half. ``contrast``: mean of the tumor less mean of the
         mirrored place on the other side of the head. Both in units of the brain's median. ``sphericity``: of
@@ -161,9 +161,9 @@ def _pattern(tumor, scan, box, other):
     voxels[:, 0] = box[0, 0] + other[1, 0] - 1 - voxels[:, 0]
     imaged = (voxels[:, 0] >= 0) & (voxels[:, 0] < scan.image.shape[0])
     mirrored = scan.image[tuple(voxels[imaged].T)]
-    outer, bright = _upper_half(-depth.round(6)), _upper_half(values)
+    outer, bright = upper_half(-depth.round(6)), upper_half(values)
     return {
-        "rim_fraction": float(outer @ bright / bright.sum()),
+        "bright_rim": float(outer @ bright / bright.sum()),
         "rim_contrast": float(outer @ values / outer.sum() - (1 - outer) @ values / (1 - outer).sum()),
         "contrast": float(values[imaged].mean() - mirrored.mean()) if imaged.any() else 0.0,
         "sphericity": lesion_shape(inside, scan.spacing)["sphericity"],
@@ -183,10 +183,3 @@ def _filled(inside, spacing):
     grown = binary_fill_holes(binary_fill_holes(grown, np.ones(flat)))
     shrunk = distance_transform_edt(np.pad(grown, 1, mode="edge"), spacing)[1:-1, 1:-1, 1:-1] > CLOSE_MM
     return inside | (shrunk if not grown.all() else grown)
-
-
-def _upper_half(values):
-    """Return weights (n,) that sum to n / 2: 1 above the median, a share each for those that tie at it."""
-    middle = np.sort(values)[len(values) // 2]
-    above, tie = values > middle, values == middle
-    return above + tie * (len(values) / 2 - above.sum()) / tie.sum()

@@ -427,8 +427,8 @@ def test_rings_and_balls_have_known_patterns():
         phantoms.scan("a", [(kind, (12, 20, 17), (5, 5, 5))])[0] for kind in ("meningioma", "metastasis")
     )
     solid, rim = enhancement_pattern(ball), enhancement_pattern(ring)
-    assert solid["rim_fraction"] == pytest.approx(0.5)
-    assert rim["rim_fraction"] > 0.52
+    assert solid["bright_rim"] == pytest.approx(0.5)
+    assert rim["bright_rim"] > 0.52
     assert solid["rim_contrast"] == pytest.approx(0, abs=1e-3)
     assert rim["rim_contrast"] > 0.2
     assert solid["contrast"] == pytest.approx(1.6, abs=0.2)  # 260 against 100 of the brain, with its waves

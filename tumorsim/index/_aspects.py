@@ -10,7 +10,7 @@ import pandas as pd
 from tumorsim._validation import check_real
 from tumorsim.answers import PLACE
 from tumorsim.index._exact import Coordinates, pair_distances
-from tumorsim.index._tables import kind_of, kind_of_dtype
+from tumorsim.index._tables import TO_MEASURE, kind_of, kind_of_dtype
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
@@ -134,7 +134,8 @@ def check_weights(aspects, archive):
             listed = f"aspects are {', '.join(known) or 'none'}, and columns of numbers"
             if space is None:
                 listed += "; those of an embedder come with fit(…, space=embedder.space_)"
-            raise ValueError(f"'aspects' must name aspects of the index. Got {name!r}; {listed}.")
+            rule = f"'aspects' must name aspects of the index. Got {name!r}; {listed}."
+            raise ValueError(rule + TO_MEASURE.get(name, ""))
     weights = {name: check_real(w, f"aspects[{name!r}]", minimum=0) for name, w in aspects.items()}
     if not any(weights.values()):
         raise ValueError("At least one weight of 'aspects' must be greater than 0.")

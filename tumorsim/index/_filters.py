@@ -10,7 +10,7 @@ import pandas as pd
 
 from tumorsim._validation import check_choice, printable
 from tumorsim.index._exact import empty
-from tumorsim.index._tables import check_ids, is_missing, kind_of, kind_of_dtype
+from tumorsim.index._tables import TO_MEASURE, check_ids, is_missing, kind_of, kind_of_dtype
 
 _COMPARE = {"==": op.eq, "!=": op.ne, "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 _DATE, _FROM = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{4}(-\d\d(-\d\d.*)?)?")  # in order as text
@@ -112,7 +112,8 @@ def where_mask(table: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
         column = key if key in table else f"label_{key}"
         if column not in table:
             listed = ", ".join(table.columns)
-            raise ValueError(f"'where' must name columns of the metadata. Got {key!r}; columns are {listed}.")
+            rule = f"'where' must name columns of the metadata. Got {key!r}; columns are {listed}."
+            raise ValueError(rule + TO_MEASURE.get(key, ""))
         mask &= _condition_mask(table[column], condition, column)
     return mask
 

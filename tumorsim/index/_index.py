@@ -69,12 +69,9 @@ class TumorIndex(BaseEstimator):
     """
 
     def __init__(
-        self,
-        metric: str = "euclidean",
-        engine: str = "exact",
-        uri: str | None = None,
+        self, metric: str = "euclidean", engine: str = "exact", uri: str | None = None,
         collection: str | None = None,
-    ):
+    ):  # fmt: skip
         self.metric, self.engine, self.uri, self.collection = metric, engine, uri, collection
 
     def __repr__(self, N_CHAR_MAX=700):

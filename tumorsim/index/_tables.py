@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import check_text, is_missing
+from tumorsim.geometry import ENHANCEMENT
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
+TO_MEASURE = dict.fromkeys(ENHANCEMENT, " Embed the archive again, and rebuild the index.")
 RESULT_COLUMNS = ("query", "rank", "distance", "p_value", "no_close_match")
 _BITS = (8, 16, 32, 64)
 _NULLABLE = {"boolean", "Float32", "Float64", *(f"{sign}Int{n}" for sign in ("", "U") for n in _BITS)}

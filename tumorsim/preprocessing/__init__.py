@@ -5,11 +5,12 @@ from tumorsim.preprocessing._volume import (
     MAX_VOXELS,
     Preprocessing,
     Volume,
-    head_mask,
+    intensity_range,
     normalize_intensity,
     resample,
 )
 
 __all__ = [
-    "MAX_VOXELS", "Preprocessing", "Volume", "VoxelCache", "head_mask", "normalize_intensity", "resample",
+    "MAX_VOXELS", "Preprocessing", "Volume", "VoxelCache", "intensity_range", "normalize_intensity",
+    "resample",
 ]  # fmt: skip

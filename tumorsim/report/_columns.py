@@ -12,6 +12,11 @@ from tumorsim.report._pages import try_surroundings
 from tumorsim.report._voxels import encode_voxels
 
 THICK_SLICE_MM = 3.0
+_ENHANCEMENT = {  # column: name, factor, unit
+    "contrast": ("Brightness, brain = 1", 1, ""),
+    "rim_fraction": ("Enhancement in the outer half", 100, " %"),
+    "necrotic_share": ("Dark (necrotic) share", 100, " %"),
+}
 UNKNOWN = "not known"
 FIRST = ("type", "place", "size", "look")  # aspects in the order of the sheet
 SAME = {"scan": "Same scan: not counted", "patient": "Same patient: not counted"}
@@ -47,6 +52,9 @@ def column_of(
         more["R–L × A–P × S–I"] = sides
     if shown_text(diameter) is not None:
         more["Longest diameter"] = _cell(f"{diameter:.0f} mm")
+    for name, (title, factor, unit) in _ENHANCEMENT.items():
+        if name in row and pd.api.types.is_number(row[name]) and not is_missing(row[name]):
+            more[title] = _cell(f"{factor * row[name]:.3g}{unit}")
     if lesions is not None:
         number, total = lesions
         many = counted(number, "lesion")

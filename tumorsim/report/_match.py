@@ -11,16 +11,7 @@ _ANSWERS = {"merged": "were several, are one", "split": "was one, are several"}
 
 
 def save_match(path, before, after, table):
-    """Write a page that shows each lesion of `match_dates` at both dates, cut at the same place.
-
-    Parameters
-    ----------
-    path : str or Path
-    before, after : Case
-        The two scans.
-    table : DataFrame
-        What `match_dates` returned for them.
-    """
+    """Write a page that shows each lesion of a `match_dates` table on both Cases, cut at one place."""
     to_after = np.array(table.attrs["to_after"])
     scans = (before, np.eye(4)), (after, to_after)
     sides = [(c.load_image(), c.load_mask() > 0, np.linalg.inv(c.affine) @ turn) for c, turn in scans]

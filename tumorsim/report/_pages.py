@@ -49,33 +49,20 @@ def render(template, *, facts, warning=OUTCOME, **content):
 
 
 def save_overview(path, rows, aside, *, facts):
-    """Write the page that leads to the answer sheets of a table of scans.
+    """Write the page that leads to the answer sheets of a table of scans, and return its path.
 
-    Parameters
-    ----------
-    path : str or Path
-    rows : list of dict
-        One per query tumor: ``sheet`` (name of its file), ``number`` (of its section, from 1), ``query`` (of
-        ``Answer.to_dict``), ``proposed`` (bool) and ``picture`` (of `draw_tumor`).
-    aside : list of (str, str)
-        Scans that could not be used, and why.
-    facts : dict
-        Shown at the bottom.
+    A row is one query tumor: ``sheet`` (name of its file), ``number`` (of its section, from 1), ``query`` (of
+    ``Answer.to_dict``), ``proposed`` (bool) and ``picture`` (of `draw_tumor`). `aside` are scans that could
+    not be used, and why; `facts` (name → text) stand at the bottom.
     """
     return write_page(path, render("overview", rows=rows, aside=aside, facts=facts))
 
 
 def save_review(path, cards, aside, *, facts):
-    """Write the page on which a person looks through proposed masks.
+    """Write the page on which a person looks through proposed masks, and return its path.
 
-    Parameters
-    ----------
-    path : str or Path
-    cards : list of dict
-        One per scan: ``case_id``, ``patient_id``, ``image``, ``mask``, ``volumes_mm3`` (of its lesions) and
-        ``pictures`` (of `draw_proposal`).
-    aside, facts
-        As in `save_overview`.
+    A card is one scan: ``case_id``, ``patient_id``, ``image``, ``mask``, ``volumes_mm3`` (of its lesions) and
+    ``pictures`` (of `draw_proposal`). `aside` and `facts` are as in `save_overview`.
     """
     return write_page(path, render("review", cards=cards, aside=aside, facts=facts, warning=""))
 

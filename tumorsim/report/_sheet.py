@@ -23,19 +23,7 @@ N_BESIDE = 5  # neighbors that stand beside the query; further ones go into a ta
 
 
 def save_report(path, **content):
-    """Write the answer to a query as one HTML file that loads nothing from anywhere, atomically.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file to write.
-    **content
-        As in `render_report`.
-
-    Returns
-    -------
-    path : Path
-    """
+    """Write `render_report` of `content` to a file, atomically, and return its path."""
     return write_page(path, render_report(**content))
 
 
@@ -124,20 +112,8 @@ def render_report(
 def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=False):
     """Return the axial row and the aspects of each query as HTML without script and style sheet.
 
-    Parameters
-    ----------
-    titles, lines : list of str, list of list of str
-        Of each query that is shown.
-    neighbors : DataFrame
-        As in `render_report`.
-    queries : Cohort
-        The query tumors.
-    archive, proposed : iterable of Tumor, bool
-        As in `render_report`.
-
-    Returns
-    -------
-    html : str
+    Title (str) and lines (list of str) are those of each query that is shown; the others are as in
+    `render_report`, `queries` being a Cohort.
     """
     tumors = {tumor.tumor_id: tumor for tumor in archive}
     shown = []

@@ -28,6 +28,7 @@ from tumorsim.io import (
 )
 from tumorsim.manifest import load_cohort
 from tumorsim.records import Cohort, group_by_case
+from tumorsim.retrieval._measured import NAMES, with_measures
 from tumorsim.retrieval._query import is_table
 from tumorsim.retrieval._workers import embed_each
 from tumorsim.spaces import EmbeddingSpace
@@ -122,8 +123,9 @@ def embed_archive(
     -------
     X : ndarray of shape (n_tumors, n_features), dtype=float32
     columns : dict of list
-        The cohort's table, with absolute paths of images and masks; where the model knows, ``in_training``
-        tells which tumors it was trained on (`TumorEmbedder.trained_on`).
+        The cohort's table, with absolute paths of images and masks; of tumors with a mask also ``contrast``,
+        ``rim_fraction`` and ``necrotic_share`` (`geometry.lesion_enhancement`), unless such columns are
+        there. Where the model knows, ``in_training`` tells which tumors it was trained on.
 
     Raises
     ------
@@ -133,7 +135,8 @@ def embed_archive(
     from tqdm import tqdm
 
     tumors.check()
-    found = np.zeros((len(tumors), embedder.n_features_out_ + 1), dtype=np.float32)  # the last: in training
+    n_features = embedder.n_features_out_
+    found = np.zeros((len(tumors), n_features + 1 + len(NAMES)))  # embeddings, in training, measures
     groups, bad = group_by_case(tumors), []
     with tqdm(total=len(groups), desc="embedding", unit="scan", disable=None if progress else True) as bar:
 
@@ -163,13 +166,14 @@ def embed_archive(
     if bad:
         kept = np.setdiff1d(np.arange(len(tumors)), bad)
         tumors, found = tumors[kept], found[kept]
-    columns = tumors.table.to_dict("list")
+    X, trained, measures = np.split(found, (n_features, n_features + 1), axis=1)
+    columns = with_measures(tumors, measures).table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
         columns[name] = [str(Path(p).resolve()) if isinstance(p, str) else None for p in columns[name]]
     columns.pop("in_training", None)  # of another model
-    if not np.isnan(found[:, -1]).any():
-        columns["in_training"] = found[:, -1].astype(bool).tolist()
-    return np.ascontiguousarray(found[:, :-1]), columns
+    if not np.isnan(trained).any():
+        columns["in_training"] = trained[:, 0].astype(bool).tolist()
+    return X.astype(np.float32, order="C"), columns
 
 
 def load_embedder(model: str | PathLike | None = None, *, device: str = "auto", n_jobs: int = 2):
@@ -283,10 +287,11 @@ def evaluate_files(
 
 
 def _partial_file(folder, embedder, tumors):
-    """Return where one scan's embeddings are kept: the name changes with model, file and boxes."""
-    image = tumors[0].case.image
-    if folder is None or not isinstance(image, str):
+    """Return where one scan's embeddings are kept: the name changes with model, files, boxes and measures."""
+    files = [file for file in (tumors[0].case.image, tumors[0].case.mask) if file is not None]
+    if folder is None or not all(isinstance(file, str) for file in files):
         return None
     salts = sorted(embedder.training_.get("scans") or ())
-    content = [embedder.space_.fingerprint, salts, content_key(image), [t.bbox.tolist() for t in tumors]]
+    rows = [[tumor.bbox.tolist(), tumor.mask_value] for tumor in tumors]
+    content = [embedder.space_.fingerprint, salts, NAMES, *map(content_key, files), rows]
     return partial_file(folder, content, ".npy")

@@ -16,6 +16,7 @@ from tumorsim.index import TumorIndex, where_mask
 from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.retrieval._answer import Answer
 from tumorsim.retrieval._course import change_since, read_earlier, with_course
+from tumorsim.retrieval._measured import embed_measured, with_measures
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
 from tumorsim.retrieval._same import search_others
 
@@ -137,7 +138,8 @@ def find_similar(
         settings["Earlier scan"] = f"{earlier.case_id}, {dates[0]}; quality of the registration {quality}"
     weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
     tumors, notes = with_course(tumors, weights)
-    X = np.asarray(embedder.transform(tumors))
+    X, _, measures = embed_measured(embedder, tumors)
+    tumors = with_measures(tumors, measures)
     options |= {"alpha": None if proposed else alpha, "calibration": calibration, "space": embedder.space_}
     options |= {"compared": _compared(tumors.table, index, exclude), "keep_same": keep_same}
     neighbors, left_out = search_others(index, tumors, X, n_neighbors, **options)

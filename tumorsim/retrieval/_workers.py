@@ -10,6 +10,7 @@ from multiprocessing.pool import ExceptionWithTraceback
 import numpy as np
 
 from tumorsim._validation import import_extra
+from tumorsim.retrieval._measured import embed_measured
 
 _DASK_SCANS = 8  # per task: the scheduler needs about a millisecond for each
 _MOST_DEATHS = 3  # of workers in a row, without a scan done between them
@@ -18,8 +19,8 @@ _MOST_DEATHS = 3  # of workers in a row, without a scan done between them
 def embed_scans(embedder, scans):
     """Return of each scan (a Cohort) its embeddings, made on one thread of torch, or what a bad one raises.
 
-    They are float32 (n_tumors, n_features + 1). The last column is 1 where the model was trained on the scan,
-    0 where not, NaN where that is unknown.
+    They are float64 (n_tumors, n_features + 11). The column after the features is 1 where the model was
+    trained on the scan, 0 where not, NaN where that is unknown; then come measures (`embed_measured`).
     """
     import torch
 
@@ -51,11 +52,10 @@ def embed_each(embedder, scans, *, workers=None, dask=None):
 
 
 def _embed(embedder, tumors):
-    """Return the embeddings of tumors and in a last column `trained_on`, or why there are none."""
+    """Return the columns of `embed_scans` of tumors, or why there are none."""
     try:
-        X, trained = np.asarray(embedder.transform(tumors)), embedder.trained_on(tumors)
-        last = np.full(len(X), np.nan if trained is None else trained)
-        return np.column_stack([X, last]).astype(np.float32)
+        X, trained, measures = embed_measured(embedder, tumors)
+        return np.column_stack([X, np.full(len(X), np.nan if trained is None else trained), measures])
     except (OSError, ValueError) as err:
         return err
 

@@ -166,20 +166,10 @@ class Recipe(BaseEstimator):
 
 
 def resolve_recipe(recipe, *, trained=None, overrides=None):
-    """Return the checked `Recipe` that a name or an instance means.
+    """Return the checked `Recipe` that a name or an instance means, `trained` being that of `Recipe.named`.
 
-    Parameters
-    ----------
-    recipe : str or Recipe
-    trained : dict, optional
-        As in `Recipe.named`.
-    overrides : dict, optional
-        Parameter → value used instead of the recipe's; None leaves the recipe's.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is no such recipe, or a parameter is out of range.
+    `overrides` are used instead of the recipe's parameters where they are not None. TypeError or ValueError:
+    there is no such recipe, or a parameter is out of range.
     """
     if isinstance(recipe, str):
         recipe = Recipe.named(recipe, trained=trained)

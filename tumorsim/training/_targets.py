@@ -79,21 +79,10 @@ def class_factors(codes, n_classes):
 
 
 def head_weights(classes, given=None):
-    """Return every head's factor in the loss, `given` ones before the defaults.
+    """Return every head's factor in the loss, `given` (head → factor) before the defaults.
 
-    Parameters
-    ----------
-    classes : dict of list
-        Task → class names.
-    given : dict of float, optional
-        Head → factor; ``mask`` is a head.
-
-    Raises
-    ------
-    TypeError
-        If `given` is no dict.
-    ValueError
-        If it names another head, or a factor is negative.
+    `classes` is task → class names; ``mask`` is a head too. TypeError or ValueError: `given` is no dict,
+    names another head, or has a negative factor.
     """
     if not isinstance(given, dict | None):
         raise TypeError(f"Parameter 'task_weights' must be a dict or None. Got {given!r}.")

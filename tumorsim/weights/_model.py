@@ -40,20 +40,10 @@ def head_aspects(network):
 
 
 def embedding_space(network, preprocessing, scale, weights):
-    """Return what an index must know of a network's embeddings: fingerprint, tasks' aspects, plain distance.
+    """Return the `EmbeddingSpace` of a network: fingerprint, tasks' aspects, plain distance.
 
-    Parameters
-    ----------
-    network : Network
-    preprocessing : Preprocessing
-    scale : array-like of shape (n_channels,)
-        See `spaces.feature_scale`.
-    weights : mapping of str to float
-        How much each task's head counts in the plain distance; empty for an untrained network.
-
-    Returns
-    -------
-    EmbeddingSpace
+    `scale` (n_channels,) is that of `spaces.feature_scale`; `weights` says how much each task's head counts
+    in the plain distance, and is empty for an untrained network.
     """
     state = fingerprint(network.state_dict(), preprocessing.to_dict())
     offsets = {task: _centered(head.bias) for task, head in zip(network.tasks, network.heads, strict=True)}

@@ -72,19 +72,9 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
     A SEG or RTSTRUCT belongs to the series that it refers to, else to that whose slices it names, else to the
     one with its frame of reference and patient. Where that is a T1 that states no contrast it is taken too.
     `pattern` is that of `t1c_objection`; `by_slice_location` places slices that all have one position.
-
-    Returns
-    -------
-    scans : list of Scan
-    skipped : list of (Series, str)
-        What is no such scan, and no mask of one, with the reason.
-    damaged : list of (str, str)
-        Path relative to `folder`, and reason, of files that cannot be used.
-
-    Raises
-    ------
-    FileNotFoundError, DicomError
-        If there is no such folder, no DICOM file in it, or pydicom is not installed.
+    Returns a list of Scan; what is no such scan and no mask of one, (Series, reason); and files that cannot
+    be used, (path relative to `folder`, reason). FileNotFoundError or DicomError says that there is no folder
+    or no DICOM in it.
     """
     found, damaged = read_folder(folder, progress=progress)
     scans, unstated, skipped = [], [], []
@@ -198,20 +188,10 @@ def load_mask(scan, include=None, exclude=None):
 def draw_tumors(scan, include=None, exclude=None):
     """Draw the tumors (as `is_tumor` tells) of a scan's SEG and RTSTRUCT; one that fails costs only itself.
 
-    Returns
-    -------
-    mask : ndarray of shape (nx, ny, nz), dtype=uint8 or uint16, or None
-        0 background, then a value for each tumor in the order of its number in its file; where two overlap
-        the smaller one keeps its voxels. None where there is no tumor.
-    regions : list of Region
-        Those of the values 1, 2, …
-    notes : list of str
-        What was left out, or taken on trust; they quote no name.
-
-    Raises
-    ------
-    DicomError
-        If a file is damaged, or no tumor of it fits onto the scan.
+    Returns a mask (nx, ny, nz), uint8 or uint16, or None without tumors: 0 background, then a value for each
+    in the order of its number in its file; where two overlap the smaller one keeps its voxels. Then the
+    Regions of the values 1, 2, …, and notes, without names, on what was left out or taken on trust.
+    DicomError: a file is damaged, or no tumor of it fits onto the scan.
     """
     drawn, notes, failed, seen, unknown = [], list(scan.notes), [], set(), 0
     for series in scan.masks:

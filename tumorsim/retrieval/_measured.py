@@ -1,0 +1,70 @@
+"""Size, shape, place and enhancement of tumors, measured while their scans are read to be embedded."""
+
+import copy
+
+import numpy as np
+
+from tumorsim import geometry
+from tumorsim.preprocessing import intensity_range
+from tumorsim.records import Case, Cohort
+from tumorsim.records.columns import MEASURES
+
+NAMES = (*MEASURES, *geometry.ENHANCEMENT)
+
+
+class _MeasuredCase(Case):
+    """A scan with a mask that measures its tumors when its image is read."""
+
+    def __init__(self, case):
+        vars(self).update(vars(case))
+        self.tumors, self.measured = [], None
+
+    def load_image(self):
+        """Return the voxels, as `Case.load_image`."""
+        image = super().load_image()
+        if self.measured is None:
+            self.measured = []  # not None: to read the mask may be to read the image again
+            mask, case = self.load_mask(), (self.shape, self.affine)
+            voxels, lesions = (geometry.to_ras(array, self.affine) for array in (image, mask))
+            spacing = geometry.spacing_from_affine(geometry.ras_affine(*case)[1])
+            air, top = intensity_range(voxels)
+            margin = np.ceil(geometry.SURROUNDINGS_MM[1] / spacing).astype(np.int64) + 1
+            for tumor in self.tumors:
+                start, stop = geometry.ras_box(tumor.bbox, *case)
+                box = geometry.crop_slices((np.maximum(start - margin, 0), stop + margin))
+                inside = np.zeros(self.shape, dtype=bool)
+                inside[geometry.crop_slices(tumor.bbox)] = tumor.select(mask)
+                near, inside = voxels[box] - air, geometry.to_ras(inside, self.affine)[box]
+                brain = (near > 0.1 * (top - air)) & (lesions[box] == 0)
+                found = tumor.measure(mask)
+                found |= geometry.lesion_enhancement(near, inside, spacing, brain=brain)
+                self.measured.append([found[name] for name in NAMES])
+        return image
+
+
+def embed_measured(embedder, tumors):
+    """Return embeddings of tumors, `trained_on` of them, and measures; each image and mask is read once.
+
+    Measures are float64 (n_tumors, 10), the columns `NAMES`; NaN of tumors without a mask.
+    """
+    scans, watched = {}, [copy.copy(tumor) for tumor in tumors]
+    for tumor, seen in zip(tumors, watched, strict=True):
+        if tumor.case.has_mask:
+            seen.case = scans.setdefault(id(tumor.case), _MeasuredCase(tumor.case))
+            seen.case.tumors.append(tumor)
+    X, trained = np.asarray(embedder.transform(watched)), embedder.trained_on(watched)
+    measures = np.full((len(X), len(NAMES)), np.nan)
+    for scan in scans.values():
+        if scan.measured is None:  # its voxels came from a cache
+            scan.load_image()
+        measures[[tumor.case is scan for tumor in watched]] = scan.measured
+    return X, trained, measures
+
+
+def with_measures(tumors, measures):
+    """Return a Cohort of tumors whose tables have what was measured and is not in them already."""
+    found = [copy.copy(tumor) for tumor in tumors]
+    for tumor, row in zip(found, measures.tolist(), strict=True):
+        if not np.isnan(row[0]):
+            tumor.metadata = dict(zip(NAMES, row, strict=True)) | tumor.metadata
+    return Cohort(found)
