@@ -42,21 +42,8 @@ class Surroundings:
 def read_surroundings(tumor, margin_mm=_MARGIN_MM):
     """Read a tumor's scan and keep what lies at most `margin_mm` from its box: whole heads have faces.
 
-    Parameters
-    ----------
-    tumor : Tumor
-        Its files are read here.
-    margin_mm : float, default=30.0
-        Infinite: the whole scan.
-
-    Returns
-    -------
-    surroundings : Surroundings
-
-    Raises
-    ------
-    FileNotFoundError, GeometryError
-        If image or mask cannot be read or do not fit together.
+    An infinite margin keeps the whole scan. FileNotFoundError or GeometryError: image or mask cannot be read,
+    or they do not fit together.
     """
     case = tumor.case
     if margin_mm != np.inf:
