@@ -1,5 +1,6 @@
 """Contrast, rim fraction and necrotic share: measured while scans are embedded, and queried by."""
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -176,8 +177,9 @@ def test_the_commands_query_by_a_measured_column(made_folder, tmp_path):
     found = pd.read_csv(tmp_path / "a.csv")
     assert set(found["label_type"]) == {"metastasis"} and found["distance_contrast"].is_monotonic_increasing
     page = (tmp_path / "answer.html").read_text(encoding="utf-8")
-    for name in ("Brightness, brain = 1", "Enhancement in the outer half", "Dark (necrotic) share"):
+    for name in ("Contrast to the brain", "Rim fraction (50 %: solid)", "Necrotic share"):
         assert name in page
+    assert re.search(r"<td>[12]\.\d\d ×", " ".join(page.split()))
 
 
 def test_one_can_query_by_radiomics_as_the_page_says(made_folder, tmp_path, monkeypatch):

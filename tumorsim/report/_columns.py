@@ -12,10 +12,10 @@ from tumorsim.report._pages import try_surroundings
 from tumorsim.report._voxels import encode_voxels
 
 THICK_SLICE_MM = 3.0
-_ENHANCEMENT = {  # column: name, factor, unit
-    "contrast": ("Brightness, brain = 1", 1, ""),
-    "rim_fraction": ("Enhancement in the outer half", 100, " %"),
-    "necrotic_share": ("Dark (necrotic) share", 100, " %"),
+_ENHANCEMENT = {  # column: name, factor, text
+    "contrast": ("Contrast to the brain", 1, "{:.2f} ×"),
+    "rim_fraction": ("Rim fraction (50 %: solid)", 100, "{:.0f} %"),
+    "necrotic_share": ("Necrotic share", 100, "{:.0f} %"),
 }
 UNKNOWN = "not known"
 FIRST = ("type", "place", "size", "look")  # aspects in the order of the sheet
@@ -52,9 +52,9 @@ def column_of(
         more["R–L × A–P × S–I"] = sides
     if shown_text(diameter) is not None:
         more["Longest diameter"] = _cell(f"{diameter:.0f} mm")
-    for name, (title, factor, unit) in _ENHANCEMENT.items():
+    for name, (title, factor, text) in _ENHANCEMENT.items():
         if name in row and pd.api.types.is_number(row[name]) and not is_missing(row[name]):
-            more[title] = _cell(f"{factor * row[name]:.3g}{unit}")
+            more[title] = _cell(text.format(factor * row[name]))
     if lesions is not None:
         number, total = lesions
         many = counted(number, "lesion")
