@@ -50,27 +50,43 @@ def roi_pool(features, boxes, index=None):
 def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
     """Return ``roi_pool(upsample(coarse), boxes)`` without building the upsampled map.
 
-    Only the cells under a box, and one around it, are interpolated. Linear interpolation with
-    ``align_corners=False`` looks at no other, so the result is that of the whole map. Boxes are in voxels of
-    the upsampled map, `factor` times as many per axis; shapes and errors are those of `roi_pool`.
+    Between the centers of neighboring cells the map is linear along each axis, so its maximum there is at the
+    first or the last of the box's voxels: the others are not interpolated. Boxes are in voxels of the
+    upsampled map, `factor` times as many per axis; shapes and errors are those of `roi_pool`.
     """
-    size = torch.as_tensor(coarse.shape[2:])
-    boxes, index = _check(boxes, index, len(coarse), (size * factor).tolist())
+    size = coarse.shape[2:]
+    boxes, index = _check(boxes, index, len(coarse), [n * factor for n in size])
     if not len(boxes):
         return coarse.new_zeros((0, coarse.shape[1]))
     pooled = []
     for i, box in zip(index, boxes, strict=True):
-        parts = []
-        rows = max(1, int(MOST_VOXELS // np.prod(box[1, 1:] - box[0, 1:])))
-        for start in range(int(box[0, 0]), int(box[1, 0]), rows):  # slabs that are small enough to hold
-            slab = np.array([[start, *box[0, 1:]], [min(start + rows, box[1, 0]), *box[1, 1:]]])
-            first = np.maximum(slab[0] // factor - 1, 0)
-            last = np.minimum(-(-slab[1] // factor) + 1, size.numpy())
-            cells = coarse[(slice(i, i + 1), slice(None), *crop_slices(np.stack([first, last])))]
-            fine = functional.interpolate(cells, scale_factor=factor, mode="trilinear", align_corners=False)
-            parts.append(fine[(0, slice(None), *crop_slices(slab - first * factor))].amax(dim=(1, 2, 3)))
-        pooled.append(torch.stack(parts).amax(dim=0) if len(parts) > 1 else parts[0])
+        x, y, z = (_ends(*side, n, coarse, factor) for side, n in zip(box.T, size, strict=True))
+        rows = max(1, MOST_VOXELS // (len(y[0]) * len(z[0])))  # slabs that are small enough to hold
+        slabs = zip(*(values.split(rows) for values in x), strict=True)
+        parts = [_interpolated(coarse[i], (slab, y, z)).amax(dim=(1, 2, 3)) for slab in slabs]
+        pooled.append(torch.stack(parts).amax(dim=0))
     return torch.stack(pooled)
+
+
+def _ends(start, stop, size, like, factor):
+    """Return, of voxels start … stop - 1, the first and last between each two of `size` cells' centers.
+
+    They are given by the cell below (n,) and the way from it to the next (n,), of the type of `like`.
+    """
+    place = ((torch.arange(start, stop) + 0.5) / factor - 0.5).clamp(0, size - 1)
+    low = place.long().clamp(max=max(size - 2, 0))
+    changes = low.diff() > 0
+    keep = functional.pad(changes, (1, 0), value=True) | functional.pad(changes, (0, 1), value=True)
+    return low[keep].to(like.device), (place - low)[keep].to(like)
+
+
+def _interpolated(cells, axes):
+    """Return cells (c, x, y, z) interpolated at `axes`, for each of the three what `_ends` returns."""
+    for axis, (low, weight) in enumerate(axes, start=1):
+        high = (low + 1).clamp(max=cells.shape[axis] - 1)
+        ends = (cells.index_select(axis, at) for at in (low, high))
+        cells = torch.lerp(*ends, weight.reshape(-1, *[1] * (3 - axis)))
+    return cells
 
 
 def _check(boxes, index, n, shape):
