@@ -170,10 +170,8 @@ def resample(array, spacing, new_spacing, new_shape, *, offset=(0.0, 0.0, 0.0)):
     array = np.ascontiguousarray(array.transpose(layout))  # files have x innermost: no copy, but of flipped
     old, new, lag = (np.asarray(v, dtype=float)[layout] for v in (spacing, new_spacing, offset))
     tensor, wanted = torch.from_numpy(array), [int(n) for n in np.asarray(new_shape)[layout]]
-    order, between = range(3), [math.prod((*wanted[: i + 1], *array.shape[i + 1 :])) for i in range(2)]
-    if max(between) > MAX_VOXELS:  # else thick slices of many pixels would fill memory on the way
-        order = sorted(order, key=lambda axis: wanted[axis] / array.shape[axis])
-    for axis in order:
+    # What shrinks most comes first, since the other axes then have less to do; among equals the outermost.
+    for axis in sorted(range(3), key=lambda axis: round(wanted[axis] / array.shape[axis], 1)):
         ratio, start, shape = new[axis] / old[axis], lag[axis] / old[axis], tensor.shape
         if abs(ratio - 1) < 1e-6 and not start and shape[axis] == wanted[axis]:
             continue
