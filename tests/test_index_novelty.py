@@ -435,3 +435,6 @@ def test_query_of_an_unknown_patient_passes_the_archive_once(monkeypatch):
     assert len(passes) == 3
     of_new = [table[table["query"] < 2]["p_value"].to_numpy() for table in (unknown, mixed)]
     assert_array_equal(*of_new)
+    table = index.search(queries, query_metadata=both, exclude="same_patient")
+    assert len(passes) == 4  # the neighbors are of other patients already
+    assert_array_equal(table["p_value"], mixed["p_value"])

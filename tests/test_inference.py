@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, roi_pool
 from tumorsim.inference import TILE, embed_boxes, mask_probability
 from tumorsim.nn import ARCHITECTURES, FACTOR, Network, pad_to_cells
-from tumorsim.nn._network import Convolution
+from tumorsim.nn._network import Convolution, upsample
 
 BOXES = np.array(
     [
@@ -22,6 +22,11 @@ BOXES = np.array(
         [(22, 15, 16), (24, 16, 24)],
     ]
 )
+
+
+def cells_of(network, image):
+    """Return the backbone's cells (n, c, x/4, y/4, z/4) of images (n, 1, x, y, z)."""
+    return network.blocks(network.stem.cells(network.stem.detail(image)))
 
 
 def trained_like(architecture, *, n_blocks=2, n_channels=8):
@@ -46,7 +51,7 @@ def plain(network, image, boxes):
     """Return embeddings by the formula: the whole feature map at full resolution, then RoiPool."""
     with torch.no_grad():
         whole = pad_to_cells(image.astype(np.float32))[None, None]
-        return roi_pool(network.features(whole), boxes).numpy()
+        return roi_pool(upsample(cells_of(network, whole)), boxes).numpy()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -128,21 +133,31 @@ def test_no_convolution_takes_the_slow_way(architecture, monkeypatch):
         assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+def resident():
+    """Return the memory of this process, in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_does_not_grow_with_the_number_of_scans():
-    """Boxes at 25 places need arrays of 25 sizes; without `return_memory` they took 300 MB more."""
+@pytest.mark.parametrize("what", ["embed", "segment"])
+def test_memory_does_not_grow_with_the_number_of_scans(what):
+    """Boxes or scans of 25 sizes need arrays of 25 sizes; without `return_memory` they took 300 MB more."""
     image, rng = image_of((120, 120, 120)).astype(np.float32), np.random.default_rng(0)
     tumors = []
     for i, start in enumerate(rng.integers(30, 80, size=(30, 3))):
-        case = Case((image, np.diag([2.0, 2, 2, 1])), case_id=f"{i}", patient_id=f"{i}")
+        part = image if what == "embed" else np.ascontiguousarray(image[tuple(slice(n + 40) for n in start)])
+        case = Case((part, np.diag([2.0, 2, 2, 1])), case_id=f"{i}", patient_id=f"{i}")
         tumors.append(Tumor(case, [start, start + 6], tumor_id=f"{i}/1"))
     embedder = TumorEmbedder.from_pretrained(device="cpu")
 
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    def work(some):
+        if what == "embed":
+            embedder.transform(Cohort(some))
+        for tumor in some if what == "segment" else ():
+            embedder.segment(tumor.case)
 
-    embedder.transform(Cohort(tumors[:5]))
+    work(tumors[:5])
     before = resident()
-    embedder.transform(Cohort(tumors[5:]))
+    work(tumors[5:])
     assert resident() < before + 120

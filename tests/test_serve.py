@@ -36,7 +36,7 @@ from tumorsim.rendering import COLORS
 pytest.importorskip("starlette", reason="the page needs the extra serve")
 from starlette.exceptions import HTTPException
 
-from tumorsim.serve import Limits, make_app
+from tumorsim.serve import Limits, _desk, make_app
 from tumorsim.serve._uploads import Form
 
 pytestmark = pytest.mark.slow
@@ -521,6 +521,20 @@ def test_map_of_the_archive(server, world):
     for axis in (0, 1):  # up to a sign
         found = [place[i][axis] for i in index.metadata_["tumor_id"]]
         assert abs(np.corrcoef(found, points[:, axis])[0, 1]) > 0.999
+
+
+def test_map_is_made_again_only_for_another_index_or_label(world, tmp_path, monkeypatch):
+    """It takes seconds of a large archive, and does not change while the page is open."""
+    shutil.copytree(world / "index", tmp_path / "index")
+    made, original = [], _desk.map_archive
+    monkeypatch.setattr(_desk, "map_archive", lambda index, task: made.append(task) or original(index, task))
+    desk = _desk.Desk(tmp_path / "index", TumorEmbedder.load(world / "model.safetensors"), tmp_path)
+    first = desk.map()
+    assert desk.map() == first and made == ["type"]
+    desk.map("hemisphere")
+    desk.remove_tumor(desk.index().metadata_["tumor_id"].iloc[0])
+    assert desk.map("hemisphere")["map"]["n_all"] == first["map"]["n_all"] - 1
+    assert made == ["type", "hemisphere", "hemisphere"]
 
 
 def test_page_gets_errors_without_a_status(server, world):

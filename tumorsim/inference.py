@@ -57,6 +57,7 @@ def segment_case(network, preprocessing, case, *, threshold=0.5, cache=None):
     image, origin = preprocessing.pad(volume.image)
     inside = crop_slices(np.stack([origin, origin + volume.image.shape]))
     probability = volume.to_source(mask_probability(network, image)[inside])
+    return_memory()
     return probability if threshold is None else (probability >= threshold).astype(np.uint8)
 
 

@@ -147,17 +147,13 @@ class Archive:
         own = [-1 if is_missing(value) else lookup.get((value,), -1) for value in table["patient_id"]]
         return codes, np.array(own, dtype=np.int64)
 
-    def aspects_of(self, weights):
-        """Return name → `Aspect` of all aspects of a search, columns of numbers among them."""
-        columns = [name for name in weights if name not in self.aspects]
-        pairs = random_pairs(self.patients()[0]) if columns else None
-        return self.aspects | {name: measured_aspect(self.metadata, [name], pairs) for name in columns}
-
     def weighted(self, weights):
         """Return the aspects by name, the engine of weighted ones, and its points, NaN where missing."""
 
         def make():
-            aspects = self.aspects_of(weights)
+            columns = [name for name in weights if name not in self.aspects]
+            pairs = random_pairs(self.patients()[0]) if columns else None
+            aspects = self.aspects | {name: measured_aspect(self.metadata, [name], pairs) for name in columns}
             points, which = weighted_points(aspects, weights, self.embeddings, self.metadata)
             return aspects, PartialEngine(points, which, [w for w in weights.values() if w > 0]), points
 

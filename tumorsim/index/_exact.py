@@ -142,12 +142,12 @@ class ExactEngine:
         self.frame = Frame.of(embeddings, coordinates)
         n, width = len(embeddings), len(self.frame.center)
         self._bound = (width + 8) * float(np.finfo(np.float32).eps)
-        self._points = np.empty((n, width + 1), dtype=np.float32)
+        self._points = np.empty((width + 1, n), dtype=np.float32)  # BLAS reads them fastest by coordinate
         for i in range(0, n, MAPPED):
             part = slice(i, i + MAPPED)
             points = self.frame.points(embeddings[part])
             norms = np.einsum("ij,ij->i", points, points, dtype=np.float64)
-            self._points[part, :-1], self._points[part, -1] = points, (1 - self._bound) * norms - TINY
+            self._points[:-1, part], self._points[-1, part] = points.T, (1 - self._bound) * norms - TINY
 
     def nearest(self, X, n_neighbors, selection):
         """Return distances and rows, each (n_queries, n_neighbors), by distance, then row number.
@@ -174,18 +174,21 @@ class ExactEngine:
         scaled = (queries - self.frame.center) / self.frame.unit
         square = np.einsum("ij,ij->i", scaled, scaled)
         left = np.ones((len(scaled), scaled.shape[1] + 1), dtype=np.float32)
-        n = len(self._points) if rows is None else len(rows)
+        n = len(self.embeddings) if rows is None else len(rows)
+        step, b = N_POINTS * max(1, N_QUERIES // len(scaled)), self._bound  # one query takes one product
         smallest = np.full((len(scaled), wanted), np.inf, dtype=np.float32)  # minima of groups, so far
         of_query, row, value = [], [], []
         # Queries that are absurdly far overflow: all rows are candidates then, and so is a NaN.
         with np.errstate(over="ignore", invalid="ignore"):
             left[:, :-1] = -2 * scaled
-            for start in range(0, n, N_POINTS):
-                some = slice(start, min(start + N_POINTS, n))
-                product = left @ (self._points[some] if rows is None else self._points[rows[some]]).T
+            for start in range(0, n, step):
+                some = slice(start, start + step)
+                points = self._points[:, some] if rows is None else self._points.take(rows[some], axis=1)
+                product = left @ points
                 smallest = np.hstack([smallest, _group_minima(product, wanted)])
                 smallest = np.partition(smallest, wanted - 1, axis=1)[:, :wanted]
-                limit = self._limit(smallest.max(axis=1), square)
+                distance = (smallest.max(axis=1) + (1 + 5 * b) * square + 2 * TINY) / (1 - 4 * b)
+                limit = np.nextafter((distance - (1 - b) * square).astype(np.float32), np.float32(np.inf))
                 flat = np.flatnonzero(~(product > limit[:, None]))
                 query, column = np.divmod(flat, product.shape[1])
                 of_query.append(query)
@@ -194,13 +197,6 @@ class ExactEngine:
             of_query, row, value = np.concatenate(of_query), np.concatenate(row), np.concatenate(value)
             keep = ~(value > limit[of_query])  # the limit has fallen since the first points
         return of_query[keep], row[keep]
-
-    def _limit(self, largest, square):
-        """Return the largest L of a candidate, (n_queries,), if `largest` bounds the n-th smallest L."""
-        b = self._bound
-        distance = (largest.astype(np.float64) + (1 + 5 * b) * square + 2 * TINY) / (1 - 4 * b)
-        limit = (distance - (1 - b) * square).astype(np.float32)
-        return np.nextafter(limit, np.float32(np.inf))
 
 
 class PartialEngine:
@@ -251,8 +247,10 @@ class PartialEngine:
 
 def _by_gaps(points):
     """Return pairs of missing coordinates (n_coordinates,) and the rows of points that lack just these."""
-    patterns, which = np.unique(np.isnan(points), axis=0, return_inverse=True)
-    return [(pattern, np.flatnonzero(which.ravel() == i)) for i, pattern in enumerate(patterns)]
+    missing, group = np.isnan(points), np.zeros(len(points), dtype=np.int64)
+    for column in missing[:, missing.any(axis=0)].T:  # sorting whole rows would take seconds
+        group = np.unique(2 * group + column, return_inverse=True)[1]
+    return [(missing[rows[0]], rows) for rows in map(np.flatnonzero, group == np.unique(group)[:, None])]
 
 
 def _group_minima(product, wanted):
@@ -261,8 +259,7 @@ def _group_minima(product, wanted):
     width = n_points // GROUPS
     if width < 4 * wanted:
         return product
-    minima = product[:, : width * GROUPS].reshape(n_queries, GROUPS, width).min(axis=1)
-    return np.hstack([minima, product[:, width * GROUPS :]])
+    return product[:, : width * GROUPS].reshape(n_queries, GROUPS, width).min(axis=1)
 
 
 class CandidateEngine:
@@ -305,8 +302,6 @@ class CandidateEngine:
         of_query, place = np.nonzero(candidates >= 0)
         row = candidates[of_query, place].astype(np.int64)
         keep = selection.pairs_allowed(of_query, row)
-        if selection.allowed is not None:
-            keep &= selection.allowed[row]
         of_query, row = of_query[keep], row[keep]
         exact = self.coordinates.distances(self.embeddings, row, queries, of_query)
         distances, found = empty(len(queries), n_neighbors)

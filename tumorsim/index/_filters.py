@@ -44,9 +44,9 @@ class Selection:
 
     def pairs_allowed(self, of_query, row):
         """Tell for pairs of query and row whether the query may have the row, shape (n_pairs,)."""
-        may = np.ones(len(row), dtype=bool)
+        may = np.ones(len(row), dtype=bool) if self.allowed is None else self.allowed[row]
         if self.query_codes is not None:
-            may = self.query_codes[of_query] != self.row_codes[row]
+            may &= self.query_codes[of_query] != self.row_codes[row]
         for query, rows in enumerate(self.left_out or ()):
             if len(rows):
                 may &= (of_query != query) | ~np.isin(row, rows)
@@ -126,8 +126,10 @@ def nearest_per_group(engine, X, n_neighbors, selection, codes, limit):
     while len(pending):
         near, found = engine.nearest(X[pending], depth, selection.of(pending))
         held = found >= 0
-        groups = [np.repeat(np.arange(len(found)), depth), np.where(held, codes[found], -1).ravel()]
-        occurrence = pd.Series(groups[0]).groupby(groups).cumcount().to_numpy().reshape(found.shape)
+        groups = (np.arange(len(found))[:, None] * (n + 1) + np.where(held, codes[found], n)).ravel()
+        order = np.argsort(groups, kind="stable")
+        occurrence = np.empty(found.shape, dtype=np.int64)
+        occurrence.flat[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
         keep = held & (occurrence < limit)
         rank = np.cumsum(keep, axis=1) - 1
         done = (rank[:, -1] >= n_neighbors - 1) | ~held[:, -1] | (depth == n)

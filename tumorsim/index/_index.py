@@ -534,6 +534,9 @@ class TumorIndex(BaseEstimator):
 
     def _check_X(self, X, metric, *, reset=False):
         """Return embeddings as finite float32 (n, n_features), a copy if `reset`; no row is 0 for cosine."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
-            X = validate_data(self, X, reset=reset, dtype=np.float32, order="C", copy=reset)
+        plain = type(X) is np.ndarray and X.dtype == np.float32 and X.flags.c_contiguous and not reset
+        plain = plain and X.shape[1:] == (self.n_features_in_,) and len(X)
+        if not plain or hasattr(self, "feature_names_in_") or not np.isfinite(X).all():  # else all is well
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as such
+                X = validate_data(self, X, reset=reset, dtype=np.float32, order="C", copy=reset)
         return check_cosines(X) if metric == "cosine" else X

@@ -55,8 +55,9 @@ def search(archive, engine, X, n_neighbors, table, where, exclude, aspects, limi
     found |= _aspect_columns(archive, shown, query, row, X, table)
     if alpha is not None:
         exact = getattr(engine, "exact", engine)
-        if engine is exact and (own < 0).all() and not selection.most_excluded():
-            nearest = distances[:, 0]  # the queries' patients are not in the archive
+        others = selection.row_codes is codes or ((own < 0).all() and not selection.most_excluded())
+        if engine is exact and others:
+            nearest = distances[:, 0]  # is of another patient
         else:
             others = Selection(selection.allowed, codes, own, selection.left_out)
             nearest = exact.nearest(queries, 1, others)[0][:, 0]

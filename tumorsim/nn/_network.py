@@ -137,7 +137,7 @@ class Network(nn.Module):
     """A backbone whose feature map every head reads.
 
     The feature map has the input's own spatial shape: it is worked out on cells of 4×4×4 voxels, and boxes
-    that a head looks at are interpolated linearly (`features` gives the whole map).
+    that a head looks at are interpolated linearly. The whole map, which is large, is never needed.
 
     Parameters
     ----------
@@ -204,14 +204,6 @@ class Network(nn.Module):
                     if name in known:
                         head.weight[row] = source.weight[known.index(name)]
                         head.bias[row] = source.bias[known.index(name)]
-
-    def cells(self, x):
-        """Return the backbone's cells, (n, c, x/4, y/4, z/4), of images (n, 1, x, y, z)."""
-        return self.blocks(self.stem.cells(self.stem.detail(x)))
-
-    def features(self, x):
-        """Return the feature map at full resolution, (n, c, x, y, z); large, and never needed whole."""
-        return upsample(self.cells(x))
 
     def classify(self, pooled):
         """Return logits (m, n_classes) per task, from embeddings (m, c)."""

@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from tumorsim.geometry import crop_slices
 
-MOST_VOXELS = 128**3  # interpolated at once: 400 MB of 48 channels
-
 
 def roi_pool(features, boxes, index=None):
     """Max-pool feature maps over boxes of any size.
@@ -60,11 +58,12 @@ def roi_pool_upsampled(coarse, boxes, index=None, *, factor):
         return coarse.new_zeros((0, coarse.shape[1]))
     pooled = []
     for i, box in zip(index, boxes, strict=True):
-        x, y, z = (_ends(*side, n, coarse, factor) for side, n in zip(box.T, size, strict=True))
-        rows = max(1, MOST_VOXELS // (len(y[0]) * len(z[0])))  # slabs that are small enough to hold
-        slabs = zip(*(values.split(rows) for values in x), strict=True)
-        parts = [_interpolated(coarse[i], (slab, y, z)).amax(dim=(1, 2, 3)) for slab in slabs]
-        pooled.append(torch.stack(parts).amax(dim=0))
+        cells = coarse[i]
+        for axis, (side, n) in enumerate(zip(box.T, size, strict=True), start=1):
+            low, weight = _ends(*side, n, coarse, factor)
+            ends = (cells.index_select(axis, at) for at in (low, (low + 1).clamp(max=n - 1)))
+            cells = torch.lerp(*ends, weight.reshape(-1, *[1] * (3 - axis)))
+        pooled.append(cells.amax(dim=(1, 2, 3)))
     return torch.stack(pooled)
 
 
@@ -75,18 +74,9 @@ def _ends(start, stop, size, like, factor):
     """
     place = ((torch.arange(start, stop) + 0.5) / factor - 0.5).clamp(0, size - 1)
     low = place.long().clamp(max=max(size - 2, 0))
-    changes = low.diff() > 0
-    keep = functional.pad(changes, (1, 0), value=True) | functional.pad(changes, (0, 1), value=True)
+    changes = functional.pad(low.diff() > 0, (1, 1), value=True)
+    keep = changes[1:] | changes[:-1]
     return low[keep].to(like.device), (place - low)[keep].to(like)
-
-
-def _interpolated(cells, axes):
-    """Return cells (c, x, y, z) interpolated at `axes`, for each of the three what `_ends` returns."""
-    for axis, (low, weight) in enumerate(axes, start=1):
-        high = (low + 1).clamp(max=cells.shape[axis] - 1)
-        ends = (cells.index_select(axis, at) for at in (low, high))
-        cells = torch.lerp(*ends, weight.reshape(-1, *[1] * (3 - axis)))
-    return cells
 
 
 def _check(boxes, index, n, shape):

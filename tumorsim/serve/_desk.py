@@ -100,7 +100,7 @@ class Desk:
         self.key_file, self.names = key_file, {"archive_name": self.directory.name, "model_name": model_name}
         self.scans, self.queries, self.changes = {}, {}, []
         self._working, self._waiting = threading.Lock(), threading.BoundedSemaphore(self.limits.n_waiting)
-        self._stamp, self._numbers = None, itertools.count(1)
+        self._stamp, self._map, self._numbers = None, (None, None), itertools.count(1)
         self.index()
 
     def index(self):
@@ -142,8 +142,11 @@ class Desk:
         return {"n": len(table), "tumors": _rows(table.iloc[max(offset, 0) :][: max(min(limit, 1000), 0)])}
 
     def map(self, task="type"):
-        """Return the map of the archive, colored by a label."""
-        return {"task": task, "map": map_archive(self.index(), task)}
+        """Return the map of the archive, colored by a label; it takes seconds, so the last one is kept."""
+        index, held = self.index(), self._map
+        if held[:2] != (index, task):
+            held = self._map = index, task, map_archive(index, task)
+        return {"task": task, "map": held[2]}
 
     def tumor(self, tumor_id):
         """Return a tumor and its nearest, of other patients where those are known."""
