@@ -127,8 +127,8 @@ def load_checkpoint(directory, network, optimizer, identity, device):
         return []
     if metadata["identity"] != identity:
         raise TrainingError(
-            f"The checkpoint in '{directory}' must come from the same tumors and parameters. Got another "
-            "run's. Use another checkpoint_dir, or fit with resume=False."
+            f"The checkpoint '{directory / CHECKPOINT}' must come from the same tumors and parameters. "
+            "Got another run's. Use another checkpoint_dir, or fit with resume=False."
         )
     state = {}
     groups = optimizer.state_dict()["param_groups"]
