@@ -1,6 +1,7 @@
 """Engines of `TumorIndex` side by side with faiss used directly: time, recall, memory and bytes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.index --sizes 10000,100000,1000000 --out index.csv
+    OMP_NUM_THREADS=1 python -m benchmarks.index --sizes 100000 --in-turn --clock cpu
 
 Vectors are resampled from embeddings of simulated patients by the shipped weights (made at the first run, and
 kept in ``--embeddings``): each is a random mixture of one embedding and three of its ten nearest, plus noise
@@ -17,6 +18,9 @@ ones. Every engine runs in a process of its own, one after the other. Columns:
   from a file, and only count where a page of them has been read,
 - disk_bytes, open_s: bytes a tumor in the saved index, seven columns of metadata among them, and the time to
   open it; for Milvus, bytes of its file.
+
+``--in-turn`` asks faiss flat, `kneighbors` and `search` (with and without p-values, and by the four aspects)
+by turns in one process: the first query, one query (median and least of 60), and 1,000 (least of 3).
 
 Filtered, disk and open are tumorsim's only. ``--clock cpu`` counts processor time instead, which is fair
 on one thread of a machine that does other things too; Milvus, whose work is done elsewhere, is always timed
@@ -52,6 +56,7 @@ def main():
     parser.add_argument("--embeddings", type=Path, default=Path("benchmark-embeddings.npz"))
     parser.add_argument("--n-patients", type=int, default=60)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--in-turn", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     clock = time.perf_counter if args.clock == "wall" else time.process_time
@@ -62,10 +67,13 @@ def main():
     for size in map(int, args.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), held["X"], str(held["space"]), size)
+            if args.in_turn:
+                rows += [{"n": size, **row} for row in in_process(in_turn, Path(folder), clock)]
+                continue
             for engine in args.engines.split(","):
                 if size > LARGEST.get(engine, size):
                     continue
-                rows.append({"n": size, "engine": engine, **in_process(engine, folder, clock)})
+                rows.append({"n": size, "engine": engine, **in_process(measure, engine, folder, clock)})
                 print(json.dumps(rows[-1]), flush=True)
     table = pd.DataFrame(rows)
     print(table.round(4).to_string(index=False))
@@ -124,11 +132,60 @@ def prepare(folder, real, space, n):
     ).to_pickle(folder / "table.pkl")
 
 
-def in_process(engine, folder, clock):
-    """Return what `measure` finds in a fresh process."""
+def in_process(function, *arguments):
+    """Return what a function finds in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(measure, (engine, folder, clock))
+        return pool.apply(function, arguments)
+
+
+def in_turn(folder, clock):
+    """Return a row for each way of asking: the first query, one query and 1,000, all ways by turns."""
+    from tumorsim import TumorIndex
+
+    X, queries = np.load(folder / "X.npy"), np.load(folder / "queries.npy")
+    space = EmbeddingSpace.from_dict(json.loads((folder / "space.json").read_text()))
+    by_faiss, _ = faiss_directly("flat", X, space, clock)
+    table = pd.read_pickle(folder / "table.pkl")
+    plain, aspects = (TumorIndex().fit(X, metadata=table, space=space) for _ in range(2))
+    volumes = np.random.default_rng(1).lognormal(8, 1, size=N_QUERIES)
+
+    def by_aspects(Q):
+        return aspects.search(Q, K, query_metadata={"volume_mm3": volumes[: len(Q)]})
+
+    ways = {
+        "faiss flat": by_faiss,
+        "kneighbors": lambda Q: plain.kneighbors(Q, K),
+        "search, no p-values": lambda Q: plain.search(Q, K, aspects="embedding", alpha=None),
+        "search": lambda Q: plain.search(Q, K, aspects="embedding"),
+        "search by aspects": by_aspects,
+    }
+    first = {name: timed(way, queries[:1], clock) for name, way in ways.items()}
+    single, batch = ({name: [] for name in ways} for _ in range(2))
+    for i in range(60):
+        for name, way in ways.items():
+            single[name].append(timed(way, queries[i : i + 1], clock))
+    for _ in range(3):
+        for name, way in ways.items():
+            batch[name].append(timed(way, queries, clock))
+    return [
+        {
+            "way": name,
+            "first_s": first[name],
+            "single_ms": 1e3 * np.median(single[name]),
+            "least_ms": 1e3 * min(single[name]),
+            "batch_ms": 1e3 * min(batch[name]),
+            "batch_spread": max(batch[name]) / min(batch[name]),
+        }
+        for name in ways
+    ]
+
+
+def timed(way, queries, clock):
+    """Return the seconds that a way of asking takes."""
+    start = clock()
+    way(queries)
+    return clock() - start
 
 
 def measure(engine, folder, clock):
