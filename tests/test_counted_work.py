@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from tumorsim import Case, Cohort, Tumor, TumorEmbedder
+from tumorsim import Case, Cohort, Tumor, TumorEmbedder, TumorIndex
+from tumorsim.index import _exact as exact_module
+from tumorsim.index._exact import Coordinates
 from tumorsim.io import _images as images_module
 from tumorsim.io import save_nifti
 
@@ -109,3 +111,21 @@ def test_volume_is_not_copied_more_often_than_it_must(scan):
     array = case.load_image()
     assert array.flags.f_contiguous and array.dtype == np.int16
     assert np.array_equal(array, np.asanyarray(nib.load(scan).dataobj))
+
+
+def test_one_query_of_a_large_archive_takes_one_product_and_few_distances(monkeypatch):
+    """All rows are compared at once in float32, and only a few more than the neighbors in float64."""
+    X = np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32)
+    index = TumorIndex().fit(X, metadata={"patient_id": [f"p{i}" for i in range(len(X))]})
+    index.kneighbors(X[:1])
+    bounds, pairs = [], []
+    minima, distances = exact_module._group_minima, Coordinates.distances
+    monkeypatch.setattr(exact_module, "_group_minima", lambda p, n: bounds.append(p.shape) or minima(p, n))
+
+    def counted(self, X, rows, *others):
+        pairs.append(len(rows))
+        return distances(self, X, rows, *others)
+
+    monkeypatch.setattr(Coordinates, "distances", counted)
+    index.kneighbors(X[:1] + 0.1, 10)
+    assert bounds == [(1, len(X))] and len(pairs) == 1 and 10 <= pairs[0] < 20
