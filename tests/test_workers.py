@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import phantoms
@@ -38,6 +40,20 @@ def test_workers_write_the_same_bytes(archive, tmp_path):
     np.testing.assert_allclose(X, load_embeddings(tmp_path / "none.npz")[0], rtol=1e-5)
     assert columns["tumor_id"] == cohort.tumor_ids.tolist()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none.npz", "one.npz", "two.npz"]
+
+
+def test_workers_leave_nothing_behind(archive, tmp_path):
+    """The command with two workers says what it wrote; Python complains of no semaphore at its end."""
+    cohort, folder, embedder = archive
+    embedder.save(tmp_path / "model.safetensors")
+    save_manifest(cohort, folder / "cohort.csv")
+    words = ["embed", str(folder / "cohort.csv"), "--model", "model.safetensors", "-o", "rows.npz"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tumorsim", *words, "--workers", "2"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "6 tumors" in done.stdout + done.stderr
+    assert "leaked" not in done.stderr and "Warning" not in done.stderr
 
 
 def killing(function, pids, killed):

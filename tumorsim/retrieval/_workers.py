@@ -100,10 +100,11 @@ def _by_processes(embedder, scans, workers):
                         ) from err
     finally:
         crew = idle + [(pipe, process) for pipe, (process, _) in busy.items()]
-        for pipe, process in crew:
-            pipe.close()
-            process.terminate()  # it may still be importing; nothing is written there but by renaming
+        for pipe, _ in crew:
+            pipe.close()  # on which a process ends, and gives back the system's semaphores that it holds
         for _, process in crew:
+            process.join(2)  # seconds
+            process.terminate()  # it may still be importing; nothing is written there but by renaming
             process.join()
 
 
