@@ -212,6 +212,7 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_dates_have_their_tumor_twice(real_data):
     """The main tumor of four patients is found at both dates (ragged masks: merged within 10 mm)."""

@@ -424,6 +424,7 @@ for i in range(100):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(tmp_path):
     """Two processes that write and remove the same files all the time always read whole ones."""
     command = [sys.executable, "-c", RACE, str(tmp_path)]

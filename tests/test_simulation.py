@@ -27,6 +27,7 @@ def arrays(cohort):
     return [(case.load_image(), case.load_mask(), case.affine) for case in cohort.cases]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_scans_whatever_their_number_and_jobs(cohort):
     """Patient i is the same with fewer patients and in worker processes."""
     for other in (

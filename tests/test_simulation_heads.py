@@ -104,6 +104,7 @@ def test_processes_keep_one_head_at_a_time(n_heads, n_jobs):
         assert 2 * n_jobs <= len(parts) + n_heads <= 2 * n_jobs + 2 * n_heads
 
 
+@pytest.mark.slow
 def test_cohorts_of_several_heads_do_not_depend_on_jobs(label_file):
     """Scans and their order are the same in one process and in two, which each keep one head at a time."""
     options = {"random_state": 2, "spacing": 4.0, "anatomies": [label_file, TEMPLATE]}

@@ -135,6 +135,7 @@ def test_volumes_are_those_of_the_type(typical, head, name, median, largest):
     assert (found > 0.014).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_sizes_of_types_overlap(typical, head):
     """A tenth of the metastases exceeds 15 ml, and of gliomas and meningiomas a tenth and more is small."""
     ml = {name: volumes(typical[name], head) for name in ("metastasis", "glioma", "meningioma")}

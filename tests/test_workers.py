@@ -69,6 +69,7 @@ def killing(function, pids, killed):
     return generate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["start", "work"])
 def test_share_of_a_killed_worker_is_done_again(archive, tmp_path, moment, monkeypatch):
     """A worker that is killed, as it starts or on the way, costs no row."""
@@ -108,12 +109,14 @@ class Deadly:
         os._exit(9)
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_are_an_error(archive):
     """It names scans and the remedy, and does not try for ever."""
     with pytest.raises(RuntimeError, match=r"Workers died 3 times, .*'s0'.*fewer --workers"):
         embed_archive(Deadly(), archive[0], workers=1)
 
 
+@pytest.mark.slow
 def test_done_scans_are_not_done_again(archive, tmp_path, monkeypatch):
     """What an interrupted run has done is read; only the rest goes to workers."""
     cohort, _, embedder = archive
@@ -133,6 +136,7 @@ def test_done_scans_are_not_done_again(archive, tmp_path, monkeypatch):
     assert X.tobytes() == embed_archive(embedder, cohort, workers=1)[0].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:1 scan could not be used:UserWarning")
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_scans_with_damaged_voxels_are_set_aside(archive, tmp_path, workers):
@@ -155,6 +159,7 @@ def test_scans_with_damaged_voxels_are_set_aside(archive, tmp_path, workers):
     assert load_embeddings(tmp_path / "a.npz")[1]["tumor_id"] == kept
 
 
+@pytest.mark.slow
 def test_dask_gives_the_same_bytes_though_a_worker_is_killed(archive, tmp_path, monkeypatch):
     """A real cluster on loopback: rows, order and bytes of one worker, also when one of two is killed."""
     distributed = pytest.importorskip("distributed")
