@@ -88,6 +88,7 @@ def test_own_label_map_without_names_is_refused(tmp_path):
         AreaMap.load(tmp_path / "areas.nii.gz", tmp_path / "names.csv")
 
 
+@pytest.mark.slow
 def test_registration_finds_the_places_of_simulated_tumors(simulated, bare):
     """Centroids are found to 12 mm (4 mm voxels, bent heads), sides without error, most areas."""
     found = add_places(bare)
@@ -287,6 +288,7 @@ def test_command_takes_areas_of_one_s_own(bare, tmp_path):
     assert "belong together" in result.output and not (tmp_path / "b.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_scan_with_a_true_header_is_placed(real_data):
     """A thick-sliced whole head and a stripped brain register well; the sides are those of the affine."""

@@ -68,6 +68,7 @@ def case(name, *balls, patient="p"):
     return Case((mask.astype(np.float32), np.eye(4)), (mask, np.eye(4)), case_id=name, patient_id=patient)
 
 
+@pytest.mark.slow
 def test_rigid_registration_finds_a_known_turn():
     """A simulated scan, turned by 8 degrees and shifted, comes back within 1 mm at the brain's edge."""
     from scipy.spatial.transform import Rotation

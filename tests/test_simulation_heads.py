@@ -130,6 +130,7 @@ def test_many_heads_and_processes_keep_their_workers(real_data, tmp_path):
     assert len(cohort.cases) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_heads_hold_tumors(real_data):
     """Heads of people: tissues where the template has them, and scans with a skull or without."""

@@ -278,6 +278,7 @@ def test_malformed_training_scans_are_refused(file, scans):
         TumorEmbedder.load(file)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_shipped_weights_know_the_real_stacks(real_data, tmp_path):
     """The default weights were trained on all 93 stacks, those before them on none; nor on other scans."""
