@@ -12,7 +12,7 @@ from tumorsim.exceptions import BoxError, GeometryError, GridMismatchError
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
 from tumorsim.io import ORIENTATION_REMEDY
 from tumorsim.manifest import read_manifest
-from tumorsim.preprocessing import intensity_range
+from tumorsim.preprocessing import head_level
 from tumorsim.records import group_by_case
 
 __all__ = ["SEVERITIES", "check_archive", "exit_code"]
@@ -128,8 +128,7 @@ def _of_scan(tumors, least, most, digests):
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
         return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
     digests.setdefault(_digest(image), []).append(scan)
-    air, top = intensity_range(image)
-    head = image > air + 0.1 * (top - air)
+    head = image > head_level(image)[1]
     try:
         mask = case.load_mask()
         for tumor, at in tumors:

@@ -5,12 +5,11 @@ from tumorsim.preprocessing._volume import (
     MAX_VOXELS,
     Preprocessing,
     Volume,
-    intensity_range,
+    head_level,
     normalize_intensity,
     resample,
 )
 
 __all__ = [
-    "MAX_VOXELS", "Preprocessing", "Volume", "VoxelCache", "intensity_range", "normalize_intensity",
-    "resample",
+    "MAX_VOXELS", "Preprocessing", "Volume", "VoxelCache", "head_level", "normalize_intensity", "resample",
 ]  # fmt: skip

@@ -125,7 +125,7 @@ class Preprocessing:
                 f"The scan would have {shape} voxels at {self.spacing} mm, which is too many. Check its "
                 f"header: it states a field of view of {(spacing * ras_shape).round().tolist()} mm."
             )
-        intensity_range(image)  # before resampling, whose rounding makes a constant image vary
+        _intensity_range(image)  # before resampling, whose rounding makes a constant image vary
         on_grid = resample(to_ras(image, affine), spacing, self.spacing, shape)
         on_grid = normalize_intensity(on_grid, self.spacing).astype(np.float16)
         if mask is not None:
@@ -206,7 +206,7 @@ def normalize_intensity(image, spacing):
     GeometryError
         If the image has one intensity only.
     """
-    floor, top = intensity_range(image)
+    floor, top = _intensity_range(image)
     foreground = image > floor + 0.1 * (top - floor)
     center = []
     for axis in range(3):
@@ -223,7 +223,13 @@ def normalize_intensity(image, spacing):
     return np.where(scaled > 10, 10 + np.log1p(np.maximum(scaled - 10, 0)), scaled).astype(np.float32)
 
 
-def intensity_range(image):
+def head_level(image):
+    """Return the intensity of air, and that above which an image shows the head; raise if it is constant."""
+    floor, top = _intensity_range(image)
+    return floor, floor + 0.1 * (top - floor)
+
+
+def _intensity_range(image):
     """Return the intensities of air and of the brightest tissue, or raise ``GeometryError``."""
     sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
     floor, top = np.percentile(sample, (0.5, 99))

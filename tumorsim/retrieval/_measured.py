@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from tumorsim import geometry
-from tumorsim.preprocessing import intensity_range
+from tumorsim.preprocessing import head_level
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import MEASURES
 
@@ -27,7 +27,7 @@ class _MeasuredCase(Case):
             mask, case = self.load_mask(), (self.shape, self.affine)
             voxels, lesions = (geometry.to_ras(array, self.affine) for array in (image, mask))
             spacing = geometry.spacing_from_affine(geometry.ras_affine(*case)[1])
-            air, top = intensity_range(voxels)
+            air, least = head_level(voxels)
             margin = np.ceil(geometry.SURROUNDINGS_MM[1] / spacing).astype(np.int64) + 1
             for tumor in self.tumors:
                 start, stop = geometry.ras_box(tumor.bbox, *case)
@@ -35,7 +35,7 @@ class _MeasuredCase(Case):
                 inside = np.zeros(self.shape, dtype=bool)
                 inside[geometry.crop_slices(tumor.bbox)] = tumor.select(mask)
                 near, inside = voxels[box] - air, geometry.to_ras(inside, self.affine)[box]
-                brain = (near > 0.1 * (top - air)) & (lesions[box] == 0)
+                brain = (voxels[box] > least) & (lesions[box] == 0)
                 known = tumor.metadata if tumor.metadata.keys() >= set(MEASURES) else tumor.measure(mask)
                 found = known | geometry.lesion_enhancement(near, inside, spacing, brain=brain)
                 self.measured.append([found[name] for name in NAMES])
