@@ -120,7 +120,11 @@ def test_cohorts_of_several_heads_do_not_depend_on_jobs(label_file):
 @pytest.mark.real
 @pytest.mark.slow
 def test_many_heads_and_processes_keep_their_workers(real_data, tmp_path):
-    """Joblib takes heads that pile up for a memory leak and ends workers, with a warning that fails here."""
+    """Joblib takes heads that follow the smaller template for a memory leak, and replaces workers.
+
+    Its warning, an error here, would end the thread that hands out the jobs, and nothing would go on.
+    """
+    make_cohort(2, n_jobs=2, random_state=1, spacing=8.0, types=["glioma"])
     heads = sorted((real_data / "heads").glob("*.nii.gz"))[:8]
     if len(heads) < 8:
         pytest.skip("no label maps of heads in TUMORSIM_TEST_DATA")

@@ -84,19 +84,21 @@ def add_places(
         delayed(_locate)([tumors[r] for r in rows], areas, method, picture, partial_dir, min_quality)
         for rows, picture in zip(groups, pictures, strict=True)
     )
-    found = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     failed, doubtful = [], []
-    bar = tqdm(found, "placing", total=len(groups), unit="scan", disable=None if progress else True)
-    for rows, result in zip(groups, bar, strict=True):
-        case_id = tumors[rows[0]].case.case_id
-        if isinstance(result, str):
-            failed.append(f"case '{case_id}': {result}")
-            continue
-        trusted = result[0]["place_quality"] >= min_quality
-        if not trusted:
-            doubtful.append(f"'{case_id}' ({result[0]['place_quality']:.2f})")
-        for row, place in zip(rows, result, strict=True):
-            tumors[row] = _filled(tumors[row], dict(place), trusted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A worker stopped")  # joblib starts another; an error ends all
+        found = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+        bar = tqdm(found, "placing", total=len(groups), unit="scan", disable=None if progress else True)
+        for rows, result in zip(groups, bar, strict=True):
+            case_id = tumors[rows[0]].case.case_id
+            if isinstance(result, str):
+                failed.append(f"case '{case_id}': {result}")
+                continue
+            trusted = result[0]["place_quality"] >= min_quality
+            if not trusted:
+                doubtful.append(f"'{case_id}' ({result[0]['place_quality']:.2f})")
+            for row, place in zip(rows, result, strict=True):
+                tumors[row] = _filled(tumors[row], dict(place), trusted)
     if failed:
         listed = "\n  ".join([f"{len(failed)} of {len(groups)} scans have no place:", *failed])
         warnings.warn(listed, stacklevel=2)

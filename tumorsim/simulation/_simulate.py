@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import torch
@@ -108,7 +109,8 @@ def make_cohort(
     common = (spacing, types, heads, folder, n_jobs > 1)
     jobs = (delayed(_make)(entropy, part, *common) for part in parts)
     made, shown = {}, None if progress else True
-    with tqdm(desc="simulating scans", total=n_patients, disable=shown, leave=False) as bar:
+    with tqdm(desc="simulating scans", total=n_patients, disable=shown, leave=False) as bar, catch_warnings():
+        filterwarnings("ignore", "A worker stopped")  # joblib starts another; an error ends all
         for result in Parallel(n_jobs, return_as="generator")(jobs):
             made |= result
             bar.update(len(result))
