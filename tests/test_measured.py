@@ -106,6 +106,14 @@ def test_each_image_and_mask_is_read_once(embedder, tmp_path, monkeypatch):
     assert sorted(read) == sorted(path for case in cohort.cases for path in (case.image, case.mask))
 
 
+def test_each_tumor_of_a_query_is_measured_once(embedder, index, archive, monkeypatch):
+    """A query's table has what was measured while it was embedded; its mask is not measured again."""
+    measured, measure = [], Tumor.measure
+    monkeypatch.setattr(Tumor, "measure", lambda t, m=None: measured.append(t.tumor_id) or measure(t, m))
+    answer = find_similar(embedder, index, archive[:2])
+    assert len(answer.queries) == 2 and sorted(measured) == sorted(answer.queries.tumor_ids)
+
+
 def test_scans_from_a_cache_are_measured_too(embedder, embedded, archive, tmp_path):
     """Voxels that the cache holds are not prepared again, but measured all the same."""
     cached = phantoms.tiny(max_epochs=1, cache_dir=tmp_path / "cache").fit(archive)

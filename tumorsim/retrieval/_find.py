@@ -132,7 +132,7 @@ def find_similar(
     tumors = tumors_of(scan, box=box, **proposing, **lesions)
     proposed = not (isinstance(scan, Cohort) or box is not None or scan.has_mask)
     tumors, proposed = _accepted(tumors, accept, proposed)
-    history, settings = tumors.table, {}
+    history, settings = None, {}
     if earlier is not None:
         history, quality = change_since(earlier, tumors, dates, **lesions)
         settings["Earlier scan"] = f"{earlier.case_id}, {dates[0]}; quality of the registration {quality}"
@@ -154,7 +154,7 @@ def find_similar(
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
         summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors),
         notes=notes + _notes(base, where, n_neighbors, left_out, neighbors), show=tuple(show),
-        aspects=weights, index=index, embedder=embedder, history=history,
+        aspects=weights, index=index, embedder=embedder, history=tumors.table if history is None else history,
     )  # fmt: skip
 
 
