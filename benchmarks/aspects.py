@@ -9,7 +9,7 @@ blocks of patients, for archives where neighbors in number may be one patient. W
 come from other files, whose patients are taken for others than the queries'. Relevance is a point each for
 type, octant (three sides, known and equal; none where the archive has no sides) and volume within twofold.
 Rows called "true" search by the labels and volumes themselves, for reference: what they miss, the archive has
-not enough tumors for.
+not enough tumors for. The row "chances" ranks by the expected relevance itself, as the heads have it.
 Columns: nDCG@10; shares of the ten neighbors with the query's side, area and type; balanced accuracy of the
 type by five neighbors; the median over queries of the largest ratio of volumes among ten neighbors; of
 contrast, rim fraction and necrotic share, where the file has them, Spearman's correlation of the query with
@@ -47,6 +47,7 @@ WEIGHTS = {
     "place": {"place": 1},
     "size": {"size": 1},
     "look": {"look": 1},
+    "chances": "chances",  # no aspects of an index, see `chances`
 }
 for weight in (0.25, 0.5, 1):  # each of the three measured columns
     measured = dict.fromkeys(ENHANCEMENT, weight)
@@ -123,15 +124,20 @@ def measure(X, table, space, aspects, n_blocks=None, gallery=None):
     if n_blocks is not None:
         order = np.unique(groups, return_inverse=True)[1]
         groups = pd.Series(order * n_blocks // (order.max() + 1)).astype(str)
-    found = np.full((len(X), K), -1)
-    asked = {"max_per_patient": None, "alpha": None, "exclude": "same_patient"}
-    asked["query_metadata"] = table.assign(patient_id=groups)
     GX, others, theirs = (X, table, groups) if gallery is None else (*gallery, gallery[1]["patient_id"])
-    index = TumorIndex().fit(GX, metadata=others.assign(patient_id=theirs, row=range(len(GX))), space=space)
-    answer = index.search(X, K, aspects=aspects, **asked)
-    found[answer["query"], answer["rank"] - 1] = answer["row"]
+    own = groups.to_numpy()[:, None] == theirs.to_numpy()
     relevance = relevances(table, others)
-    relevance[groups.to_numpy()[:, None] == theirs.to_numpy()] = 0
+    relevance[own] = 0
+    if aspects == "chances":
+        expected = chances(space, X, table, GX, others)
+        found = np.argsort(np.where(own, np.inf, -expected), axis=1, kind="stable")[:, :K]
+    else:
+        asked = {"max_per_patient": None, "alpha": None, "exclude": "same_patient"}
+        asked["query_metadata"] = table.assign(patient_id=groups)
+        held = others.assign(patient_id=theirs, row=range(len(GX)))
+        answer = TumorIndex().fit(GX, metadata=held, space=space).search(X, K, aspects=aspects, **asked)
+        found = np.full((len(X), K), -1)
+        found[answer["query"], answer["rank"] - 1] = answer["row"]
     names = ("type", SIDES[0], "region")
     own, near = ([labels_of(one, name) for name in names] for one in (table, others))
     ratios = np.exp(np.abs(logs_of(others)[found] - logs_of(table)[:, None])).max(axis=1)
@@ -161,6 +167,21 @@ def measure(X, table, space, aspects, n_blocks=None, gallery=None):
         drawn = (np.repeat(pairs, w[known].astype(int), axis=1) for w in weights[:201])
         _put(result, name, np.array([spearmanr(*values).statistic for values in drawn]))
     return result
+
+
+def chances(space, X, table, others, known):
+    """Return the expected relevance of pairs (n, m) of queries X and embeddings `others`.
+
+    It is the chance that the types agree, as the head's two predictions have it, and that all three sides do,
+    and 1 where the volumes are within twofold; of equals the nearest in volume comes first.
+    """
+
+    def agree(task):
+        one, two = (space.aspect_coordinates(task, points) ** 2 for points in (X, others))
+        return one @ two.T
+
+    apart = np.abs(logs_of(table)[:, None] - logs_of(known)) / np.log(SAME_SIZE)
+    return agree("type") + np.prod([agree(side) for side in SIDES], axis=0) + (apart <= 1) - 1e-3 * apart
 
 
 def labels_of(table, task):

@@ -16,8 +16,8 @@ into ``OUT``; simulated patients are kept there and used again:
    trained without a fifth of the stacks; without it the network must not have seen the stacks,
 7. reach: the type of the patients of part 4 as learned from the simulated patients in ``--train``: by a
    forest on exact place, volume, shape, ring and brightness, by a linear model on the network's features, and
-   by one on the features with volume, shape and brightness. What the forest misses, no weights are likely to
-   find.
+   by one on the features with volume, shape and brightness, each also with the number of tumors in the scan,
+   and by the network's own head, alone and as the mean over the tumors of a scan.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from benchmarks.baselines import intensity_features
 from benchmarks.pretrained import (
     N_FEWEST_PAIRS,
     N_RESAMPLES,
-    PLACE,
     compare,
     interval,
     is_ring,
     matched_in_volume,
     quartiles,
     test_cohort,
+    told,
 )
 from examples.train_pretrained import N_FOLDS, N_TEST_HEADS, folds, real_stacks, renamed
 from tumorsim import Case, Cohort, Tumor, TumorEmbedder, evaluate_knn, load_cohort
@@ -57,8 +57,11 @@ REACH = (
     "place + volume",
     "place + volume + shape + ring",
     "place + volume + shape + ring + brightness",
+    "place + volume + shape + ring + brightness + number",
     "features",
+    "features + number",
     "features + volume + shape + brightness",
+    "features + volume + shape + brightness + number",
 )  # what the models of part 7 are told
 SIZES = [0, 0.2, 1, 5, 15, 1000]  # ml
 N_EMPTY = 40
@@ -241,7 +244,11 @@ def reach(args):
                       seen.labels["type"].to_numpy(dtype=str), linear="features" in name)
         for name in REACH
     }  # fmt: skip
-    predicted["own head"] = embedder.predict(cohort)["type"].to_numpy(dtype=str)
+    chances = embedder.predict_proba(cohort)["type"]
+    predicted["own head"] = chances.idxmax(axis=1).to_numpy(dtype=str)
+    logs = np.log(chances.clip(lower=1e-9).reset_index(drop=True))
+    logs = logs.groupby(cohort.table["case_id"].to_numpy()).transform("mean")
+    predicted["own head, mean over the scan's tumors"] = logs.idxmax(axis=1).to_numpy(dtype=str)
     rows = [
         {"by": name, "balanced_accuracy": balanced_accuracy_score(truth, said), "n": len(truth)}
         | dict(zip(("low", "high"), interval(truth, said, patients), strict=True))
@@ -251,15 +258,15 @@ def reach(args):
 
 
 def known(cohort):
-    """Return figures of each tumor: exact place, log-volume, shape, whether a ring, and brightness."""
-    table = cohort.table
-    place = table[PLACE].to_numpy(float)
+    """Return figures of each tumor: exact place, log-volume, shape, ring, brightness, number in its scan."""
+    numbers = told(cohort.table)
     return {
-        "place": np.column_stack([np.abs(place[:, 0]), place[:, 1:]]),  # types have no side
-        "volume": np.log(table[["volume_mm3"]].to_numpy(float)),
-        "shape": table[["sphericity", "elongation"]].to_numpy(float),
-        "ring": is_ring(table)[:, None].astype(float),
+        "place": np.column_stack([np.abs(numbers[:, 0]), numbers[:, 1:3]]),  # types have no side
+        "volume": np.log(numbers[:, 3:4]),
+        "shape": numbers[:, 4:6],
+        "ring": numbers[:, 6:],
         "brightness": intensity_features(cohort),
+        "number": np.log(cohort.table.groupby("case_id")["tumor_id"].transform("size").to_numpy()[:, None]),
     }
 
 

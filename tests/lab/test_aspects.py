@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import aspects
+from tumorsim import EmbeddingSpace
 
 
 def archive(n, seed):
@@ -56,3 +57,19 @@ def test_distance_of_the_truth_weighs_each_part_alike():
     parts = [aspects.truth(table, np.eye(3)[i]) for i in range(3)]
     squares = [(np.square(part[:, None] - part[None]).sum(axis=2)).mean() for part in parts]
     assert squares == pytest.approx([2, 2, 2], rel=1e-4)
+
+
+def test_chances_are_those_that_labels_agree():
+    """Two tumors whose heads give 0.8 and 0.6 to a type agree by 0.8 · 0.6 + 0.2 · 0.4; size is a step."""
+    logit = np.log([4.0, 1.5])  # odds of the first class
+    space = EmbeddingSpace(
+        "s",
+        {name: [[1.0, 0.0], [0.0, 0.0]] for name in ("type", *aspects.SIDES)},
+        offsets={name: [0.0, 0.0] for name in ("type", *aspects.SIDES)},
+    )
+    one, two = (np.array([[value, 0.0]]) for value in logit)
+    tables = [pd.DataFrame({"volume_mm3": [mm3]}) for mm3 in (100.0, 199.0, 201.0)]
+    agree = 0.8 * 0.6 + 0.2 * 0.4
+    near, far = (aspects.chances(space, one, tables[0], two, table)[0, 0] for table in tables[1:])
+    assert near == pytest.approx(agree + agree**3 + 1, abs=2e-3)
+    assert far == pytest.approx(agree + agree**3, abs=2e-3)

@@ -168,6 +168,7 @@ def test_exact_figures_tell_types_that_differ_in_one():
     )  # fmt: skip
     assert figures["place"].tolist() == [[20, 1, 2]] * 6
     assert figures["ring"].ravel().tolist() == [1, 0, 1, 0, 1, 0]
+    assert figures["number"].ravel().tolist() == [0] * 6  # one tumor in each scan
     assert figures["shape"].shape == (6, 2) and figures["brightness"].shape == (6, 5)
     types = np.array(["a", "b"] * 20)
     X = np.where(types == "a", 0.0, 1.0)[:, None]
