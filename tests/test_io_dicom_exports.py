@@ -277,21 +277,25 @@ def head_with_corners():
         (-2000, None, True, False),
         (-2000, -1900, True, True),
         (63536, None, True, False),
+        (-2000, None, False, False),
+        (-2000, -1900, False, False),
+        (63536, 63636, True, False),
         (4000, 3990, False, True),
     ],
 )
 def test_padding_is_background(tmp_path, value, limit, sign, implicit):
-    """What is declared as padding is air, below or above all intensities: embeddings hardly move."""
+    """What is declared as padding, of the pixels' sign or not, is air: embeddings hardly move."""
     tumor, image, corner = head_with_corners()
     image = image if sign else image.astype(np.uint16)
     stored = image.copy()
-    stored[corner] = value - 2**16 * (value > 2**15)
+    stored[corner] = np.uint16(value % 2**16).astype(stored.dtype)
     if limit is not None:
-        stored[corner & (np.arange(image.shape[2]) % 2 > 0)] = limit
+        odd = corner & (np.arange(image.shape[2]) % 2 > 0)
+        stored[odd] = np.uint16(limit % 2**16).astype(stored.dtype)
     tags = {"PixelRepresentation": int(sign)}
 
     def edit(dataset, z):
-        vr = "SS" if sign and value < 0 else "US"
+        vr = "SS" if value < 0 else "US"
         dataset.add_new("PixelPaddingValue", vr, value)
         if limit is not None:
             dataset.add_new("PixelPaddingRangeLimit", vr, limit)

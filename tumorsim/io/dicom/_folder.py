@@ -19,11 +19,11 @@ _ABOUT = (  # of the whole series, as most of its files have them
 GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 GROUPS += ("PixelValueTransformationSequence",)
 _READ = (
-    "Columns ContrastBolusAgentSequence FrameOfReferenceUID ImageOrientationPatient ImagePositionPatient "
-    "InstanceNumber NumberOfFrames PerFrameFunctionalGroupsSequence PixelPaddingRangeLimit PixelPaddingValue "
-    "PixelRepresentation PixelSpacing ReferencedFrameOfReferenceSequence ReferencedSeriesSequence "
-    "RescaleIntercept RescaleSlope Rows SharedFunctionalGroupsSequence SliceLocation "
-    "StructureSetROISequence"
+    "BitsAllocated Columns ContrastBolusAgentSequence FrameOfReferenceUID ImageOrientationPatient "
+    "ImagePositionPatient InstanceNumber NumberOfFrames PerFrameFunctionalGroupsSequence "
+    "PixelPaddingRangeLimit PixelPaddingValue PixelRepresentation PixelSpacing "
+    "ReferencedFrameOfReferenceSequence ReferencedSeriesSequence RescaleIntercept RescaleSlope Rows "
+    "SharedFunctionalGroupsSequence SliceLocation StructureSetROISequence"
 ).split() + _ABOUT
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
@@ -203,10 +203,14 @@ def _padding(header):
     value = numbers(header, "PixelPaddingValue", 1, (None,))[0]
     if value is None:
         return None
-    other = numbers(header, "PixelPaddingRangeLimit", 1, (value,))[0]
+    low, high = sorted((value, numbers(header, "PixelPaddingRangeLimit", 1, (value,))[0]))
+    bits = numbers(header, "BitsAllocated", 1, (16,))[0]
     if numbers(header, "PixelRepresentation", 1, (0,))[0] == 1:  # some write signed values as unsigned ones
-        value, other = (v - 2**16 if v >= 2**15 else v for v in (value, other))
-    return min(value, other), max(value, other)
+        size = 2 ** min(bits, 16)  # which the element holds
+        return tuple(sorted(v - size if v >= size / 2 else v for v in (low, high)))
+    if low < 0:  # and unsigned ones as signed
+        low, high = low + 2**bits, (high + 2**bits if high < 0 else 2**bits - 1)
+    return low, high
 
 
 def _whole(dataset, keyword, default=None):
