@@ -210,15 +210,18 @@ def test_patterns_say_what_is_t1c_and_what_a_tumor(export, tmp_path):
     assert not list(tmp_path.glob("c*")) and not (tmp_path / "b.csv").exists()
 
 
-def test_a_scan_without_patient_is_refused(tmp_path):
-    """Whose it is cannot be guessed, so it cannot be kept from finding itself."""
+@pytest.mark.parametrize("patient", ["", "NA", "nan", "None"])
+def test_a_scan_without_patient_is_refused(tmp_path, patient):
+    """Whose it is cannot be guessed: two patients of no id, or of a word for none, are not one."""
     image, mask = head(1)
-    paths = dicoms.write_series(tmp_path / "dicom", image, AFFINE, patient_id="")
+    paths = dicoms.write_series(tmp_path / "dicom", image, AFFINE, patient_id=patient)
     dicoms.write_seg(tmp_path / "dicom" / "seg", [mask > 0], paths)
     with pytest.raises(ManifestError, match="0 T1c scans could be read"):
         import_dicom(tmp_path / "dicom", tmp_path / "a.csv")
     with open(tmp_path / "a_files" / "series.csv", newline="") as file:
-        assert "PatientID is empty" in next(csv.DictReader(file))["reason"]
+        row = next(csv.DictReader(file))
+    assert "PatientID is empty or names nobody" in row["reason"]
+    assert row["patient_id"] == row["visit"] == ""
     with pytest.raises(DicomError, match="PatientID is empty"):
         load_dicom_case(tmp_path / "dicom", key_file=tmp_path / "a.key")
 
@@ -482,3 +485,15 @@ def test_patient_ids_that_differ_in_case_or_zeros_are_told(tmp_path):
         dicoms.write_series(tmp_path / "in" / str(i), image, np.eye(4), patient_id=patient)
     with pytest.warns(UserWarning, match="2 patients may have several ids"), pytest.raises(ValueError):
         import_dicom(tmp_path / "in", tmp_path / "out.csv")
+
+
+def test_one_patient_written_in_several_ways_is_one(tmp_path):
+    """Composed, decomposed and with a zero-width character, 7 and 7.0: one pseudonym each, as in tables."""
+    ids = ("M\u00fcller", "Mu\u0308ller", "M\u00fcl\u200bler", "7", "7.0", "8")
+    image, mask = head(1)
+    for i, patient in enumerate(ids):
+        paths = dicoms.write_series(tmp_path / "in" / str(i), image + i, AFFINE, patient_id=patient)
+        dicoms.write_seg(tmp_path / "in" / f"seg{i}", [mask > 0], paths)
+    for keep in (False, True):
+        cohort, _ = import_dicom(tmp_path / "in", tmp_path / f"{keep}.csv", keep_patient_ids=keep)
+        assert len(cohort) == 6 and sorted(np.unique(cohort.patient_ids, return_counts=True)[1]) == [1, 2, 3]

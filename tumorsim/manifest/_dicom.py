@@ -15,10 +15,11 @@ from tumorsim.io.dicom import draw_tumors, find_scan, find_scans, is_tumor, moda
 from tumorsim.manifest._build import save_manifest
 from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import tumors_from_case
-from tumorsim.manifest._pseudonyms import Pseudonyms
+from tumorsim.manifest._pseudonyms import Pseudonyms, known_id
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import id_variants
 
+_NOBODY = "PatientID is empty or names nobody, as NA does"
 _REPORT = ("status", "patient_id", "case_id", "visit", "modality", "n_files", "reason")
 
 
@@ -79,7 +80,7 @@ def import_dicom(
     reading = {"by_slice_location": by_slice_location, "progress": progress}
     scans, skipped, damaged = find_scans(folder, series, **reading)
     names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
-    variants = id_variants(sorted({scan.series.patient for scan in scans}))
+    variants = id_variants(sorted({known_id(scan.series.patient) for scan in scans}))
     if variants:  # without the ids, which may be names
         warnings.warn(
             f"{counted(len(variants), 'patient')} may have several ids: PatientIDs that differ only in "
@@ -91,9 +92,10 @@ def import_dicom(
     files.mkdir(0o700, parents=True, exist_ok=True)  # faces and dates: for the owner alone
 
     def about(one):
-        ids = {"patient_id": one.patient, "visit": one.about["StudyDate"]}
+        known, date = known_id(one.patient), one.about["StudyDate"]
+        ids = {"patient_id": known, "visit": date}
         if not keep_patient_ids:
-            ids = {"patient_id": names.patient(one.patient), "visit": names.visit(one.patient, ids["visit"])}
+            ids = {"patient_id": known and names.patient(known), "visit": known and names.visit(known, date)}
         where = os.path.relpath(os.path.dirname(one.files[0]), folder)
         return ids | {"modality": modality_of(one), "n_files": len(one.files), "where": where}
 
@@ -104,8 +106,8 @@ def import_dicom(
         report.append(line)
         line["case_id"] = names.case(scan.series.patient, scan.series.uid)
         try:
-            if not scan.series.patient:
-                raise DicomError("PatientID is empty, so it is unknown whose scan it is.")
+            if not line["patient_id"]:
+                raise DicomError(f"{_NOBODY}, so it is unknown whose scan it is. Write ids into the files.")
             row = {name: line[name] for name in ("patient_id", "case_id", "visit")}
             row["image"] = _save(files / f"{line['case_id']}_t1c.nii.gz", scan.load_image(), scan.affine)
             table.append(row)
@@ -174,8 +176,8 @@ def load_dicom_case(
     ids = {"patient_id": patient_id or "unknown", "case_id": "query"}
     if key_file is not None:
         names = Pseudonyms.of_file(key_file, create=False)
-        if not patient_id and not scan.series.patient:
-            raise DicomError("PatientID is empty, so the key makes no pseudonym of it. Give a patient id.")
+        if not patient_id and not known_id(scan.series.patient):
+            raise DicomError(f"{_NOBODY}, so the key makes no pseudonym of it. Give a patient id.")
         ids["patient_id"] = patient_id or names.patient(scan.series.patient)
         ids["case_id"] = names.case(scan.series.patient, scan.series.uid)
     mask, _, notes = draw_tumors(scan, include, exclude) if with_mask else (None, [], scan.notes)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import atomic_path
+from tumorsim.records.columns import clean_id
 
 _MOST_DAYS = 3650
 
@@ -60,8 +61,8 @@ class Pseudonyms:
         return cls(bytes.fromhex(content.decode("ascii")))
 
     def patient(self, patient_id):
-        """Return the pseudonym of a PatientID: 'P' and 20 hexadecimal digits (80 bits)."""
-        return f"P{self._digest('patient', patient_id)[:20]}"
+        """Return the pseudonym of a PatientID, cleaned: 'P' and 20 hexadecimal digits (80 bits)."""
+        return f"P{self._digest('patient', known_id(patient_id))[:20]}"
 
     def case(self, patient_id, series_uid):
         """Return the pseudonym of a patient's series: the patient's, and 8 digits."""
@@ -80,7 +81,7 @@ class Pseudonyms:
 
         Days between two visits of a patient stay true. Without a date, ''.
         """
-        days = 1 + int(self._digest("visit", patient_id), 16) % _MOST_DAYS
+        days = 1 + int(self._digest("visit", known_id(patient_id)), 16) % _MOST_DAYS
         try:
             day = datetime.datetime.strptime(date.replace(".", ""), "%Y%m%d").date()
             return (day - datetime.timedelta(days)).isoformat()
@@ -90,6 +91,14 @@ class Pseudonyms:
     def _digest(self, kind, value):
         """Return the HMAC-SHA256 of a value of a kind, as hexadecimal text."""
         return hmac.new(self._key, f"{kind}:{value.strip()}".encode(), hashlib.sha256).hexdigest()
+
+
+def known_id(patient_id):
+    """Return a PatientID as `clean_id` does, or '' where it names nobody: a word for missing, or damaged."""
+    try:
+        return clean_id(patient_id, "patient_id")
+    except ValueError:
+        return ""
 
 
 def _write_once(path, content):
