@@ -21,11 +21,11 @@ def run(*parts, code=0):
     return result.output
 
 
-def embeddings(path, first, n, *, space=SPACE, value=None):
+def embeddings(path, first, n, *, space=SPACE, value=None, patients=None):
     """Write an embeddings file of tumors t<first> …, two a patient."""
     rows = range(first, first + n)
     columns = {
-        "patient_id": [f"p{i // 2}" for i in rows],
+        "patient_id": patients or [f"p{i // 2}" for i in rows],
         "case_id": [f"p{i // 2}-2021" for i in rows],
         "tumor_id": [f"t{i}" for i in rows],
         "label_type": ["glioma" if i % 3 else None for i in rows],
@@ -52,6 +52,9 @@ def test_the_weeks_new_cases_are_added(index, tmp_path):
     week = embeddings(tmp_path / "week.npz", 6, 2)
     assert "now holds 8 tumors, 2 of them new" in run("index", "add", index, week)
     assert ids(index) == [f"t{i}" for i in range(8)]
+    variant = embeddings(tmp_path / "variant.npz", 8, 2, patients=["P0", "p4"])
+    assert "patient_id p0 and P0 may be one patient" in " ".join(run("index", "add", index, variant).split())
+    run("index", "remove", index, "t8", "t9")
     assert "Got 't6', which the index holds" in run("index", "add", index, week, code=2)
     other = embeddings(tmp_path / "other.npz", 8, 2, space=EmbeddingSpace("9c07"))
     refused = run("index", "add", index, other, code=2)

@@ -9,12 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tumorsim import Cohort, Tumor
+from tumorsim import Case, Cohort, Tumor
 from tumorsim.exceptions import GeometryError
-from tumorsim.manifest import find_lesions, tumors_from_case
+from tumorsim.manifest import tumors_from_case
 from tumorsim.records.columns import MEASURES
 
 TWO = (((5, 6, 7), (3, 3, 3)), ((14, 17, 20), (4, 4, 5)))  # two ellipsoids, the second larger
+
+
+def find_lesions(mask, spacing, **options):
+    """Return the boxes of the lesions of a mask in a scan of `spacing` mm."""
+    affine = np.diag([*spacing, 1.0])
+    image, mask = np.zeros(mask.shape, np.float32), mask.astype(np.uint8)
+    case = Case((image, affine), (mask, affine), case_id="a", patient_id="p")
+    return [tumor.bbox for tumor in tumors_from_case(case, **options)]
 
 
 def slow_groups(mask, spacing, distance):
@@ -38,7 +46,7 @@ def slow_groups(mask, spacing, distance):
     st.sampled_from([0.0, 1.0, 2.0, 3.5, 10.0]),
 )
 @settings(deadline=None, max_examples=60)
-def test_find_lesions_equals_the_slow_way(seed, spacing, distance):
+def test_lesions_equal_the_slow_way(seed, spacing, distance):
     """Boxes and their order are those of an exhaustive comparison of voxels."""
     mask = np.random.default_rng(seed).random((9, 11, 13)) < 0.03
     expected = slow_groups(mask, spacing, distance)
@@ -49,7 +57,7 @@ def test_find_lesions_equals_the_slow_way(seed, spacing, distance):
     assert volumes == sorted(volumes, reverse=True)
 
 
-def test_find_lesions_returns_known_boxes():
+def test_boxes_are_known_ones():
     """Two ellipsoids are two lesions, the larger first, in int64."""
     mask = np.zeros((20, 24, 28), bool)
     mask[2:5, 3:7, 4:9] = True
@@ -107,11 +115,6 @@ def test_only_small_lesions_keep_the_largest_with_a_warning():
     assert [box.tolist() for box in boxes] == [[[10, 2, 2], [12, 3, 3]]]
 
 
-def test_empty_mask_has_no_lesions():
-    """Nothing is found in nothing, without a warning."""
-    assert find_lesions(np.zeros((7, 8, 9), bool), (1, 1, 1)) == []
-
-
 def test_an_image_is_no_mask():
     """Noise falls into thousands of pieces and is refused."""
     mask = np.random.default_rng(0).random((90, 91, 92)) < 0.03
@@ -120,7 +123,7 @@ def test_an_image_is_no_mask():
 
 
 @pytest.mark.parametrize("name", ["min_volume_mm3", "merge_distance_mm"])
-def test_find_lesions_refuses_negative_limits(name):
+def test_negative_limits_are_refused(name):
     """Volumes and distances are not below 0."""
     with pytest.raises(ValueError, match=f"'{name}' must be at least 0"):
         find_lesions(np.ones((3, 4, 5), bool), (1, 1, 1), **{name: -1})

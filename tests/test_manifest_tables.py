@@ -105,6 +105,29 @@ def test_commas_that_may_group_digits_are_told(tmp_path, rows):
     assert cohort[0].metadata["dose"] == "1,234"
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_numbers_of_programs_and_typists_are_numbers(tmp_path, rows, separator):
+    """A typographic minus and invisible characters make no text; commas may group but with semicolons."""
+    many = [row | {"shift": "\u22125", "age": "51\u200b", "mm3": "1,528"} for row in rows]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cohort = build_manifest(table_of(tmp_path / "s.csv", many, separator=separator), tmp_path / "m.csv")
+    told = " ".join(str(one.message) for one in caught)
+    assert (cohort[0].metadata["shift"], cohort[0].metadata["age"]) == (-5, 51)
+    assert cohort[0].metadata["mm3"] == (1.528 if separator == ";" else "1,528")
+    assert ("'mm3' have commas that may not be decimal" in told) == (separator == "\t")
+
+
+def test_a_word_among_numbers_is_told(tmp_path, rows):
+    """One cell of ten that is no number makes a column text: the line is named."""
+    many = [rows[0] | {"case_id": f"a{i}", "age": "n.a." if i == 7 else str(50 + i)} for i in range(11)]
+    with pytest.warns(
+        UserWarning, match=r"Column 'age' holds numbers, but 'n\.a\.' in line 9, so it stays text"
+    ):
+        cohort = build_manifest(table_of(tmp_path / "scans.csv", many), tmp_path / "m.csv")
+    assert cohort[0].metadata["age"] == "50"
+
+
 # Excel
 
 

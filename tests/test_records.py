@@ -77,6 +77,24 @@ def test_case_takes_nibabel_images(make_case, orientation):
         Case(flat, case_id="a", patient_id="p")
 
 
+def test_nibabel_images_say_what_their_files_say(tmp_path, make_case):
+    """An image without orientation says so, and one whose file is damaged or cut off is refused by name."""
+    image = nib.Nifti1Image(make_case().image[0], np.eye(4))
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    assert not Case(image, case_id="a", patient_id="p").states_orientation
+    assert Case(
+        nib.Nifti1Image(make_case().image[0], np.eye(4)), case_id="a", patient_id="p"
+    ).states_orientation
+    nib.save(image, tmp_path / "a.nii.gz")
+    whole = (tmp_path / "a.nii.gz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1  # of the checksum
+    for content in (bytes(flipped), whole[:-30]):
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        with pytest.raises(GeometryError, match=r"image of case 'a' cannot be read.*damaged"):
+            Case(nib.load(tmp_path / "a.nii.gz"), case_id="a", patient_id="p")
+
+
 def test_rescaled_nibabel_images_are_rescaled(tmp_path):
     """Slope and intercept of a file that nibabel opened are applied, as they are to a path."""
     image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
@@ -195,7 +213,9 @@ def test_tumor_refuses_a_box_outside(make_case):
         Tumor("scan.nii", [(0, 0, 0), (1, 1, 1)], tumor_id="a")
 
 
-MISSING_WORDS = "NA na nan NaN None NULL null N/A n/a <NA> NaT #N/A #NV".split()
+MISSING_WORDS = (
+    r"NA na nan NaN None NULL null N/A n/a <NA> NaT #N/A #NV #REF! #WERT! #DIV/0! (null) \N".split()
+)
 
 
 @pytest.mark.parametrize("word", ["", " ", "\u200b", "none", *MISSING_WORDS])
@@ -219,14 +239,19 @@ def test_one_id_written_in_several_ways_is_one_patient(make_case):
         "\ufeffM\u00fcller\u202fA\u2060",
     ]
     assert {make_case(patient_id=way).patient_id for way in ways} == {"M\u00fcller A"}
-    assert make_case(patient_id="7.0").patient_id == "7"
-    assert make_case(patient_id="7.10").patient_id == "7.10"
-    labels = tumor_of(make_case(), labels={"type": "Gli\u200bom\u00a0IV "}).labels
-    assert labels == {"type": "Gliom IV"}
+    assert {make_case(patient_id=way).patient_id for way in ("7", "7.0", "7,0", "7.00")} == {"7"}
+    assert (
+        make_case(patient_id="7.10").patient_id == "7.10"
+        and make_case(patient_id="7,000").patient_id == "7,000"
+    )
+    labels = {"type": "Gli\u200bom\u00a0IV ", "grade": "2,0", "side": "2.0"}
+    assert tumor_of(make_case(), labels=labels).labels == {"type": "Gliom IV", "grade": "2", "side": "2"}
 
 
 def test_ids_that_may_be_one_patient_are_found():
-    """Letter case, leading zeros and wide letters make variants; other ids do not."""
+    """Letter case, leading zeros, wide letters, dashes and blanks make variants; other ids do not."""
+    dashes = ["a-01", "a\u201301", "a 1", "a_1", "a1"]
+    assert columns.id_variants(dashes) == [dashes[:4]]
     ids = ["p01", "P01", "p1", "x-1", "x-10", "7", "007", "p01", "\uff30\uff10\uff11", "p10"]
     assert columns.id_variants(ids) == [["p01", "P01", "p1", "\uff30\uff10\uff11"], ["7", "007"]]
 

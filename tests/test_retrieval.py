@@ -186,10 +186,11 @@ def test_the_same_scan_is_left_out_and_named(embedder, index, archive, tmp_path)
     assert find_similar(embedder, index, str(folder), box=box).left_out["tumor_id"].tolist() == ["s0/1"]
 
 
-def test_the_same_patient_is_left_out_and_named(embedder, index, archive):
-    """Another scan of the query's patient: by default named, never counted where it is kept."""
+@pytest.mark.parametrize("patient_id", ["patient-s0", "Patient-S0", "patient s0", "patient\u2013s00"])
+def test_the_same_patient_is_left_out_and_named(embedder, index, archive, patient_id):
+    """Another scan of the query's patient, however its id is written: named, never counted where kept."""
     image, mask = archive[1].case.image, archive[1].case.mask
-    asked = {"mask": mask, "patient_id": "patient-s0", "where": {"tumor_id": ["s0/1", "s2/1", "s3/1"]}}
+    asked = {"mask": mask, "patient_id": patient_id, "where": {"tumor_id": ["s0/1", "s2/1", "s3/1"]}}
     answer = find_similar(embedder, index, image, **asked)
     assert answer.left_out["reason"].tolist() == ["same patient"]
     assert "Left out, same patient as the query: s0/1." in answer.notes

@@ -14,7 +14,7 @@ __all__ = [
 ENHANCEMENT = ("contrast", "rim_fraction", "necrotic_share")  # of `lesion_enhancement`
 SURROUNDINGS_MM = (3.0, 8.0)  # from a lesion: the brain that it is compared with
 _ENHANCES = 1.2  # times the brain, from which on a lesion is said to enhance
-_ROUNDING = 16 * float(np.finfo(np.float32).eps)  # of spacings: products of float32, six decimals in DICOM
+_SLACK = 1e-3  # voxels: spacings are products of float32, or differences of positions with three decimals
 
 
 def check_affine(affine, *, what="image"):
@@ -118,8 +118,7 @@ def box_to_grid(bbox, spacing, new_spacing, new_shape):
     i * spacing mm; spacings are (3,), mm per voxel. At least one voxel on each axis, inside `new_shape`.
     """
     edges = np.asarray(bbox) * (np.asarray(spacing) / np.asarray(new_spacing))
-    slack = 1e-6 + _ROUNDING * edges  # an edge on the grid stays there despite rounding
-    start, stop = np.floor(edges[0] + slack[0]), np.ceil(edges[1] - slack[1])
+    start, stop = np.floor(edges[0] + _SLACK), np.ceil(edges[1] - _SLACK)  # an edge on the grid stays there
     start = np.clip(start, 0, np.asarray(new_shape) - 1)
     stop = np.clip(stop, start + 1, new_shape)
     return np.stack([start, stop]).astype(np.int64)

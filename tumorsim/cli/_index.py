@@ -1,5 +1,6 @@
 """Commands of an index's life: build, add, update, remove, info, verify, export, import."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from typer import Argument, Option
 from tumorsim.cli._app import app, check_output, say
 from tumorsim.cli._options import Device, Jobs, Model, Overwrite
 from tumorsim.cli._parse import parse_where
+from tumorsim.records.columns import id_variants
 
 IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
 Source = Annotated[Path, Argument(help="Embeddings file or manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")]
@@ -179,7 +181,13 @@ def _change(index_dir, source, model, device, n_jobs, how):
     options = {"model": model, "device": device, "n_jobs": n_jobs, "partial_dir": f"{index_dir}.partial"}
     X, table, space = read_embeddings(source, **options)
     with TumorIndex.edit(index_dir) as index:
+        held = set(index.metadata_.get("patient_id", ()))
         getattr(index, how)(X, metadata=table, space=space)
+        for ids in id_variants(index.metadata_.get("patient_id", ())):
+            if not held.issuperset(ids):
+                warnings.warn(
+                    f"patient_id {' and '.join(ids)} may be one patient; taken for {len(ids)}.", stacklevel=2
+                )
     remove_partial(f"{index_dir}.partial", ".npy")
     what = "new" if how == "add" else "replaced"
     say(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")

@@ -87,14 +87,16 @@ def load_image(path):
         return _plain_array(array, shape, f"'{path}'"), affine
 
 
-def states_orientation(path):
-    """Tell whether an image file says which way its axes point; else left and right are a guess.
+def states_orientation(image):
+    """Tell whether a file, or an image of nibabel, says which way its axes point; else sides are a guess.
 
     NIfTI files whose sform and qform codes are both 0, Analyze files and MGH files without a good RAS
     transform do not.
     """
+    if hasattr(image, "dataobj"):
+        return _is_stated(image, image.get_filename())
     with contextlib.ExitStack() as stack:
-        return _open(path, stack)[3]
+        return _open(image, stack)[3]
 
 
 def content_key(path):
@@ -149,10 +151,19 @@ def arrays_of_nibabel(image, *, what="The image"):
     Raises
     ------
     GeometryError
-        If it is not 3-D, has no voxels, or its affine is no use.
+        If it is not 3-D, has no voxels, its affine is no use, or the file behind it is damaged.
     """
     shape, affine = _checked_geometry(*_nibabel_geometry(image, what), what)
-    return _plain_array(np.asanyarray(image.dataobj), shape, what), affine
+    try:
+        file = getattr(getattr(image.dataobj, "file_like", None), "filename", None) or image.get_filename()
+        if not isinstance(image.dataobj, np.ndarray) and Path(file or "").suffix.lower() in _COMPRESSED:
+            with _Stream(file) as stream:  # nibabel does not read as far as the checksum
+                stream.end = stream.size
+                stream.finish()
+        array = np.asanyarray(image.dataobj)
+    except Exception as err:  # as in `load_image`
+        raise GeometryError(f"{what} cannot be read: {printable(err)}. Its file is damaged.") from err
+    return _plain_array(array, shape, what), affine
 
 
 def save_nifti(path, array, affine):
@@ -269,7 +280,7 @@ def _is_stated(image, path):
     """Tell whether an image of nibabel says which way its axes point."""
     import nibabel as nib
 
-    if isinstance(image, nib.MGHImage):  # nibabel fills in a transform where there is none
+    if isinstance(image, nib.MGHImage) and path:  # nibabel fills in a transform where there is none
         with nib.openers.ImageOpener(path) as file:
             return any(file.read(30)[28:])
     if isinstance(image, nib.Nifti1Pair):

@@ -7,12 +7,14 @@ from tumorsim.records.columns import (
     BOX_COLUMNS,
     LABEL_PREFIX,
     OWN_COLUMNS,
+    clean_text,
     further_columns,
     id_variants,
     is_blank,
 )
 
 _COMMA = re.compile(r"[+-]?(\d{1,3}([.\s'’]\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")  # 1.234,5 and 1234,5
+_POINT = re.compile(r"[+-]?\d*\.?\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # may be 1234 as well
 _ALSO = {  # how tables call our columns, in small letters and digits
     "patient_id": "patient patientid patientnr patientennummer patno pid subject subjectid mrn fallnummer",
@@ -62,10 +64,20 @@ def point_columns(table, separator):
     remarks = []
     for name in (*BOX_COLUMNS, *further_columns(table.columns)):
         cells = [row.cells.get(name, "").strip() for row in table.rows]
-        changed, unsure = with_points(cells, thousands=separator == ",")
+        plain = [re.sub(r"^\u2212(?=[\d.,])", "-", clean_text(cell)) for cell in cells]
+        odd = [
+            i
+            for i, cell in enumerate(plain)
+            if not (is_blank(cell) or _COMMA.fullmatch(cell) or _POINT.fullmatch(cell))
+        ]
+        changed, unsure = with_points(cells if odd else plain, thousands=separator != ";")
         if unsure:
             problem = f"Numbers of column '{name}' have commas that may not be decimal, so they stay text."
             remarks.append(("decimal comma", 0, problem, "Write them with a decimal point."))
+        if 0 < len(odd) <= 0.1 * sum(not is_blank(cell) for cell in plain):
+            where = f"{table.problems.unit} {table.rows[odd[0]].line}"
+            problem = f"Column '{name}' holds numbers, but '{plain[odd[0]]}' in {where}, so it stays text."
+            remarks.append(("no number", table.rows[odd[0]].line, problem, "Leave such cells empty."))
         for row, cell in zip(table.rows, changed if changed != cells else (), strict=False):
             row.cells[name] = cell
     return remarks

@@ -4,62 +4,13 @@ import warnings
 
 import numpy as np
 
-from tumorsim._validation import check_mask_value, check_real, check_spacing
+from tumorsim._validation import check_mask_value, check_real
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import bbox_from_mask, crop_slices, select_mask
 from tumorsim.records import Cohort, Tumor
 
 _MOST_PIECES = 10_000  # more is a thresholded image, not a mask
 _SLACK = 1e-6  # spacings come from float32 headers: 14 voxels of 1 mm must count as 14 mm3
-
-
-def find_lesions(mask, spacing, *, min_volume_mm3=14.0, merge_distance_mm=2.0):
-    """Split a mask into lesions and return their boxes, largest volume first.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (nx, ny, nz), dtype=bool
-        Tumor voxels.
-    spacing : array-like of shape (3,)
-        Millimetres per voxel.
-    min_volume_mm3 : float, default=14.0
-        Smaller lesions are dropped; 14 is a ball of 3 mm. Where all are smaller the largest is kept, with a
-        warning.
-    merge_distance_mm : float, default=2.0
-        Components with a gap below this are one lesion, boxed as their union; 0 merges none, 10 suits ragged
-        post-operative rims.
-
-    Returns
-    -------
-    boxes : list of ndarray of shape (2, 3), dtype=int64
-        Half-open boxes; empty where the mask has no foreground.
-
-    Raises
-    ------
-    GeometryError
-        If the mask is not 3-D, or falls into more than 10 000 pieces.
-
-    Notes
-    -----
-    Components are 26-connected. The gap is measured between the surfaces of voxels, not their centers, so
-    that thick slices do not count as distance: voxels that touch have a gap of 0, whatever their size. Pieces
-    are merged first and the volume of the whole is compared with `min_volume_mm3`, so a lesion may consist of
-    pieces that are each too small.
-
-    Examples
-    --------
-    >>> mask = np.zeros((20, 24, 28), bool)
-    >>> mask[2:5, 2:5, 2:5] = mask[6:8, 2:5, 2:5] = mask[12:18, 12:18, 12:18] = True
-    >>> [box.tolist() for box in find_lesions(mask, (1, 1, 1))]
-    [[[12, 12, 12], [18, 18, 18]], [[2, 2, 2], [8, 5, 5]]]
-    """
-    minimum = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
-    distance = check_real(merge_distance_mm, "merge_distance_mm", minimum=0)
-    mask = np.asarray(mask, dtype=bool)
-    if mask.ndim != 3:
-        raise GeometryError(f"The mask must be a 3-D array. Got shape {mask.shape}.")
-    boxes, volumes = _merged_components(mask, check_spacing(spacing), distance)
-    return [boxes[i] for i in _large_enough(volumes, minimum, "the mask")]
 
 
 def tumors_from_case(
@@ -74,8 +25,12 @@ def tumors_from_case(
         A scan with a mask.
     mask_value : int or str, default=">0"
         Voxels of the mask that are tumor: ``1``, ``"1+3"``, ``">0"``.
-    min_volume_mm3, merge_distance_mm : float
-        As in `find_lesions`.
+    min_volume_mm3 : float, default=14.0
+        Smaller lesions are dropped; 14 is a ball of 3 mm. Where all are smaller the largest is kept, with a
+        warning.
+    merge_distance_mm : float, default=2.0
+        Components with a gap below this are one lesion, boxed as their union; 0 merges none, 10 suits ragged
+        post-operative rims.
     by_value : bool, default=False
         Each value of the mask (among those of `mask_value`) is one lesion, in however many pieces;
         `merge_distance_mm` then has no use.
@@ -90,7 +45,12 @@ def tumors_from_case(
     Raises
     ------
     GeometryError
-        If there is no mask, or it has no voxel of `mask_value`.
+        If there is no mask, it has no voxel of `mask_value`, or it falls into more than 10 000 pieces.
+
+    Notes
+    -----
+    Components are 26-connected. Gaps are measured between the surfaces of voxels, so that thick slices do not
+    count as distance. Pieces are merged before the volume of the whole is compared with `min_volume_mm3`.
     """
     minimum = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
     distance = check_real(merge_distance_mm, "merge_distance_mm", minimum=0)
@@ -138,8 +98,6 @@ def _merged_components(mask, spacing, distance):
     """Return boxes (n, 2, 3) and volumes (n,) in mm3 of a mask's merged components, largest first."""
     from scipy import ndimage
 
-    if not mask.any():
-        return np.zeros((0, 2, 3), np.int64), np.zeros(0)
     frame = bbox_from_mask(mask)
     labels, n_pieces = ndimage.label(mask[crop_slices(frame)], np.ones((3, 3, 3)))
     if n_pieces > _MOST_PIECES:

@@ -52,6 +52,8 @@ class Case:
         self.patient_id = clean_id(patient_id, "patient_id")
         self.image = _check_source(image, f"image of case '{case_id}'")
         self.mask = None if mask is None else _check_source(mask, f"mask of case '{case_id}'")
+        if hasattr(image, "dataobj"):
+            self.states_orientation = states_orientation(image)
         self._voxel_key = None  # of the voxels that were read last
 
     def __repr__(self):

@@ -8,7 +8,7 @@ from tumorsim._validation import check_text, is_missing
 __all__ = [
     "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
     "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "course_columns", "further_columns",
-    "id_variants", "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
+    "id_key", "id_variants", "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
 ]  # fmt: skip
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
@@ -20,7 +20,8 @@ MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_
 MEASURED_FROM = "measured_from"  # "mask", or "box" where size is only that of the box
 PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
 
-_MISSING = frozenset("na n/a <na> nan -nan nat null #n/a #na #nv 1.#qnan -1.#ind".split())
+_MISSING = frozenset(r"na n/a <na> nan -nan nat null (null) \n #n/a #na #nv 1.#qnan -1.#ind".split())
+_ERROR = re.compile(r"#[^\W\d_]+(/0)?[!?]")  # of a spreadsheet, in any language: #REF!, #WERT!, #DIV/0!
 _SHORTENED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # a long number as spreadsheets show it
 _COURSE = re.compile(  # words of names of columns about dates, treatment and outcome, their ends open
     r"(?:^|[_\s-])(?:(?:dose|fraction|control|recur|progress|follow|surviv|outcome|treat|therap|radioth|surger"
@@ -73,7 +74,7 @@ def course_columns(columns):
 def is_blank(value):
     """Tell whether a cell holds nothing: missing, blank, or a word that programs write for missing.
 
-    The words are ``NA``, ``N/A``, ``<NA>``, ``nan``, ``NaT``, ``NULL``, ``#N/A``, ``#NV`` and their like in
+    The words are ``NA``, ``N/A``, ``<NA>``, ``nan``, ``NaT``, ``NULL``, ``#N/A``, ``#REF!`` and their like in
     any case, and ``None`` as Python writes it; ``none`` is a value.
 
     Examples
@@ -83,7 +84,7 @@ def is_blank(value):
     """
     if isinstance(value, str):
         text = value.strip()
-        return not text or text == "None" or text.casefold() in _MISSING
+        return not text or text == "None" or text.casefold() in _MISSING or bool(_ERROR.fullmatch(text))
     return is_missing(value)
 
 
@@ -131,7 +132,12 @@ def clean_id(value, name):
             f"Got {text!r}, which a spreadsheet has shortened. Format the column as text and export it again."
         )
         raise ValueError(f"'{name}' must have all its digits. {got}")
-    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+    return _whole(text)
+
+
+def _whole(text):
+    """Return a whole number that a program wrote with decimals as one: ``7.0`` and ``7,00`` are ``7``."""
+    return re.split("[.,]", text)[0] if re.fullmatch(r"\d+[.,]00?", text) else text
 
 
 def _check_line(text, value, name):
@@ -141,7 +147,7 @@ def _check_line(text, value, name):
 
 
 def id_variants(ids):
-    """Return lists of different ids that look like one: by letter case, leading zeros or width of letters.
+    """Return lists of different ids that look like one (see `id_key`).
 
     Examples
     --------
@@ -150,9 +156,20 @@ def id_variants(ids):
     """
     groups = {}
     for one in dict.fromkeys(ids):
-        key = re.sub(r"(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFKC", one).casefold())
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(id_key(one), []).append(one)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def id_key(text):
+    """Return what ids of one patient share: neither case, leading zeros, width, dashes nor blanks count.
+
+    Examples
+    --------
+    >>> id_key("P_01") == id_key("p – 1")
+    True
+    """
+    text = re.sub(r"[\s_\u2010-\u2015\u2212-]+", "-", unicodedata.normalize("NFKC", text).casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
 def known_measures(cells):
@@ -194,7 +211,7 @@ def clean_label(value, task):
     if is_blank(text):
         return None
     _check_line(text, value, f"label of task '{task}'")
-    return text
+    return _whole(text)
 
 
 def box_of(row):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.io import content_key
+from tumorsim.records.columns import id_key
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 LEFT_OUT_COLUMNS = ("query", "tumor_id", "case_id", "patient_id", "reason")
@@ -52,7 +53,8 @@ def _marks(index, tumors, X, found, key_of):
     marks = np.full(len(found), None, dtype=object)
     for i, row in enumerate(found.to_dict("records")):
         case = tumors[int(query[i])].case
-        patient = case.patient_id != UNKNOWN_PATIENT and row.get("patient_id") == case.patient_id
+        patient = case.patient_id != UNKNOWN_PATIENT
+        patient = patient and id_key(str(row.get("patient_id"))) == id_key(case.patient_id)
         same_case = equal[i] or (patient and row.get("case_id") == case.case_id)
         if same_case or _same_content(case.image, row.get("image"), key_of):
             marks[i] = "scan"
