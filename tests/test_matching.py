@@ -10,6 +10,7 @@ from visits import make_visits
 from tumorsim import Case, match_dates
 from tumorsim import matching as match_module
 from tumorsim.anatomy import register_dates
+from tumorsim.answers import courses
 from tumorsim.geometry import bbox_from_mask
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
@@ -170,6 +171,11 @@ def test_bad_dates_and_patients_are_refused(no_registration):
         match_dates(one, one, dates=("2024-05-01", "2024-05-01"))
     with pytest.raises(ValueError, match=r"written as 2024-05-31\. Got 'May'"):
         match_dates(one, one, dates=("May", "June"))
+    for dates in (("2024-05-01",), ("2024-05-01", "2024-06-01", "2024-07-01")):
+        with pytest.raises(ValueError, match=f"'dates' must be two, the earlier first. Got {len(dates)}"):
+            match_dates(one, one, dates=dates)
+    with pytest.raises(ValueError, match=r"must have no semicolon. Got 'x;y/1'"):
+        match_dates(one, case("x;y", ball((10, 10, 10), 3)))
     bare = Case(one.image, case_id="c", patient_id="p")
     with pytest.raises(ValueError, match="Case 'c' needs a mask"):
         match_dates(one, bare)
@@ -211,6 +217,70 @@ def test_manifest_gets_lesion_ids_over_three_dates(no_registration, tmp_path):
             .drop(columns="date")
             .assign(image=str(tmp_path / "image0.nii.gz"), mask=str(tmp_path / "mask0.nii.gz"), case_id="s0")
         )
+
+
+@pytest.fixture
+def two_patients(tmp_path):
+    """Return the manifest of two patients at two dates, two balls each, as a table."""
+    from tumorsim import Cohort
+    from tumorsim.manifest import tumors_from_case
+
+    mask = ball((10, 10, 10), 3) | ball((40, 40, 40), 4)
+    for kind, dtype in (("image", np.float32), ("mask", np.uint8)):
+        save_nifti(tmp_path / f"{kind}.nii.gz", mask.astype(dtype), np.eye(4))
+    tumors = []
+    for patient in "pq":
+        for n in (1, 2):
+            files = tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz"
+            scan = Case(*files, case_id=f"{patient}{n}", patient_id=patient)
+            tumors += tumors_from_case(scan, metadata={"date": f"2024-0{n}-01"})
+    save_manifest(Cohort(tumors), tmp_path / "archive.csv")
+    return pd.read_csv(tmp_path / "archive.csv", dtype=str)
+
+
+def lesion_ids(table, path):
+    """Match a table that is written to `path`; return tumor_id → lesion_id."""
+    table.to_csv(path, index=False)
+    return {t.tumor_id: t.metadata["lesion_id"] for t in match_manifest(path)[1]}
+
+
+def test_lesion_ids_by_hand_are_kept(no_registration, two_patients, tmp_path):
+    """Numbers with gaps stay numbers, two patients may use one id, and what the match denies is told."""
+    table = two_patients.assign(lesion_id=["1", "2", None, None] * 2)
+    ids = lesion_ids(table, tmp_path / "hand.csv")
+    assert ids == {f"{patient}{n}/{k}": str(k) for patient in "pq" for n in (1, 2) for k in (1, 2)}
+    wrong = two_patients.assign(lesion_id=["1", "2", "2", "1", None, None, None, None])
+    with pytest.warns(UserWarning, match=r"disagrees with the lesion_id of 2 tumors: 'p2/1': '2' became '1'"):
+        assert lesion_ids(wrong, tmp_path / "wrong.csv")["p2/1"] == "1"
+
+
+def test_a_new_match_leaves_nothing_of_the_last(no_registration, two_patients, tmp_path):
+    """Where dates are corrected, the tumor that is first now has no change."""
+    two_patients.to_csv(tmp_path / "archive.csv", index=False)
+    match_manifest(tmp_path / "archive.csv", tmp_path / "matched.csv")
+    table = pd.read_csv(tmp_path / "matched.csv", dtype=str)
+    table["date"] = table["date"].map({"2024-01-01": "2024-02-01", "2024-02-01": "2024-01-01"})
+    table.to_csv(tmp_path / "swapped.csv", index=False)
+    for tumor in match_manifest(tmp_path / "swapped.csv")[1]:
+        assert ("status" in tumor.metadata) == (tumor.case.case_id in ("p1", "q1"))
+
+
+def test_dates_that_leave_the_order_open_are_refused(no_registration, two_patients, tmp_path):
+    """Two scans of one date, and two dates of one scan, are named before anything is matched."""
+    same = two_patients.assign(date="2024-01-01")
+    with pytest.raises(ValueError, match=r"Scans of patient 'p' must differ in 'date'.*'p1' and 'p2'"):
+        lesion_ids(same, tmp_path / "same.csv")
+    several = two_patients.assign(date=[f"2024-01-{n + 1:02}" for n in range(8)])
+    with pytest.raises(ValueError, match="Case 'p1' must have one 'date'"):
+        lesion_ids(several, tmp_path / "several.csv")
+
+
+def test_courses_are_of_one_patient():
+    """Two patients with a lesion of one name have a course each."""
+    names = {"patient_id": ["p", "p", "q", "q"], "lesion_id": ["L1"] * 4, "volume_mm3": [400, 800, 5000, 100]}
+    archive = pd.DataFrame(names | {"date": ["2024-01-01", "2024-02-01"] * 2})
+    found = courses(archive[:1].assign(query=0, rank=1), archive)
+    assert found["volume_mm3"].tolist() == [400, 800]
 
 
 @pytest.mark.slow
@@ -276,4 +346,5 @@ def test_the_command_matches_two_scans_and_draws_them(no_registration, tmp_path)
     growth, error = rows[0]["growth_percent"], rows[0]["growth_error_percent"]
     assert (growth - 40 < 1.96 * error) == ("lies within the error" in page)
     assert "exists already" in run(*arguments, code=2).stderr
-    assert "are for two scans" in run("match", arguments[1], "--dates 2024-01-01,2024-02-01", code=2).stderr
+    for option in ("--dates 2024-01-01,2024-02-01", "--mask-value 7", "--by-value", "--min-volume-mm3 50"):
+        assert "are for two scans" in run("match", arguments[1], option, code=2).stderr

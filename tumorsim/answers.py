@@ -324,11 +324,12 @@ def courses(neighbors, archive):
     time = next((name for name in ("date", "visit") if name in archive), None)
     if time is None or not {"lesion_id", "volume_mm3"} <= set(archive) or "lesion_id" not in neighbors:
         return pd.DataFrame(columns=names)
-    known = archive[["lesion_id", time, "volume_mm3"]].dropna().rename(columns={time: "time"})
+    lesion = [c for c in ("patient_id", "lesion_id") if c in archive and c in neighbors]
+    known = archive[[*lesion, time, "volume_mm3"]].dropna().rename(columns={time: "time"})
     known = known[known["lesion_id"].isin(neighbors["lesion_id"])]
-    known = known.groupby(["lesion_id", "time"], as_index=False)["volume_mm3"].sum()
-    known = known[known.duplicated("lesion_id", keep=False)]
-    return neighbors[["query", "rank", "lesion_id"]].merge(known, on="lesion_id")[names]
+    known = known.groupby([*lesion, "time"], as_index=False)["volume_mm3"].sum()
+    known = known[known.duplicated(lesion, keep=False)]
+    return neighbors[["query", "rank", *lesion]].merge(known, on=lesion)[names]
 
 
 def describe_course(course):

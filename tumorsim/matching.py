@@ -16,7 +16,7 @@ from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import select_mask
 from tumorsim.manifest import load_cohort, save_manifest, tumors_from_case
 from tumorsim.records import Case, check_tumors
-from tumorsim.records.columns import is_blank
+from tumorsim.records.columns import clean_id, is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,9 @@ _COLUMNS = (
 _LARGER, _SMALLER = 40.0, -65.0  # percent of volume
 _LEAST_QUALITY = 0.6
 _MONTH = 365.25 / 12
-_COURSE = ("volume_ratio_per_month", "growth_mm3_per_month", "diameter_mm_per_month")
+_CHANGES = (
+    "status", "growth_percent", "volume_ratio_per_month", "growth_mm3_per_month", "diameter_mm_per_month"
+)  # fmt: skip
 _TOLERANCE_MM = 3.0  # of the registration; half a slice comes on top
 _INSIDE = 0.5  # share of a lesion that must lie in another to be part of it
 _WEIGHT = 0.25  # of likeness beside overlap and distance, which are 1 at most
@@ -89,7 +91,12 @@ def match_dates(
     options = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3}
     options |= {"merge_distance_mm": merge_distance_mm, "by_value": by_value}
     cases, tumors = zip(*(_lesions_of(side, options) for side in (before, after)), strict=True)
+    if dates is not None and len(dates) != 2:
+        raise ValueError(f"Parameter 'dates' must be two, the earlier first. Got {len(dates)}: {dates}.")
     months = None if dates is None else months_between(*dates)
+    separated = [tumor.tumor_id for side in tumors for tumor in side if ";" in tumor.tumor_id]
+    if separated:
+        raise ValueError(f"Ids of tumors to match must have no semicolon. Got '{separated[0]}'.")
     if cases[0].patient_id != cases[1].patient_id:
         ids = "' and '".join(case.patient_id for case in cases)
         raise ValueError(f"Both scans must be of one patient. Got the patients '{ids}'.")
@@ -159,9 +166,17 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     jobs, owner = [], {tumor.tumor_id: {tumor.tumor_id} for tumor in cohort}
     if len({type(_time(tumor, name)) for tumor in dated}) > 1:
         raise ValueError(f"Column '{name}' must hold either dates or numbers. Got both.")
-    for scans in groups.values():
+    for patient, scans in groups.items():
         ordered = sorted(scans.values(), key=lambda tumors: _time(tumors[0], name))
-        jobs += list(pairwise(ordered))
+        for tumors in ordered:
+            if len({_time(tumor, name) for tumor in tumors}) > 1:
+                raise ValueError(f"Case '{tumors[0].case.case_id}' must have one '{name}'. Got several.")
+        for old, new in pairwise(ordered):
+            if _time(old[0], name) == _time(new[0], name):
+                ids = f"'{old[0].case.case_id}' and '{new[0].case.case_id}'"
+                rule = f"Scans of patient '{patient}' must differ in '{name}'"
+                raise ValueError(f"{rule}. Got the same for {ids}: correct it, or leave one out.")
+            jobs.append((old, new))
     if not jobs:
         raise ValueError(f"No patient has two scans with different '{name}'. Check patient_id.")
     tables, changes = [], {}
@@ -178,8 +193,9 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
         who["case_after"] = new[0].case.case_id
         tables.append(found.assign(**who)[[*who, *_COLUMNS]])
     names = _names(cohort, owner)
-    for tumor in cohort:
-        tumor.metadata |= changes.get(tumor.tumor_id, {}) | {"lesion_id": names[tumor.tumor_id]}
+    for tumor in cohort:  # nothing of an earlier match stays
+        kept = {key: value for key, value in tumor.metadata.items() if key not in _CHANGES}
+        tumor.metadata = kept | changes.get(tumor.tumor_id, {}) | {"lesion_id": names[tumor.tumor_id]}
     table = pd.concat(tables, ignore_index=True)
     sides = table["tumors_before"].where(table["tumors_before"] != "", table["tumors_after"])
     table["lesion_id"] = [names[ids.split(";")[0]] for ids in sides]
@@ -190,7 +206,7 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
 
 def changes_of(table):
     """Return tumor_id of the later date → id, status and changes of its lesion, of a `match_dates` table."""
-    rows = table[["lesion_id", "status", "growth_percent", *_COURSE]].to_dict("records")
+    rows = table[["lesion_id", *_CHANGES]].to_dict("records")
     pairs = zip(table["tumors_after"].str.split(";"), rows, strict=True)
     return {tumor_id: row for ids, row in pairs for tumor_id in ids if tumor_id}
 
@@ -215,19 +231,26 @@ def _date(value):
 
 def _names(cohort, owner):
     """Return tumor_id → name of its lesion: the one that it has, or numbered within the patient."""
+    held = {t.tumor_id: t.metadata.get("lesion_id") for t in cohort}
+    held = {one: clean_id(str(name), "lesion_id") for one, name in held.items() if not is_blank(name)}
     known, names = {}, {}
-    for tumor in cohort:
-        if not is_blank(tumor.metadata.get("lesion_id")):
-            known.setdefault(id(owner[tumor.tumor_id]), str(tumor.metadata["lesion_id"]))
+    for tumor_id, name in held.items():
+        known.setdefault(id(owner[tumor_id]), name)
     taken, given = set(known.values()), set()
     for tumor in cohort:
         if tumor.tumor_id not in names:
             name = known.get(id(owner[tumor.tumor_id]))
-            if name is None or name in given:
+            if name is None or (tumor.patient_id, name) in given:
                 name = next(n for i in count(1) if (n := f"{tumor.patient_id}/L{i}") not in taken)
             taken.add(name)
-            given.add(name)
+            given.add((tumor.patient_id, name))
             names |= dict.fromkeys(owner[tumor.tumor_id], name)
+    changed = [f"'{one}': '{name}' became '{names[one]}'" for one, name in held.items() if names[one] != name]
+    if changed:
+        listed = "; ".join(changed[:5]) + " …" * (len(changed) > 5)
+        warnings.warn(
+            f"The match disagrees with the lesion_id of {len(changed)} tumors: {listed}.", stacklevel=3
+        )
     return names
 
 

@@ -254,7 +254,7 @@ def match(
     overwrite: opt.Overwrite = False,
 ):
     """Match the lesions of two dates, and say how they changed."""
-    from tumorsim.manifest import save_segs, write_table
+    from tumorsim.manifest import Pseudonyms, save_segs, write_table
     from tumorsim.matching import match_dates, match_manifest
     from tumorsim.records import Case
 
@@ -263,9 +263,12 @@ def match(
     if any(sources) and (after is not None or not all(sources)):
         raise ValueError("DICOM SEGs are written of a manifest. Give --dicom, --key-file and --seg with it.")
     if after is None:
-        if any(value is not None for value in (mask_before, mask_after, dates, report)):
-            raise ValueError("Masks, --dates and --report are for two scans: tumorsim match BEFORE AFTER.")
+        limits = mask_value, min_volume, merge_distance, by_value
+        if (mask_before, mask_after, dates, report, *limits) != (*[None] * 4, ">0", 14.0, 2.0, False):
+            what = "Masks and how lesions are found in them, --dates and --report"
+            raise ValueError(f"{what} are for two scans: tumorsim match BEFORE AFTER.")
         if seg is not None:
+            Pseudonyms.of_file(key_file, create=False)  # complains before the match, not after it
             check_folder(seg, *(path.name for path in seg.glob("*.dcm")), overwrite=overwrite)
         table, cohort = match_manifest(before, output, skip_bad=skip_bad, progress=not as_json)
         if seg is not None:
@@ -273,7 +276,7 @@ def match(
             say(f"Wrote {counted(len(written), 'DICOM SEG')} into {seg}.", err=as_json)
     else:
         lesions = {"mask_value": mask_value, "min_volume_mm3": min_volume, "by_value": by_value}
-        lesions |= {"merge_distance_mm": merge_distance, "dates": dates and tuple(dates.split(","))}
+        lesions |= {"merge_distance_mm": merge_distance, "dates": split_names(dates)}
         scans = {"before": (before, mask_before), "after": (after, mask_after)}
         cases = [Case(*files, case_id=name, patient_id="patient") for name, files in scans.items()]
         table = match_dates(*cases, **lesions)

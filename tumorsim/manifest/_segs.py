@@ -49,7 +49,8 @@ def save_segs(cohort, folder, output, *, key_file):
     by_case = {names.case(scan.series.patient, scan.series.uid): scan for scan in scans}
     for case_id in (name for name in cases if name in by_case):
         ids, mask = _lesion_mask(cases[case_id], by_case[case_id])
-        tracking = [(names.tracking_uid(one), one.rpartition("/")[2]) for one in ids]
+        own = f"{cases[case_id][0].patient_id}/"  # two patients may have a lesion of one name
+        tracking = [(names.tracking_uid(own + one.removeprefix(own)), one.rpartition("/")[2]) for one in ids]
         paths.append(Path(output) / f"{case_id}.dcm")
         save_seg(paths[-1], mask, by_case[case_id], version=tumorsim.__version__, tracking=tracking)
     if not paths:
