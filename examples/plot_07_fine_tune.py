@@ -11,9 +11,9 @@ A label that the shipped weights do not know gets a head of its own, and trainin
 # Whether a tumor is larger than 2 ml stands for whatever you know of your tumors; half of it is missing.
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from tumorsim import Cohort, Tumor, TumorEmbedder, make_cohort
-from tumorsim.plotting import plot_history
 
 
 def with_label(tumor, known):
@@ -34,8 +34,8 @@ print(archive.labels["large"].value_counts(dropna=False).to_dict())
 embedder = TumorEmbedder.from_pretrained(max_epochs=2, batches_per_epoch=4, random_state=0)
 embedder.fit(archive)
 print(embedder.classes_["large"], embedder.initial_weights)
-_, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-plot_history(embedder.history_, ax=ax)
+losses = pd.DataFrame(embedder.history_).set_index("epoch").filter(like="loss_")
+losses.div(losses.iloc[0]).plot(ylabel="training loss / loss of the first epoch", figsize=(8, 4), ylim=0)
 plt.show()
 
 # %%

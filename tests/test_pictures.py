@@ -17,7 +17,6 @@ from matplotlib.text import Text
 from tumorsim import Cohort, Tumor
 from tumorsim.plotting import (
     plot_cohort,
-    plot_history,
     plot_knn_curve,
     plot_map,
     plot_neighbors,
@@ -79,15 +78,6 @@ def test_knn_curve(same):
     table = pd.DataFrame(rows, columns=["task", "k", "value"]).assign(metric="balanced_accuracy", chance=0.3)
     table = table.assign(ci_low=table["value"] - 0.1, ci_high=table["value"] + 0.1, n_queries=20)
     same(plot_knn_curve(table))
-
-
-def test_history(same):
-    """Two heads and one fall of the learning rate."""
-    history = [
-        {"epoch": e, "lr": 0.1 if e < 6 else 0.01, "loss_mask": 2.0 / e, "loss_type": 1.5 / np.sqrt(e)}
-        for e in range(1, 11)
-    ]
-    same(plot_history(history))
 
 
 def test_cohort(same):

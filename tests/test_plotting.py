@@ -12,7 +12,6 @@ from tumorsim import Tumor
 from tumorsim.plotting import (
     common_extent,
     plot_cohort,
-    plot_history,
     plot_knn_curve,
     plot_map,
     plot_neighbors,
@@ -160,21 +159,6 @@ def test_knn_curve_knows_its_metrics(knn_table):
     """An unknown metric is refused with those that there are."""
     with pytest.raises(ValueError, match="balanced_accuracy"):
         plot_knn_curve(knn_table, metric="accuracy")
-
-
-def test_history_is_relative_to_the_first_epoch():
-    """Every head starts at 1, keeps its ratios, and a fall of the learning rate is marked."""
-    history = [
-        {"epoch": e, "lr": 0.1 if e < 3 else 0.01, "loss": 3.0, "loss_mask": 2.0 / e, "loss_type": 1.0}
-        for e in (1, 2, 3, 4)
-    ]
-    ax = plot_history(history)
-    lines = {line.get_label(): line for line in ax.lines}
-    np.testing.assert_allclose(lines["mask (2.00 at first)"].get_ydata(), (1, 1 / 2, 1 / 3, 1 / 4))
-    np.testing.assert_allclose(lines["learning rate drops"].get_xdata(), (3, 3))
-    _render(ax)
-    with pytest.raises(ValueError, match="at least one epoch"):
-        plot_history([])
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])

@@ -1,10 +1,9 @@
-"""Scores: retrieval against k, loss against the epoch."""
+"""Scores: retrieval against k."""
 
 import numpy as np
 
 from tumorsim._validation import check_choice
 from tumorsim.plotting._style import finish, new_axes, readable, style_of
-from tumorsim.rendering import COLORS
 
 _METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "r2": "R²", "spearman": "Spearman correlation"}
 
@@ -67,57 +66,6 @@ def plot_knn_curve(result, *, metric=None, ax=None):
     few, many = int(part["n_queries"].min()), int(part["n_queries"].max())
     number = str(many) if few == many else f"{few} to {many}"
     ax.set_title(f"{name[0].upper()}{name[1:]}, {number} queries", loc="left")
-    finish(ax)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
-
-
-def plot_history(history, *, ax=None):
-    """Plot each head's training loss against the epoch.
-
-    Parameters
-    ----------
-    history : list of dict
-        ``embedder.history_``: an entry an epoch with ``epoch``, ``lr``, ``loss``, ``loss_<head>``.
-    ax : Axes, optional
-        Where to draw; default a new figure.
-
-    Returns
-    -------
-    ax : Axes
-        One line per head, relative to its first epoch; vertical lines where the learning rate falls.
-
-    Raises
-    ------
-    ValueError
-        If `history` is empty.
-    """
-    history = list(history)
-    if not history:
-        rule = "Parameter 'history' must hold at least one epoch."
-        raise ValueError(f"{rule} Got none; fit the embedder first.")
-    ax = new_axes(ax, (6.4, 4.2))
-    epochs = [entry["epoch"] for entry in history]
-    heads = list(dict.fromkeys(key for entry in history for key in entry if key.startswith("loss_")))
-    for i, key in enumerate(heads):
-        losses = np.array([entry.get(key) for entry in history], dtype=float)  # None is NaN
-        first = losses[np.isfinite(losses)][:1]
-        if len(first) and first[0] > 0:
-            style = {"color": COLORS[i % len(COLORS)], "ls": "-" if i < len(COLORS) else "--"}
-            label = f"{readable(key[5:])} ({first[0]:.2f} at first)"
-            ax.plot(epochs, losses / first[0], label=label, **style)
-    rates = np.array([entry.get("lr") for entry in history], dtype=float)
-    # a schedule of steps is marked, a smooth one is not: steps stand between epochs of equal rate
-    steps = [i for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
-    drops = [epochs[i] for i in steps if rates[i] < rates[i - 1]] if 2 * len(steps) <= len(rates) else []
-    for i, epoch in enumerate(drops):
-        label = "learning rate drops" if i == 0 else None
-        ax.axvline(epoch, color="0.75", lw=1, ls="--", zorder=0, label=label)
-    ax.axhline(1, color="0.85", lw=1, zorder=0)
-    ax.set(xlabel="epoch", ylabel="training loss / loss of the first epoch")
-    ax.set_ylim(bottom=0)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_title("Training loss of each head")
     finish(ax)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
