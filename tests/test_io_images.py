@@ -223,6 +223,20 @@ def test_an_image_is_no_mask_of_itself(tmp_path, array):
             case.load_mask()
 
 
+def test_another_image_is_no_mask(tmp_path):
+    """Another series on the same grid, whose whole numbers are intensities, is refused by name."""
+    rng = np.random.default_rng(0)
+    for name in ("t1c", "t2"):
+        save_nifti(
+            tmp_path / f"{name}.nii.gz", rng.integers(0, 4000, (20, 21, 22)).astype(np.int16), np.eye(4)
+        )
+    case = Case(tmp_path / "t1c.nii.gz", tmp_path / "t2.nii.gz", case_id="c1", patient_id="p")
+    with pytest.raises(
+        ValueError, match=r"mask of case 'c1' has more than 1000 values, as an image.*t2\.nii"
+    ):
+        case.load_mask()
+
+
 def test_voxels_are_limited_by_the_header(tmp_path, array, monkeypatch):
     """More voxels than allowed are refused before they are read; the limit can be raised."""
     for name in ("a.nii", "a.nii.gz"):

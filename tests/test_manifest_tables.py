@@ -131,6 +131,17 @@ def test_a_word_among_numbers_is_told(tmp_path, rows):
 # Excel
 
 
+def test_merged_cells_are_told(tmp_path, rows):
+    """Only the first of merged cells holds a value: the others would be missing without a word."""
+    book = excel_of(tmp_path / "scans.xlsx", rows)
+    book.active.merge_cells("E2:E3")
+    book.save(tmp_path / "scans.xlsx")
+    with pytest.warns(
+        UserWarning, match=r"scans\.xlsx' has merged cells, of which only the first holds a value"
+    ):
+        read_table(tmp_path / "scans.xlsx")
+
+
 def test_excel_is_read_as_a_person_sees_it(tmp_path, rows):
     """Of the first sheet numbers, dates and ids with leading zeros come out as they are shown."""
     more = {"dose": 12.5, "n": 3.0, "day": datetime(2024, 5, 17), "time": datetime(2024, 5, 17, 8, 30)}

@@ -169,16 +169,17 @@ def check_mask_value(mask_value):
 
     Examples
     --------
-    >>> check_mask_value("1+3"), check_mask_value(2), check_mask_value(">0")
+    >>> check_mask_value("1+3"), check_mask_value("2.0"), check_mask_value(">0")
     ((1, 3), (2,), None)
     """
     if mask_value is None or (isinstance(mask_value, str) and mask_value.replace(" ", "") == ">0"):
         return None
-    if isinstance(mask_value, numbers.Integral) and not isinstance(mask_value, bool):
-        mask_value = str(int(mask_value))
+    if isinstance(mask_value, numbers.Real) and not isinstance(mask_value, bool):
+        mask_value = str(mask_value)
     rule = "mask_value must be a positive integer, several joined by '+', or '>0'."
     try:
-        values = tuple(sorted({int(part) for part in mask_value.split("+")}))
+        parts = (part.strip().removesuffix(".0") for part in mask_value.split("+"))  # as tables write numbers
+        values = tuple(sorted({int(part) for part in parts}))
     except (AttributeError, TypeError, ValueError) as err:
         raise ValueError(f"{rule} Got {mask_value!r}.") from err
     if values[0] <= 0:

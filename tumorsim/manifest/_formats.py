@@ -128,6 +128,10 @@ def _read_excel(path):
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MOST_BYTES:
                 raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 20} MB; save it as CSV")
+            sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/sheet")]
+            if any(b"<mergeCell " in archive.read(name) for name in sheets):
+                merged = "merged cells, of which only the first holds a value. Unmerge them and fill them in."
+                warnings.warn(f"'{path}' has {merged}", stacklevel=2)
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # of styles and extensions that are not read
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Source = str | os.PathLike | SpatialImage | tuple[np.ndarray, np.ndarray]
 
 _MOST_LESIONS = 20  # a mask of larger values is compared with the image
+_MOST_VALUES = 1000  # of a mask; label maps of whole brains have 200
 _MASK_REMEDY = "Name the file that holds the segmentation."
 
 
@@ -145,6 +146,9 @@ class Case:
             array = array.astype(np.int32)
         if array.max() > _MOST_LESIONS and np.array_equal(array, self.load_image()):
             raise ValueError(f"The mask of case '{self.case_id}' has the voxels of its image. {_MASK_REMEDY}")
+        if array.max() > _MOST_VALUES and len(np.unique(array)) > _MOST_VALUES:
+            got = f"has more than {_MOST_VALUES} values, as an image has{of_file(self.mask)}"
+            raise ValueError(f"The mask of case '{self.case_id}' {got}. {_MASK_REMEDY}")
         return array
 
     def check_grid(self) -> None:
