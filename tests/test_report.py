@@ -407,7 +407,7 @@ def test_closeness_votes_and_summary_are_told(cohort, tmp_path):
     )
     tables = {"votes": votes(answer, cohort.table), "summary": summarize(answer, ["volume_mm3", "note"])}
     page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, **tables))
-    assert "No close match: 2 % of this archive" in page.text
+    assert "No close match: 2 % of the tumors searched" in page.text
     assert "agrees" not in page.text.lower()
     bars = [a["aria-label"] for a in page.all("span") if "random pairs" in a.get("aria-label", "")]
     assert bars == ["type: nearer than 10 % of random pairs", "size: nearer than 90 % of random pairs"] * 4
@@ -430,12 +430,16 @@ def test_labels_and_what_the_network_infers_are_named_apart(cohort, tmp_path):
 def test_treatment_and_outcome_are_shown_unasked(cohort, tmp_path):
     """Columns that look like them stand under each neighbor and are counted, with what is missing."""
     answer = _answer(cohort).assign(
-        dose_gy=[18.0, 20.0, np.nan, 24.0], local_control_12m=["yes", None, "no", "yes"], shoe_size=41
+        dose_gy=[18.0, 20.0, np.nan, 24.0],
+        local_control_12m=["yes", None, "no", "yes"],
+        shoe_size=41,
+        rim_fraction=0.6,
     )
     page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer))
     assert "dose_gy: median 20, range 18 to 24 (n = 3, 1 not known)" in page.text
     assert "local_control_12m: yes 2, no 1 (n = 3, 1 not known)" in page.text
     assert "no recommendation" in page.text and "shoe" not in page.text
+    assert "rim_fraction" not in page.text and page.text.count("Rim fraction") == 1  # measured
 
 
 def test_a_proposed_query_has_a_banner_and_no_vote(cohort, tmp_path):

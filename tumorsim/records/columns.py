@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from tumorsim._validation import check_text, is_missing
+from tumorsim.geometry import ENHANCEMENT
 
 __all__ = [
     "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
@@ -61,14 +62,15 @@ def further_columns(columns):
 
 
 def course_columns(columns):
-    """Return, as a list, those of `columns` that look like dates, treatment or outcome.
+    """Return, as a list, those of `columns` that look like dates, treatment or outcome, measures aside.
 
     Examples
     --------
-    >>> course_columns(["tumor_id", "dose_gy", "dataset", "local_control_12m", "image", "scan_date"])
+    >>> course_columns(["tumor_id", "dose_gy", "rim_fraction", "local_control_12m", "image", "scan_date"])
     ['dose_gy', 'local_control_12m', 'scan_date']
     """
-    return [name for name in further_columns(columns) if _COURSE.search(str(name))]
+    own = {*MEASURES, *ENHANCEMENT}
+    return [name for name in further_columns(columns) if name not in own and _COURSE.search(str(name))]
 
 
 def is_blank(value):
