@@ -51,7 +51,10 @@ def test_votes_are_counts_with_patients_and_base_rate():
     assert row[["label", "n_votes", "n_labelled", "n_neighbors", "n_patients"]].tolist() == ["m", 4, 5, 5, 4]
     assert row["base_rate"] == 0.5 and row["counts"] == "m 4, g 1"
     assert row["abstains"] is None and np.isnan(row["probability"])
-    assert describe_vote(row) == "type: m, 4 of 5 neighbors, 4 patients; base rate in this archive 50 %"
+    assert (
+        describe_vote(row)
+        == "type: m, 4 of 5 neighbors, 4 patients; base rate among the tumors searched 50 %"
+    )
 
 
 def test_tasks_are_those_that_the_archive_has_labels_of():
@@ -109,7 +112,30 @@ def test_of_equal_counts_the_nearest_label_is_named():
     """A tie is never won, and its label is the nearest's."""
     row = votes(answer(["g", "m", "m", "g"]), ARCHIVE, tasks=["type"], min_share=0.5).iloc[0]
     assert row["label"] == "g" and row["abstains"] == "mixed"
-    assert describe_vote(row).startswith("type: no vote (neighbors are mixed); most are g, 2 of 4 neighbors")
+    assert describe_vote(row) == "type: no vote (neighbors are mixed); g 2, m 2 of 4 neighbors, 4 patients"
+
+
+def test_most_are_more_than_half():
+    """Where no label has more than half, all are counted; "most" is said of a majority only."""
+    told = {
+        ("g", "m", "g", "s_x", "m"): "g 2, m 2, s x 1 of 5 neighbors, 5 patients",
+        ("g", "m", "s", "x"): "g 1, m 1, s 1, x 1 of 4 neighbors, 4 patients",
+        ("g", None): "g 1 of 1 labelled neighbor (of 2), 1 patient",
+        ("g", "g", "g", "m", "s"): "most are g, 3 of 5 neighbors, 5 patients; base rate among the tumors",
+    }
+    for types, words in told.items():
+        row = votes(answer(list(types)), ARCHIVE, tasks=["type"], min_share=0.8).iloc[0]
+        assert describe_vote(row).partition("; ")[2].startswith(words)
+
+
+def test_the_only_label_that_was_searched_wins_no_vote():
+    """Where a filter, or the archive, leaves one label of a task, its neighbors say nothing of it."""
+    found = answer(["g", "g", "g"], label_side=["left"] * 3)
+    filtered = votes(found, ARCHIVE[ARCHIVE["label_type"] == "g"], n_neighbors=3)
+    assert filtered["abstains"].tolist() == ["one label", "one label"]
+    told = "type: no vote (all labelled tumors that were searched are g)"
+    assert describe_vote(filtered.iloc[0]) == told
+    assert votes(found, ARCHIVE)["abstains"].tolist() == [None, "one label"]
 
 
 def test_labelled_neighbors_are_told_from_all():
@@ -246,13 +272,17 @@ def test_summaries_are_of_what_is_known():
 def test_closeness_in_words():
     """The share of tumors with a more distant nearest neighbor, and what follows from a small one."""
     assert describe_closeness(answer(["m"])[:0]) == "No tumor of the archive meets the conditions."
+    alone = "No other tumor of the archive meets the conditions."
+    assert describe_closeness(answer(["m"])[:0], left_out=True) == alone
+    assert describe_closeness(answer(["m"], same="scan")) == alone
     assert "Too few patients" in describe_closeness(answer(["m"], p_value=np.nan))
     assert describe_closeness(answer(["m"], p_value=0.0201, far=True)).startswith(
-        "No close match: 2 % of this archive"
+        "No close match: 2 % of the tumors searched have a"
     )
     assert "least unlike, not like cases" in describe_closeness(answer(["m"], p_value=0.0201, far=True))
-    assert describe_closeness(answer(["m"], p_value=0.1)).startswith("Rather unusual for this archive: 10 %")
-    assert describe_closeness(answer(["m"], p_value=1.0)).startswith("Usual for this archive: 100 % of")
+    rather, usual = (describe_closeness(answer(["m"], p_value=p)) for p in (0.1, 1.0))
+    assert rather.startswith("Rather unusual among the tumors searched: 10 % of them have")
+    assert usual.startswith("Usual among the tumors searched: 100 % of them have")
 
 
 def test_aspects_in_words():

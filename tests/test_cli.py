@@ -227,11 +227,11 @@ def test_query_tells_closeness_votes_and_summary(folder):
     mask = ("--mask", folder / "s0_mask.nii.gz")
     text = ask(folder, *mask, "--aspect size=1 --show volume_mm3,visit -n 4").output
     assert "Too few patients to say whether the nearest case is close." in text
-    assert "base rate in this archive 50 %" in text and "of 4 neighbors, 4 patients" in text
+    assert "type: no vote (neighbors are mixed); meningioma 2, metastasis 2 of 4 neighbors, 4 pat" in text
     assert "volume_mm3: median" in text and "visit: 2024-05 4 (n = 4)" in text
     assert "distance_size" in text and "nearer than random pairs" in text and "agrees" not in text
     text = ask(folder, *mask, "--alpha 0.5 -n 2 --exclude s0/1,s1/1").output
-    assert ("of this archive's tumors" in text) != ("for this archive" in text)
+    assert ("of the tumors searched have" in text) != ("sual among the tumors searched" in text)
     assert "s0/1" not in text and "s1/1" not in text
 
 

@@ -51,13 +51,34 @@ def test_a_kept_same_patient_is_marked_and_not_counted(told):
 
 def test_a_filter_that_leaves_one_neighbor_says_so(told):
     """One tumor of five asked for is an example; nothing is voted on."""
-    words = (
-        "The conditions leave 1 tumor of 5 asked for (tumor_id = s2/1). One neighbor is an example, no vote."
-    )
     text, answer, page, near = told("--where tumor_id=s2/1")
-    assert f"Note: {words}" in text and words in answer["notes"] and words in page
+    for words in (
+        "Only tumors that meet the conditions (tumor_id = s2/1) were searched, 1 of 6: votes, base rates and "
+        "how usual the query is refer to these.",
+        "The conditions leave 1 neighbor of 5 asked for. One neighbor is an example, no vote.",
+    ):
+        assert f"Note: {words}" in text and words in answer["notes"] and words in page
     assert near["tumor_id"].tolist() == ["s2/1"]
-    assert {vote["abstains"] for vote in answer["queries"][0]["votes"]} == {"few labels"}
+    assert {vote["abstains"] for vote in answer["queries"][0]["votes"]} == {"one label"}
+
+
+def test_a_filter_on_a_label_does_not_make_it_the_verdict(told):
+    """Of --where type=metastasis no vote on the type follows, and nothing speaks of the whole archive."""
+    text, answer, page, _ = told("--where type=metastasis -n 2")
+    votes = {vote["task"]: vote["abstains"] for vote in answer["queries"][0]["votes"]}
+    words = "no vote (all labelled tumors that were searched are metastasis)"
+    assert votes["type"] == "one label" and f"type: {words}" in text and words in page
+    assert "(type = metastasis) were searched, 3 of 6: votes" in text and "searched, 3 of 6: votes" in page
+    assert "in this archive" not in text + page and "base rate 100 %" not in text + page
+
+
+def test_a_filter_that_leaves_the_own_tumor_only_says_so(told):
+    """The own tumor does not count: no other one meets the conditions, and none is an example."""
+    for options in ("", "--exclude s1/1", "--keep-same"):
+        text, answer, page, _ = told("--where tumor_id=s1/1", options)
+        words = "No other tumor of the archive meets the conditions."
+        assert answer["queries"][0]["closeness"]["text"] == words and words in text and words in page
+        assert "leave 0 neighbors of 5 asked for." in text and "an example" not in text + page
 
 
 def test_the_same_scan_and_an_archive_that_trained_the_model_are_told(told):

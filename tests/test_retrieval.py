@@ -201,7 +201,9 @@ def test_the_same_patient_is_left_out_and_named(embedder, index, archive, patien
         assert kept.votes["n_neighbors"].eq(2).all()
     alone = find_similar(embedder, index, image, mask=mask, where={"tumor_id": "s2/1"})
     assert alone.notes == [
-        "The conditions leave 1 tumor of 5 asked for (tumor_id = s2/1). One neighbor is an example, no vote."
+        "Only tumors that meet the conditions (tumor_id = s2/1) were searched, 1 of 6: votes, base rates and "
+        "how usual the query is refer to these.",
+        "The conditions leave 1 neighbor of 5 asked for. One neighbor is an example, no vote.",
     ]
 
 
@@ -242,9 +244,9 @@ def test_the_same_case_is_left_out_where_its_id_is_known(embedder, index, archiv
 def test_what_a_filter_leaves_of_five_does_not_vote(embedder, index, archive):
     """One tumor that meets the condition is shown, and its label is no vote."""
     answer = find_similar(embedder, index, archive[:1], where={"tumor_id": "s2/1"})
-    assert len(answer.neighbors) == 1 and answer.votes["abstains"].eq("few labels").all()
+    assert len(answer.neighbors) == 1 and answer.votes["abstains"].eq("one label").all()
     alone = find_similar(embedder, index, archive[:1], n_neighbors=1, where={"tumor_id": "s2/1"})
-    assert alone.votes["abstains"].isna().all()
+    assert alone.votes["abstains"].eq("one label").all()
     assert alone.settings["Where"] == "tumor_id = s2/1"
 
 

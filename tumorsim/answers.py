@@ -15,25 +15,27 @@ UNUSUAL = 0.2  # p-value below which a tumor is called rather unusual
 PLACE = ("hemisphere", "front_rear", "upper_lower", "region")  # tasks that make up the aspect "place"
 
 
-def describe_closeness(neighbors):
-    """Return a sentence on how usual a query's distance to its nearest case is, from its rows of a search.
+def describe_closeness(neighbors, *, left_out=False):
+    """Return how usual a query's distance to its nearest case is, in words; `left_out`: some were left out.
 
     Examples
     --------
     >>> describe_closeness(pd.DataFrame({"p_value": [0.62], "no_close_match": [False]}))
-    'Usual for this archive: 62 % of its tumors have a more distant nearest neighbor.'
+    'Usual among the tumors searched: 62 % of them have a more distant nearest neighbor.'
     """
-    if not len(neighbors):
-        return "No tumor of the archive meets the conditions."
+    others = neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
+    if not len(others):
+        other = "other " if left_out or len(neighbors) else ""
+        return f"No {other}tumor of the archive meets the conditions."
     if "p_value" not in neighbors or pd.isna(neighbors["p_value"].iloc[0]):
         return "Too few patients to say whether the nearest case is close."
     p_value = float(neighbors["p_value"].iloc[0])
     share = f"{100 * p_value:.2g} %" if p_value < 0.1 else f"{100 * p_value:.0f} %"
     if neighbors["no_close_match"].iloc[0]:
-        text = f"No close match: {share} of this archive's tumors have a nearest neighbor as distant."
+        text = f"No close match: {share} of the tumors searched have a nearest neighbor as distant."
         return f"{text} Its neighbors are the least unlike, not like cases."
     start = "Usual" if p_value >= UNUSUAL else "Rather unusual"
-    return f"{start} for this archive: {share} of its tumors have a more distant nearest neighbor."
+    return f"{start} among the tumors searched: {share} of them have a more distant nearest neighbor."
 
 
 def describe_left_out(left_out):
@@ -153,8 +155,8 @@ def votes(
         One row per query and task: ``query``, ``task``, ``label`` (the most frequent; of equals, the
         nearest's), ``n_votes``, ``n_labelled``, ``n_neighbors``, ``n_patients`` (of the labelled),
         ``base_rate`` (share of the archive's labelled tumors with that label), ``counts`` (text),
-        ``abstains`` (None, ``"few labels"``, ``"far"`` or ``"mixed"``) and ``probability`` (NaN without
-        `calibration` or where it abstains).
+        ``abstains`` (None, ``"few labels"``, ``"one label"`` where `archive_table` has no other, ``"far"`` or
+        ``"mixed"``) and ``probability`` (NaN without `calibration` or where it abstains).
 
     Raises
     ------
@@ -176,7 +178,9 @@ def votes(
         for task in known if tasks is None else tasks:
             row = {"query": query, "task": task} | _vote(found, archive_table[f"label_{task}"], task)
             row["abstains"] = None
-            if row["n_labelled"] < needed:
+            if row["base_rate"] == 1:
+                row["abstains"] = "one label"
+            elif row["n_labelled"] < needed:
                 row["abstains"] = "few labels"
             elif far:
                 row["abstains"] = "far"
@@ -216,7 +220,7 @@ def describe_vote(vote):
     >>> row = {"task": "type", "label": "meningioma", "n_votes": 4, "n_labelled": 5, "n_neighbors": 5}
     >>> row |= {"n_patients": 5, "base_rate": 0.4, "abstains": None, "probability": float("nan")}
     >>> describe_vote(row)
-    'type: meningioma, 4 of 5 neighbors, 5 patients; base rate in this archive 40 %'
+    'type: meningioma, 4 of 5 neighbors, 5 patients; base rate among the tumors searched 40 %'
     """
     task = str(vote["task"]).replace("_", " ")
     if vote["n_labelled"] == 0:
@@ -225,11 +229,15 @@ def describe_vote(vote):
     of = counted(vote["n_neighbors"], "neighbor")
     if vote["n_labelled"] < vote["n_neighbors"]:
         of = f"{counted(vote['n_labelled'], 'labelled neighbor')} (of {vote['n_neighbors']})"
-    patients = counted(vote["n_patients"], "patient")
-    text = f"{vote['n_votes']} of {of}, {patients}; base rate in this archive {100 * vote['base_rate']:.0f} %"
+    of = f"of {of}, {counted(vote['n_patients'], 'patient')}"
+    text = f"{vote['n_votes']} {of}; base rate among the tumors searched {100 * vote['base_rate']:.0f} %"
     if vote["abstains"] is not None and not pd.isna(vote["abstains"]):
+        if vote["abstains"] == "one label":
+            return f"{task}: no vote (all labelled tumors that were searched are {label})"
         reason = {"far": "no close match", "mixed": "neighbors are mixed"}.get(vote["abstains"], "few labels")
-        return f"{task}: no vote ({reason}); most are {label}, {text}"
+        most = vote["n_votes"] > max(1, vote["n_labelled"] / 2)
+        text = f"most are {label}, {text}" if most else f"{vote['counts'].replace('_', ' ')} {of}"
+        return f"{task}: no vote ({reason}); {text}"
     if not pd.isna(vote["probability"]):
         text += f"; right in {100 * vote['probability']:.0f} % of such votes of held-out patients"
     return f"{task}: {label}, {text}"

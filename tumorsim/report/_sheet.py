@@ -92,7 +92,8 @@ def render_report(
     sections, confidence = [], query.table.get("confidence")
     for i in range(len(query)):
         of_query = neighbors[neighbors["query"] == i]
-        section = _section(query, i, of_query, archive, show, drawing, around)
+        others = bool(_rows(left_out, i)) or "Left out" in (settings or {})
+        section = _section(query, i, of_query, archive, show, drawing, around, left_out=others)
         for column in section["columns"]:
             own = [row for row in _rows(courses, i) if row["rank"] == (column["rank"] or 0)]
             column["facts"] |= {"Volume over time": course_cell(pd.DataFrame(own))} if own else {}
@@ -144,7 +145,7 @@ def describe_model(embedder, path=None):
     return facts
 
 
-def _section(query, i, neighbors, archive, show, drawing, around):
+def _section(query, i, neighbors, archive, show, drawing, around, *, left_out):
     """Return what the template needs for one query tumor and its neighbors."""
     tumor, row = query[i], query.table.iloc[i]
     found = [archive.get(tumor_id) for tumor_id in neighbors["tumor_id"]] if len(neighbors) else []
@@ -163,8 +164,9 @@ def _section(query, i, neighbors, archive, show, drawing, around):
     counted = _counted(neighbors)
     section = {"columns": columns, "n_neighbors": len(neighbors)}
     section |= {"counts": _counts(counted), "farthest": max([c["distance"] for c in columns[1:]], default=0)}
-    section["closeness"] = describe_closeness(counted) if "p_value" in neighbors and len(counted) else None
-    section["far"] = section["closeness"] is not None and bool(counted["no_close_match"].iloc[0])
+    told = "p_value" in neighbors or not len(counted)
+    section["closeness"] = describe_closeness(neighbors, left_out=left_out) if told else None
+    section["far"] = "p_value" in neighbors and bool(counted["no_close_match"].any())
     section["volumes"] = _volumes(row, counted)
     section |= {"map": None, "sizes": None, "types": [], "task": None}
     if around is not None and len(neighbors):

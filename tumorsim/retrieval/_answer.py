@@ -90,10 +90,12 @@ class Answer:
         rows = []
         for i in range(len(self.queries)):
             found = self._of(self.neighbors, i)
+            left_out = "Left out" in self.settings or len(self._of(self.left_out, i)) > 0
             row = {"query": i, "p_value": np.nan, "no_close_match": False}
             if len(found) and "p_value" in found:
                 row |= {name: found[name].iloc[0] for name in ("p_value", "no_close_match")}
-            rows.append(row | {"text": PROPOSED if self.proposed else answers.describe_closeness(found)})
+            text = answers.describe_closeness(found, left_out=left_out)
+            rows.append(row | {"text": PROPOSED if self.proposed else text})
         return pd.DataFrame(rows, columns=["query", "p_value", "no_close_match", "text"])
 
     @cached_property

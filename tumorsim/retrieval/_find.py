@@ -153,8 +153,9 @@ def find_similar(
         queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
         summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors),
-        notes=notes + _notes(base, where, n_neighbors, left_out, neighbors), show=tuple(show),
-        aspects=weights, index=index, embedder=embedder, history=tumors.table if history is None else history,
+        notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, len(tumors)),
+        show=tuple(show), aspects=weights, index=index, embedder=embedder,
+        history=tumors.table if history is None else history,
     )  # fmt: skip
 
 
@@ -188,16 +189,22 @@ def _inferred(embedder, index, X, neighbors):
     return found.sort_values(["query", "rank"], kind="stable", ignore_index=True)
 
 
-def _notes(base, where, n_neighbors, left_out, neighbors):
+def _notes(base, index, where, n_neighbors, left_out, neighbors, n_queries):
     """Return the warnings that stand at the top of an answer."""
     notes = [describe_training(base, "a new tumor looks less usual among them than it is")]
-    if where and len(base) < n_neighbors:
-        left = "no tumor" if not len(base) else counted(len(base), "tumor")
-        notes.append(f"The conditions leave {left} of {n_neighbors} asked for ({describe_where(where)}).")
-        notes[-1] += " One neighbor is an example, no vote." if len(base) == 1 else ""
+    own = neighbors["same"].notna() if "same" in neighbors else np.zeros(len(neighbors), dtype=bool)
+    if where:
+        searched = f"({describe_where(where)}) were searched, {len(base)} of {index.n_samples_fit_}"
+        of_these = "votes, base rates and how usual the query is refer to these"
+        notes.append(f"Only tumors that meet the conditions {searched}: {of_these}.")
+        found = np.bincount(neighbors["query"][~own].astype(int), minlength=n_queries)
+        if found.min() < n_neighbors:
+            left = f"{found.min()} to " * bool(np.ptp(found)) + counted(found.max(), "neighbor")
+            example = " One neighbor is an example, no vote." if found.max() == 1 else ""
+            notes.append(f"The conditions leave {left} of {n_neighbors} asked for.{example}")
     notes += describe_left_out(left_out)
-    if "same" in neighbors and neighbors["same"].notna().any():
-        n = counted(int(neighbors["same"].notna().sum()), "neighbor")
+    if own.any():
+        n = counted(int(own.sum()), "neighbor")
         notes.append(f"{n} of the query's own scan or patient: marked, and never counted.")
     return [note for note in notes if note]
 
