@@ -163,6 +163,12 @@ def plant(archive):
     a.expect("constant image", case)
 
     case = a.case()
+    image = case.load_image().astype(np.float32)
+    image[:2, :2] = image.min() - image.max()
+    a.replace(case, "image", image, case.affine)
+    a.expect("padding", case)
+
+    case = a.case()
     mask, corner = np.zeros(case.shape, np.uint8), np.array(case.shape) - 4
     mask[tuple(slice(c, c + 3) for c in corner)] = 1
     image = case.load_image()
@@ -349,6 +355,15 @@ def test_damaged_stream_is_unreadable_with_the_reason(two_tumors):
     found = check_archive(two_tumors).iloc[0]
     assert found["check"] == "unreadable" and "c1_image.nii.gz" in found["problem"]
     assert "CRC check failed" in found["problem"]
+
+
+@pytest.mark.parametrize(("patient_id", "told"), [("ANONYMOUS", 1), ("unknown", 1), ("?", 1), ("anna", 0)])
+def test_a_patient_of_no_name_is_told(two_tumors, patient_id, told):
+    """Scans whose patients are not known would be left out as those of one."""
+    table = pd.read_csv(two_tumors, dtype=str).assign(patient_id=patient_id, case_id=["a", "b"])
+    table.to_csv(two_tumors, index=False)
+    findings = check_archive(two_tumors)
+    assert findings["problem"].str.contains("has 2 scans: one patient, or several").sum() == told
 
 
 def test_image_as_its_own_mask_is_found(two_tumors):

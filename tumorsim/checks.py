@@ -33,7 +33,7 @@ _KNOWN = frozenset(
     "sellar".split()
 )
 
-_UNKNOWN = r"(?i)none|unknown|unk|unclear|unbekannt|unklar|n\.a\.|k\.a\.|missing|[-–—?./]+"
+_UNKNOWN = r"(?i)none|anon\w*|unknown|unk|unclear|unbekannt|unklar|n\.a\.|k\.a\.|missing|[-–—?./]+"
 
 _ROWS = (  # the first that fits an error
     (FileNotFoundError, "file missing", "Correct the path, or leave the row out."),
@@ -127,6 +127,10 @@ def _of_scan(tumors, least, most, digests):
     if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
         return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
+    share, gap = np.mean(image == low), float(image[image > low].min()) - low
+    if low < 0 and share > 1e-3 and gap > 0.1 * (high - low):
+        problem = f"{share:.1%} of the voxels are {low:g}, far below all others: is it padding?"
+        findings.append(_finding("warning", "padding", scan, problem, "Write the background's value there."))
     digests.setdefault(_digest(image), []).append(scan)
     head = image > head_level(image)[1]
     try:
@@ -226,8 +230,14 @@ def _duplicates(digests):
 
 
 def _of_labels(cohort, lines):
-    """Return findings about label columns: spellings of one value, and types that follow the data set."""
+    """Return findings about columns: patients and labels not known, spellings, types by data set."""
     findings, table = [], cohort.labels
+    scans = cohort.table.groupby("patient_id")["case_id"].nunique()
+    for patient in scans.index[(scans > 1) & scans.index.str.fullmatch(_UNKNOWN)]:
+        line = (None, lines[list(cohort.patient_ids).index(patient)])
+        problem = f"Patient '{patient}' has {scans[patient]} scans: one patient, or several of no name?"
+        remedy = "Give each patient an id of their own: searches leave out the query's patient by it."
+        findings.append(_finding("warning", "patient ids", line, problem, remedy))
     for task in table.columns:
         values = table[task].dropna()
         for row, value in values[values.str.fullmatch(_UNKNOWN)].drop_duplicates().items():
