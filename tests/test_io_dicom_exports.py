@@ -515,6 +515,69 @@ def test_contours_that_fail_cost_only_themselves(tmp_path, how, name):
     assert notes == (["region 1: 1 of 2 contours left out, without area"] if name == "GTV 1" else [])
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "fault"),
+    [
+        (lambda contour: setattr(contour, "ContourData", contour.ContourData[:-1]), "damaged"),
+        (lambda contour: delattr(contour, "ContourData"), "without area"),
+    ],
+)
+def test_a_gap_that_a_lost_contour_leaves_is_told(tmp_path, spoilt, fault):
+    """The contour of a middle slice is damaged: its slice is named, since one lesion becomes two."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(z) for z in (3, 6, 9, 12, 15)]}, paths)
+    rewrite(tmp_path / "rt", lambda dataset: spoilt(dataset.ROIContourSequence[0].ContourSequence[2]))
+    mask, _, notes = draw_tumors(find_scan(tmp_path))
+    filled = np.flatnonzero((mask > 0).any(axis=(0, 1)))
+    gap = set(range(filled[0], filled[-1])).difference(filled).pop()
+    assert len(filled) == 4 and notes == [
+        f"region 1: 1 of 5 contours left out, {fault}, so its mask has a gap: slice {gap + 1} of {PLATE[2]}"
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["ROIContourSequence", "item", "ContourSequence"])
+def test_a_tumor_without_contours_is_told(tmp_path, lacking):
+    """Beside another tumor it costs only itself; alone, the reason names the sequence and not the name."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    for name in ("GTV", "Met"):
+        dicoms.write_rtstruct(tmp_path / "rt", {"GTV 1": [square(6)], name: [square(9)]}, paths)
+
+    def edit(dataset):
+        if lacking == "ContourSequence":
+            del dataset.ROIContourSequence[1].ContourSequence
+        else:
+            del dataset.ROIContourSequence[1]
+
+    rewrite(tmp_path / "rt", edit)
+    mask, _, notes = draw_tumors(find_scan(tmp_path))
+    assert (mask > 0).sum() == 49 and notes == ["region 2 left out: ROIContourSequence has 0 contours of it."]
+    if lacking == "ROIContourSequence":
+        rewrite(tmp_path / "rt", lambda dataset: delattr(dataset, "ROIContourSequence"))
+    else:
+        rewrite(tmp_path / "rt", lambda dataset: dataset.ROIContourSequence[0].ContourSequence.clear())
+    with pytest.raises(DicomError, match="ROIContourSequence has 0 contours of it"):
+        draw_tumors(find_scan(tmp_path))
+
+
+@pytest.mark.parametrize("dates", ["StructureSet", "InstanceCreation", None])
+def test_of_two_revisions_the_newest_counts(tmp_path, dates):
+    """The same ROIs drawn anew are no second lesion, and what is left out is told; a new ROI is kept."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    for name, time, regions in (
+        ("z", "093000", {"GTV": [square(6)], "Skull": [square(2)]}),
+        ("b", "1015", {"GTV": [square(6), square(9)], "Met": [square(15)], "Skull": [square(2)]}),
+    ):
+        tags = {f"{dates}Date": "20240502", f"{dates}Time": time} if dates else {}
+        dicoms.write_rtstruct(tmp_path / name, regions, paths, **tags)
+    dicoms.write_rtstruct(tmp_path / "empty", {"GTV": []}, paths, InstanceCreationDate="20240601")
+    rewrite(tmp_path / "empty", lambda dataset: delattr(dataset, "ROIContourSequence"))
+    mask, drawn, notes = draw_tumors(find_scan(tmp_path))
+    assert sorted(region.name for region in drawn) == ["GTV", "Met"]
+    assert (mask > 0).sum() == (49 * 3 if dates else 49 * 2)
+    why = "newer" if dates else "of the same date"
+    assert f"region 1 of an RTSTRUCT left out: another one, {why}, has it" in notes
+
+
 def test_a_region_that_fails_costs_only_itself(tmp_path):
     """One that reaches out of the scan is told, the other one drawn; a bad number or organ is nothing."""
     paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)

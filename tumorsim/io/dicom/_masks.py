@@ -28,6 +28,7 @@ _NO_TUMOR = re.compile(
 )
 _NO_TUMOR_TYPES = {"ORGAN", "EXTERNAL", "AVOIDANCE", "SUPPORT", "FIXATION", "MARKER", "ISOCENTER", "CAVITY"}
 _NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST_AGENT"}
+_MADE = ("StructureSetDate", "StructureSetTime", "InstanceCreationDate", "InstanceCreationTime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class Region:
     """One ROI or segment, which may be drawn on a grid.
 
     ``name`` is free text, ``kind`` the planner's type ('GTV', …) or '', ``number`` that of the file,
-    ``tracking`` TrackingUID and TrackingID of a segment. ``draw(shape, affine, notes)`` returns a bool mask,
-    and adds to the list ``notes`` what of it could not be drawn; with ``resample=True`` on any grid.
+    ``tracking`` TrackingUID and TrackingID of a segment, ``made`` dates and path of an RTSTRUCT.
+    ``draw(shape, affine, notes)`` returns a bool mask, and adds to the list ``notes`` what of it could not be
+    drawn; with ``resample=True`` on any grid.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Region:
     draw: object
     number: int = 0
     tracking: tuple = ("", "")
+    made: tuple = ()
 
 
 def read_regions(path, kind):
@@ -103,41 +106,57 @@ def _rois(path, dataset):
     }
     rois, regions = items(dataset, "ROIContourSequence"), []
     every = cache(lambda: [c for roi in rois for c in _contours_of(roi)[0]])  # read once, if at all
-    for roi in rois:
-        n = int(number(roi, "ReferencedROINumber", -1))
-        regions.append(Region(names.get(n, ""), kinds.get(n, ""), partial(_draw_roi, path, every, roi, n), n))
+    made = tuple(re.sub(r"\D", "", text(dataset, keyword)) for keyword in _MADE), path
+    given = [(int(number(roi, "ReferencedROINumber", -1)), roi) for roi in rois]
+    given += [(int(n), {}) for n in names if n is not None and n not in dict(given)]
+    for n, roi in given:
+        draw = partial(_draw_roi, path, every, roi, n)
+        region = Region(names.get(n, ""), kinds.get(n, ""), draw, n, made=made if roi else ())
+        regions += [region] if roi or not rois or is_tumor(region) else []
     return regions
 
 
 def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False):
     """Draw an ROI's closed contours; with `resample` as thick as the planes of `every()` lie apart."""
     with reading(f"Region {number}", path):
-        contours, n_given = _contours_of(roi)
-        if len(contours) < n_given:
-            lost = f"{n_given - len(contours)} of {counted(n_given, 'contour')}"
-            notes.append(f"region {number}: {lost} left out, without area")
-        if not (resample and contours):
-            return mask_of_contours(contours, shape, affine)
-        thickness = slice_distance(contours, every(), affine)
-        if thickness is None:
+        contours, lost = _contours_of(roi)
+        n_given = counted(len(contours) + len(lost), "contour")
+        if not contours:
+            why = ", none with an area and whole data" if lost else ""
+            raise DicomError(f"ROIContourSequence has {n_given} of it{why}.")
+        thickness = slice_distance(contours, every(), affine) if resample else None
+        if resample and thickness is None:
             notes.append(f"region {number}: drawn one voxel thick, since the file tells no slice distance")
-        return mask_of_contours(contours, shape, affine, thickness=thickness)
+        mask = mask_of_contours(contours, shape, affine, thickness=thickness)
+        if lost:
+            filled = np.flatnonzero(mask.any(axis=(0, 1)))
+            at = {None if p is None else round(np.linalg.inv(affine)[2] @ [*p, 1]) for _, p in lost}
+            holes = set(range(min(filled, default=0), max(filled, default=0))).difference(filled)
+            gaps = [k + 1 for k in sorted(holes) if at & {k, None}]
+            gap = f", so its mask has a gap: slice {', '.join(map(str, gaps))} of {shape[2]}" if gaps else ""
+            why = " or ".join(sorted({why for why, _ in lost}))
+            notes.append(f"region {number}: {len(lost)} of {n_given} left out, {why}{gap}")
+        return mask
 
 
 def _contours_of(roi):
-    """Return the closed contours (n, 3) in RAS+ mm of an ROI that have an area, and how many it lists."""
-    contours, given = [], items(roi, "ContourSequence")
-    for one in given:
+    """Return an ROI's closed contours (n, 3) in RAS+ mm with an area; of others fault, and point or None."""
+    contours, lost = [], []
+    for one in items(roi, "ContourSequence"):
         try:
             data = one.get("ContourData")
-            points = np.array([] if data is None else data, dtype=np.float64).reshape(-1, 3)
+            values = np.array([] if data is None else data, dtype=np.float64).ravel()
         except Exception:  # pydicom and NumPy raise kinds of their own where it holds no points
-            continue
-        closed = text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
-        if closed and len(points) > 2 and np.isfinite(points).all():
-            if np.linalg.norm(area_vector(points)) > 1e-6:
-                contours.append(points @ LPS_TO_RAS[:3, :3])
-    return contours, len(given)
+            values = np.array([np.nan])
+        points = values[: len(values) // 3 * 3].reshape(-1, 3) * LPS_TO_RAS.diagonal()[:3]
+        whole = len(values) % 3 == 0 and np.isfinite(values).all()
+        closed = whole and text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
+        if closed and len(points) > 2 and np.linalg.norm(area_vector(points)) > 1e-6:
+            contours.append(points)
+        else:
+            place = next((point for point in points if np.isfinite(point).all()), None)
+            lost.append(("without area" if whole else "damaged", place))
+    return contours, lost
 
 
 def _segments(path, dataset):

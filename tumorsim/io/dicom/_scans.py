@@ -193,7 +193,7 @@ def draw_tumors(scan, include=None, exclude=None):
     Regions of the values 1, 2, …, and notes, without names, on what was left out or taken on trust.
     DicomError: a file is damaged, or no tumor of it fits onto the scan.
     """
-    drawn, notes, failed, seen, unknown = [], list(scan.notes), [], set(), 0
+    drawn, given, notes, failed, seen, unknown = [], [], list(scan.notes), [], set(), 0
     for series in scan.masks:
         own = scan.series.uid in series.references
         if not own and series.references - {""}:
@@ -203,18 +203,23 @@ def draw_tumors(scan, include=None, exclude=None):
                 notes.append(f"a {series.kind.upper()} that is there twice counts once")
                 continue
             seen.add(content_key(path))
-            for region in read_regions(path, series.kind):
-                if not is_tumor(region, include, exclude):
-                    unknown += include is None and exclude is None and not is_other(region)
-                    continue
-                try:
-                    mask = region.draw(scan.shape, scan.affine, notes, resample=not own)
-                except DicomError as err:
-                    failed.append(err)
-                    notes.append(f"region {region.number} left out: {err.reason}")
-                    continue
-                if mask.any():
-                    drawn.append((region, np.flatnonzero(mask)))
+            given += [(region, own) for region in read_regions(path, series.kind)]
+    newest = dict(sorted((region.name, region.made) for region, _ in given))
+    for region, own in given:
+        if not is_tumor(region, include, exclude):
+            unknown += include is None and exclude is None and not is_other(region)
+        elif region.made and region.made < newest[region.name]:
+            why = "newer" if region.made[0] < newest[region.name][0] else "of the same date"
+            notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
+        else:
+            try:
+                mask = region.draw(scan.shape, scan.affine, notes, resample=not own)
+            except DicomError as err:
+                failed.append(err)
+                notes.append(f"region {region.number} left out: {err.reason}")
+                continue
+            if mask.any():
+                drawn.append((region, np.flatnonzero(mask)))
     if unknown:
         notes.append(f"{counted(unknown, 'region')} left out whose name says nothing of a tumor (see --roi)")
     if failed and not drawn:
