@@ -128,6 +128,17 @@ def test_a_word_among_numbers_is_told(tmp_path, rows):
     assert cohort[0].metadata["age"] == "50"
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_files_are_found_in_either_form_of_unicode(tmp_path, rows, form):
+    """A table and an archive file of two computers may write ü in one character or in two."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (tmp_path / "scans").rename(tmp_path / unicodedata.normalize(form, "für"))
+    cell = unicodedata.normalize(other, "für")
+    files = [{name: row[name].replace("scans", cell) for name in ("image", "mask")} for row in rows]
+    many = [row | one for row, one in zip(rows, files, strict=True)]
+    assert len(build_manifest(table_of(tmp_path / "scans.csv", many), tmp_path / "m.csv")) == 4
+
+
 # Excel
 
 

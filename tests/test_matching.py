@@ -16,6 +16,7 @@ from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 from tumorsim.matching import _pair_lesions as pair_lesions
 from tumorsim.matching import match_manifest
+from tumorsim.report import save_match
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +312,19 @@ def test_the_page_says_where_the_category_is_not_sure(no_registration, tmp_path)
     assert off.sum() == 1
     page = save_match(tmp_path / "page.html", *sides, table).read_text(encoding="utf-8")
     assert page.count("but the limit of +40 % lies within the error") == 1 and "RANO 2.0" in page
+
+
+def test_the_page_outlines_what_was_matched(no_registration, tmp_path):
+    """Voxels of other mask values beside the lesion have no outline: the page is that of the lesion alone."""
+    mask = np.uint8(ball((25, 25, 25), 4)) + 2 * (ball((25, 25, 25), 8) & ~ball((25, 25, 25), 4))
+    image, pages = np.float32(mask), []
+    for labels in (mask, np.where(mask == 1, mask, 0)):
+        one, two = (
+            Case((image, np.eye(4)), (np.uint8(labels), np.eye(4)), case_id=n, patient_id="p") for n in "ab"
+        )
+        save_match(tmp_path / "page.html", one, two, match_dates(one, two, mask_value=1))
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
 
 
 def test_boxes_of_visits_hold_their_lesions(visits):

@@ -124,6 +124,7 @@ def match_dates(
         rows.append(row | {f"{axis}_mm": round(float(mm), 1) for axis, mm in zip("xyz", center, strict=True)})
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table.attrs |= {"to_after": to_after.tolist(), "limits_percent": [_LARGER, _SMALLER]}
+    table.attrs["mask_value"] = mask_value
     return table
 
 

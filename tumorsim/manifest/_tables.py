@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,11 @@ class Table:
             raise ManifestError(f"{rule} Got {_listed(self.columns)}.{remedy}")
 
     def locate(self, cell):
-        """Return the file that a cell names as an absolute path; backslashes of Windows may be slashes."""
-        path = real_path(self.folder / os.path.expanduser(cell))
-        if os.name != "nt" and "\\" in cell and not os.path.exists(path):
-            path = real_path(self.folder / cell.replace("\\", "/"))
+        """Return the file that a cell names; backslashes may be slashes, letters composed or not (macOS)."""
+        slashes = cell.replace("\\", "/")
+        ways = (cell, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
+        paths = [real_path(self.folder / os.path.expanduser(way)) for way in dict.fromkeys(ways)]
+        path = next(filter(os.path.exists, paths), paths[0])
         self.names[path] = cell
         return path
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorsim.geometry import select_mask
 from tumorsim.rendering import display_window, find_background, orthogonal_slices
 from tumorsim.report._pages import MARGIN_MM, N_PIXELS, render, write_page
 
@@ -14,7 +15,9 @@ def save_match(path, before, after, table):
     """Write a page that shows each lesion of a `match_dates` table on both Cases, cut at one place."""
     to_after = np.array(table.attrs["to_after"])
     scans = (before, np.eye(4)), (after, to_after)
-    sides = [(c.load_image(), c.load_mask() > 0, np.linalg.inv(c.affine) @ turn) for c, turn in scans]
+    masks = [select_mask(case.load_mask(), table.attrs["mask_value"]) for case, _ in scans]
+    turns = [np.linalg.inv(case.affine) @ turn for case, turn in scans]
+    sides = list(zip([case.load_image() for case, _ in scans], masks, turns, strict=True))
     cards = []
     for row in table.to_dict("records"):
         extent = float(np.nanmax([row["diameter_before_mm"], row["diameter_after_mm"]])) + 2 * MARGIN_MM
