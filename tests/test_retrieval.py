@@ -276,6 +276,11 @@ def test_ids_and_masks_belong_to_scans(embedder, index, archive):
     for options in ({"mask": "m.nii.gz"}, {"box": (0, 0, 0, 1, 1, 1)}, {"patient_id": "p"}, {"case_id": "c"}):
         with pytest.raises(ValueError, match="belongs to a scan"):
             find_similar(embedder, index, archive[0], **options)
+    for name in ("series", "roi", "exclude_roi", "key_file"):
+        with pytest.raises(ValueError, match=f"'{name}' belongs to a scan"):
+            find_similar(embedder, index, archive[0], **{name: "x"})
+    with pytest.raises(ValueError, match=r"must have shape \(2, 3\).*Got \(0, 0, 0, 1, 1\)"):
+        find_similar(embedder, index, archive[0].case, box=(0, 0, 0, 1, 1))
 
 
 def test_another_embedder_is_refused(index, archive):

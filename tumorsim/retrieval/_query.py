@@ -30,6 +30,7 @@ def read_query(query, *, mask=None, box=None, patient_id=None, case_id=None, **d
     if is_scan(query) or isinstance(query, Case):
         return _case_of(query, mask, box, patient_id, case_id, dicom)
     given = {"mask": mask, "box": box, "patient_id": patient_id, "case_id": case_id}
+    given |= {{"include": "roi", "exclude": "exclude_roi"}.get(k, k): value for k, value in dicom.items()}
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"Parameter '{name}' belongs to a scan. Got it beside tumors; leave it out.")
@@ -83,7 +84,8 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
             stacklevel=3,
         )
     if box is not None:
-        box = check_box(np.reshape(box, (2, 3)), shape=case.shape, what=f"The box in '{case.case_id}'")
+        box = np.reshape(box, (2, 3)) if np.size(box) == 6 else box
+        box = check_box(box, shape=case.shape, what=f"The box in '{case.case_id}'")
         return Cohort([Tumor(case, box, tumor_id=f"{case.case_id}/1")])
     if case.has_mask:
         return tumors_from_case(case, **lesions)
