@@ -204,6 +204,35 @@ def test_one_odd_image_costs_only_itself(tmp_path, truth, name, edit):
     assert_same(scans[0], truth, affine_of())
 
 
+@pytest.mark.parametrize("lacking", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+def test_images_that_have_no_place_cost_only_themselves(tmp_path, truth, lacking):
+    """Beside a complete stack they are left out and told; where a slice of the stack is missing, none is."""
+    paths = dicoms.write_series(tmp_path, truth, affine_of())
+    shutil.copy(paths[0], tmp_path / "A")
+    rewrite(tmp_path / "A", lambda d: [delattr(d, lacking), setattr(d, "SOPInstanceUID", generate_uid())])
+    scans, skipped, damaged = find_scans(tmp_path)
+    reason = f"1 of its 25 files cannot be used: {lacking} is missing."
+    assert not skipped and damaged == [("A", f"{lacking} is missing.")] and scans[0].notes == [reason]
+    assert_same(scans[0], truth, affine_of())
+    paths[9].unlink()
+    scans, skipped, _ = find_scans(tmp_path)
+    assert not scans and skipped[0][1] == reason.replace("25", "24")
+
+
+def test_many_localizers_cost_only_themselves(tmp_path, truth):
+    """Five coronal images among the slices are left out and told; as many as half the slices are refused."""
+    paths = dicoms.write_series(tmp_path, truth, affine_of())
+    for i in range(12):
+        shutil.copy(paths[4], tmp_path / f"localizer{i}")
+        rewrite(tmp_path / f"localizer{i}", localizer)
+        if i == 4:
+            scan = find_scan(tmp_path)
+            assert scan.notes == ["5 of 29 images left out: orientation or size differs"]
+            assert_same(scan, truth, affine_of())
+    with pytest.raises(DicomError, match="Mixed geometry"):
+        find_scan(tmp_path)
+
+
 def test_an_image_exported_twice_is_one(tmp_path, truth):
     """The same SOPInstanceUID and voxels, one slice or all, also compressed; other voxels are refused."""
     paths = dicoms.write_series(tmp_path / "mr", truth, affine_of())

@@ -79,22 +79,22 @@ def find_scans(folder, pattern=None, *, by_slice_location=False, progress=False)
     found, damaged = read_folder(folder, progress=progress)
     scans, unstated, skipped = [], [], []
     masks = [series for series in found if series.kind in ("seg", "rtstruct")]
-    for series in found:
-        if series.kind in ("seg", "rtstruct"):
-            continue
-        reason = t1c_objection(series, pattern)
+    for series in [series for series in found if series.kind not in ("seg", "rtstruct")]:
+        reason, bad = t1c_objection(series, pattern), series.problems
+        lost = f"{len(bad)} of its {len(series.files)} files cannot be used: {bad[0][1]}" if bad else ""
         try:
             if reason not in (None, _NOT_STATED):
                 raise DicomError(reason)
-            damaged += series.problems
-            if series.problems:
-                n_files = f"{len(series.problems)} of its {len(series.files)} files"
-                raise DicomError(f"{n_files} cannot be used: {series.problems[0][1]}")
+            damaged += bad
+            # What has no place or size is no slice; whether one is lost, the distances of the others tell
+            if 3 * len(bad) > len(series.frames) or not all(why.endswith(" is missing.") for _, why in bad):
+                raise DicomError(lost)
             scan = Scan(series, *assemble(series.frames, by_slice_location=by_slice_location))
+            scan.notes += [lost] if lost else []
             (scans if reason is None else unstated).append(scan)
         except DicomError as err:
-            known = reason if reason != _NOT_STATED or err.reason == reason else f"{reason}; and {err.reason}"
-            skipped.append((series, err.reason if reason is None else known))
+            why = lost or err.reason
+            skipped.append((series, {None: why, _NOT_STATED: f"{reason}; and {why}"}.get(reason, reason)))
     for series in masks:
         damaged += series.problems
         try:

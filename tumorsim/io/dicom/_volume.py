@@ -37,7 +37,7 @@ def assemble(frames, *, by_slice_location=False):
     except DicomError:
         usual = _usual(kept) if kept else []
         odd = len(kept) - len(usual)
-        if 0 < odd <= max(3, len(kept) // 10) and odd < len(usual):
+        if 0 < odd <= max(3, len(usual) // 3) and odd < len(usual):
             notes.append(f"{odd} of {len(kept)} images left out: orientation or size differs")
             with contextlib.suppress(DicomError):  # it is missed in the stack, so it is no stray image
                 return *_stack(usual), notes
