@@ -515,6 +515,18 @@ def test_regions_that_no_rule_knows_are_told(tmp_path):
     assert notes == ["1 region left out whose name says nothing of a tumor (see --roi)"]
 
 
+def test_margins_and_beds_of_tumors_are_told(tmp_path):
+    """A margin around a GTV and a bed are no tumors, and a note has their numbers; a pattern takes them."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    regions = {"GTV": [square(6)], "GTV+2mm": [square(9)], "Tumorbett": [square(12)], "Cochlea": [square(15)]}
+    dicoms.write_rtstruct(tmp_path / "rt", regions, paths)
+    _, drawn, notes = draw_tumors(find_scan(tmp_path))
+    assert [region.name for region in drawn] == ["GTV"]
+    assert notes == [f"region {n} left out: a tumor's margin, bed or such (see --roi)" for n in (2, 3)]
+    mask, _, notes = draw_tumors(find_scan(tmp_path), include="bett")
+    assert (mask > 0).sum() == 49 and notes == []
+
+
 def spoil(how):
     """Return an edit of the last contour of the first ROI."""
 

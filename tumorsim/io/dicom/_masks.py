@@ -22,9 +22,9 @@ _TUMOR = re.compile(  # words without accents, English and German
     r"|cavernom"
 )
 _NO_TUMOR = re.compile(
-    r"\b([pci]tv|prv|ring|shell|minus|margin|bed|dose|isodose|gy|skull|skin|body|external|lens|lenses|eyes?)\b"
-    r"|cochlea|chiasm|hippocamp|ventricle|edema|oedema|cavity|resect|necros|avoid|couch|brain gtv|expan"
-    r"|norm(al)? (brain|tissue)"
+    r"\b([pci]tv|prv|ring|shell|minus|margin|dose|isodose|gy|skull|skin|body|external|lens|lenses|eyes?)\b"
+    r"|be(d|tt)\b|cochlea|chiasm|hippocamp|ventricle|edema|odem|cavity|hohle|resect|necros|avoid"
+    r"|couch|brain gtv|expan|norm(al)? (brain|tissue)"
 )
 _NO_TUMOR_TYPES = {"ORGAN", "EXTERNAL", "AVOIDANCE", "SUPPORT", "FIXATION", "MARKER", "ISOCENTER", "CAVITY"}
 _NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST_AGENT"}
@@ -37,8 +37,8 @@ class Region:
 
     ``name`` is free text, ``kind`` the planner's type ('GTV', …) or '', ``number`` that of the file,
     ``tracking`` TrackingUID and TrackingID of a segment, ``made`` dates and path of an RTSTRUCT.
-    ``draw(shape, affine, notes)`` returns a bool mask, and adds to the list ``notes`` what of it could not be
-    drawn; with ``resample=True`` on any grid.
+    ``draw(shape, affine, notes)`` returns a bool mask, and what it lacks in ``notes``; with ``resample=True``
+    on any grid.
     """
 
     name: str
@@ -80,21 +80,21 @@ def is_tumor(region, include=None, exclude=None):
         return False
     if include is not None:
         return bool(check_pattern(include, "include").search(region.name))
+    return speaks_of(region) == (True, False)
+
+
+def speaks_of(region):
+    """Tell whether name or type speak of a tumor, and of what is none: an organ, planning volume or dose."""
     words = _words(region.name)
-    if _NO_TUMOR.search(words) or region.kind in _NO_TUMOR_TYPES:
-        return False
-    return region.kind == "GTV" or bool(_TUMOR.search(words))
-
-
-def is_other(region):
-    """Tell whether a region is known to be no tumor: an organ, a planning volume, a dose."""
-    return bool(_NO_TUMOR.search(_words(region.name))) or region.kind in _NO_TUMOR_TYPES
+    other = bool(_NO_TUMOR.search(words)) or region.kind in _NO_TUMOR_TYPES
+    return region.kind == "GTV" or bool(_TUMOR.search(words)), other
 
 
 def _words(name):
-    """Return the words of a name in small letters without accents, digits and signs."""
+    """Return a name's words in small letters without accents, digits and signs, and '+2mm' as a margin."""
+    name = re.sub(r"\+\s*\d[\d.,]*\s*[cm]m", " margin ", name.lower())
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return " ".join(re.findall("[a-z]+", plain.lower()))
+    return " ".join(re.findall("[a-z]+", plain))
 
 
 def _rois(path, dataset):
@@ -122,8 +122,8 @@ def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False)
         contours, lost = _contours_of(roi)
         n_given = counted(len(contours) + len(lost), "contour")
         if not contours:
-            why = ", none with an area and whole data" if lost else ""
-            raise DicomError(f"ROIContourSequence has {n_given} of it{why}.")
+            why = ", none with an area and whole data." if lost else "."
+            raise DicomError(f"ROIContourSequence has {n_given} of it{why}")
         thickness = slice_distance(contours, every(), affine) if resample else None
         if resample and thickness is None:
             notes.append(f"region {number}: drawn one voxel thick, since the file tells no slice distance")

@@ -10,7 +10,7 @@ from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError
 from tumorsim.io import content_key
 from tumorsim.io.dicom._folder import Series, read_folder
-from tumorsim.io.dicom._masks import is_other, is_tumor, read_regions
+from tumorsim.io.dicom._masks import is_tumor, read_regions, speaks_of
 from tumorsim.io.dicom._open import items, open_dicom, reading, text
 from tumorsim.io.dicom._volume import assemble, load_volume
 
@@ -207,7 +207,10 @@ def draw_tumors(scan, include=None, exclude=None):
     newest = dict(sorted((region.name, region.made) for region, _ in given))
     for region, own in given:
         if not is_tumor(region, include, exclude):
-            unknown += include is None and exclude is None and not is_other(region)
+            tumor, other = speaks_of(region) if include is None is exclude else (False, True)
+            unknown += not other
+            if tumor:
+                notes.append(f"region {region.number} left out: a tumor's margin, bed or such (see --roi)")
         elif region.made and region.made < newest[region.name]:
             why = "newer" if region.made[0] < newest[region.name][0] else "of the same date"
             notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
