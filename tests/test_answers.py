@@ -11,6 +11,7 @@ from tumorsim.answers import (
     describe_aspects,
     describe_closeness,
     describe_summary,
+    describe_volume,
     describe_vote,
     describe_where,
     summarize,
@@ -283,6 +284,13 @@ def test_closeness_in_words():
     rather, usual = (describe_closeness(answer(["m"], p_value=p)) for p in (0.1, 1.0))
     assert rather.startswith("Rather unusual among the tumors searched: 10 % of them have")
     assert usual.startswith("Usual among the tumors searched: 100 % of them have")
+
+
+def test_the_volume_of_a_box_is_about():
+    """That of a mask has three digits; that of the ellipsoid in a box two, and says where it is from."""
+    volumes = ((6351.0, "box"), (127_400.0, "box"), (6351.0, "mask"), (127_400.0, None))
+    told = [describe_volume({"volume_mm3": v, "measured_from": source}) for v, source in volumes]
+    assert told == ["about 6.4 ml, from the box", "about 130 ml, from the box", "6.35 ml", "127 ml"]
 
 
 def test_aspects_in_words():

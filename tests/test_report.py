@@ -167,7 +167,10 @@ def test_thick_slices_and_boxes_are_said(tmp_path, cohort):
     )
     tumor = Tumor(case, [(10, 10, 4), (20, 22, 7)], tumor_id="c/1")
     page = _page(save_report(tmp_path / "a.html", query=tumor, neighbors=_answer(cohort)[:0]))
-    assert "thick slices, 6 mm" in page.text.lower() and "ellipsoid in the box" in page.text
+    assert "thick slices, 6 mm" in page.text.lower() and "from the box" in page.text
+    beside = _Page(render_report(query=tumor, neighbors=_answer(cohort)[:1]))
+    said = "Size about 1.1 ml from the box. Neighbors: 1.53 ml (1.4 times the query)"
+    assert said in " ".join(beside.text.split())
     assert [a["class"] for a in page.all("rect") if "outline" in a["class"]] == ["outline dashed"] * 3
     assert "No tumor of the archive meets the conditions" in page.text
 
@@ -411,10 +414,29 @@ def test_closeness_votes_and_summary_are_told(cohort, tmp_path):
     assert "agrees" not in page.text.lower()
     bars = [a["aria-label"] for a in page.all("span") if "random pairs" in a.get("aria-label", "")]
     assert bars == ["type: nearer than 10 % of random pairs", "size: nearer than 90 % of random pairs"] * 4
-    assert "no vote (no close match)" in page.text and "volume_mm3: median" in page.text
+    assert (
+        "not used" not in page.text
+        and "no vote (no close match)" in page.text
+        and "volume_mm3: median" in page.text
+    )
     assert f"note: <b> {len(answer)} (n = {len(answer)})" in page.text and "no recommendation" in page.text
     plain = _page(save_report(tmp_path / "b.html", query=cohort[0], neighbors=_answer(cohort)))
     assert "nearest case" not in plain.text and "no recommendation" not in plain.text
+
+
+def test_aspects_that_the_distance_does_not_use_are_marked(cohort):
+    """Those of weight 0 or without one, and the size beside the plain distance, which has none."""
+    shares = {f"closer_than_{name}": 0.5 for name in ("type", "place", "size", "look")}
+    answer = _answer(cohort)[:1].assign(**shares)
+    for aspects, unused in (
+        ({"size": 1}, ["type", "place", "look"]),
+        ({"type": 1, "place": 1, "size": 0, "look": 0.25}, ["size"]),
+        ({}, ["size"]),
+    ):
+        page = _Page(render_report(query=cohort[0], neighbors=answer, aspects=aspects))
+        bars = [a["aria-label"] for a in page.all("span") if "random pairs" in a.get("aria-label", "")]
+        assert [bar.partition(" (not used)")[0] for bar in bars if "(not used)" in bar] == unused
+        assert len(bars) == 4 and page.text.count("not used") == len(unused)
 
 
 def test_labels_and_what_the_network_infers_are_named_apart(cohort, tmp_path):
@@ -425,6 +447,19 @@ def test_labels_and_what_the_network_infers_are_named_apart(cohort, tmp_path):
     page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, inferred=inferred))
     assert "Network: meningioma, 90 %" in page.text and "Network: meningioma, 80 %" in page.text
     assert page.text.count("⚠ The network infers metastasis, 70 %") == 1
+
+
+def test_codes_that_only_the_network_gives_are_not_shown(cohort, tmp_path):
+    """Bands of place and truth values have neither unit nor meaning; a task that people label stays."""
+    answer = _answer(cohort)[:1].assign(label_grade="2")
+    inferred = {"region": "sellar", "lateral": "left 2", "high": "-2", "ring": "False", "grade": "3"}
+    table = pd.DataFrame(inferred.items(), columns=["task", "label"]).assign(
+        query=0, rank=1, probability=0.97
+    )
+    page = _page(save_report(tmp_path / "a.html", query=cohort[0], neighbors=answer, inferred=table))
+    rows = re.findall(r"Network: (.+?)|The network infers (.+?), 97 %", page.text)
+    assert "Network: sellar, 97 %" in page.text and "The network infers 3, 97 %" in page.text
+    assert len(rows) == 2 and not {"High", "Lateral", "Ring"} & set(page.text.split())
 
 
 def test_treatment_and_outcome_are_shown_unasked(cohort, tmp_path):

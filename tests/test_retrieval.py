@@ -125,6 +125,8 @@ def test_an_answer_in_a_notebook_shows_the_axial_row_and_the_aspects(embedder, i
     assert page.count("<image ") == 4 and page.count('aria-label="axial plane of neighbor') == 3
     assert page.count('of random pairs"') == 3 * len([c for c in answer.neighbors if "closer_than_" in c])
     assert "http" not in page and "<style" not in page and len(page) < 300_000
+    by_size = find_similar(embedder, index, archive[:1], n_neighbors=3, aspects={"size": 1})._repr_html_()
+    assert "not used" not in page and by_size.count(">not used<") == 3 * 3  # type, place, look
     answer.proposed = True
     told = answer._repr_html_()
     assert "nobody drew it" in told and "neighbors, " not in told and 'stroke-dasharray="5 4"' in told

@@ -7,8 +7,8 @@ from tumorsim._validation import check_integer, check_real, counted
 
 __all__ = [
     "PLACE", "aspect_shares", "courses", "describe_aspects", "describe_closeness", "describe_course",
-    "describe_disagreements", "describe_left_out", "describe_summary", "describe_training", "describe_vote",
-    "describe_where", "summarize", "votes",
+    "describe_disagreements", "describe_left_out", "describe_summary", "describe_training", "describe_volume",
+    "describe_vote", "describe_where", "summarize", "votes",
 ]  # fmt: skip
 
 UNUSUAL = 0.2  # p-value below which a tumor is called rather unusual
@@ -177,15 +177,10 @@ def votes(
         far = "no_close_match" in found and bool(found["no_close_match"].iloc[0])
         for task in known if tasks is None else tasks:
             row = {"query": query, "task": task} | _vote(found, archive_table[f"label_{task}"], task)
-            row["abstains"] = None
-            if row["base_rate"] == 1:
-                row["abstains"] = "one label"
-            elif row["n_labelled"] < needed:
-                row["abstains"] = "few labels"
-            elif far:
-                row["abstains"] = "far"
-            elif row["n_votes"] < min_share * row["n_labelled"] or row["tied"]:
-                row["abstains"] = "mixed"
+            reasons = {"one label": row["base_rate"] == 1, "few labels": row["n_labelled"] < needed}
+            mixed = row["n_votes"] < min_share * row["n_labelled"] or row["tied"]
+            reasons |= {"far": far, "mixed": mixed}
+            row["abstains"] = next((reason for reason, holds in reasons.items() if holds), None)
             rows.append(row)
     names = ("label", "n_votes", "n_labelled", "n_neighbors", "n_patients", "base_rate", "counts", "abstains")
     table = _objects(rows, ["query", "task", *names], ("label", "counts", "abstains"))
@@ -210,6 +205,12 @@ def describe_training(table, consequence):
     least = "" if len(known) == len(table) else "At least "
     n = sum(bool(value) for value in known)
     return f"{least}{n} of {counted(len(table), 'tumor')} trained this model: {consequence}."
+
+
+def describe_volume(tumor):
+    """Return a tumor's volume in words, of its row; rounded where it is that of the ellipsoid in a box."""
+    box, volume = tumor.get("measured_from") == "box", tumor["volume_mm3"] / 1000
+    return f"about {float(f'{volume:.2g}'):g} ml, from the box" if box else f"{volume:.3g} ml"
 
 
 def describe_vote(vote):

@@ -69,8 +69,8 @@ def course_columns(columns):
     >>> course_columns(["tumor_id", "dose_gy", "rim_fraction", "local_control_12m", "image", "scan_date"])
     ['dose_gy', 'local_control_12m', 'scan_date']
     """
-    own = {*MEASURES, *ENHANCEMENT}
-    return [name for name in further_columns(columns) if name not in own and _COURSE.search(str(name))]
+    found = [name for name in further_columns(columns) if _COURSE.search(str(name))]
+    return [name for name in found if name not in (*MEASURES, *ENHANCEMENT)]
 
 
 def is_blank(value):

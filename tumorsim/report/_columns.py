@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import counted
-from tumorsim.answers import describe_course
+from tumorsim.answers import describe_course, describe_volume
 from tumorsim.geometry import ras_affine, ras_box, spacing_from_affine
 from tumorsim.plotting import common_extent
 from tumorsim.records.columns import is_missing, label_columns
@@ -23,7 +23,7 @@ SAME = {"scan": "Same scan: not counted", "patient": "Same patient: not counted"
 
 
 def column_of(
-    row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None, aspects=()
+    row, tumor, *, extent_mm, margin_mm, n_pixels, n_bytes, rank=None, show=(), lesions=None, aspects=None
 ):
     """Return what the template needs for one tumor; None as `tumor`: its scan is not at hand.
 
@@ -40,24 +40,20 @@ def column_of(
     column["sources"] = {task: shown_text(row.get(f"{task}_source")) for task in column["labels"]}
     volume, diameter = row.get("volume_mm3"), row.get("diameter_mm")
     sides, voxels = (None, None) if tumor is None else _geometry(tumor)
-    facts, more = {}, {}
+    facts, more = {}, {} if sides is None else {"R–L × A–P × S–I": sides}
     if shown_text(volume) is not None:
-        from_box = "ellipsoid in the box" if row.get("measured_from") == "box" else ""
-        thick = "" if voxels is None else voxels["warning"]
-        facts["Volume"] = _cell(f"{volume / 1000:.3g} ml", note=from_box, warning=thick)
+        text, _, from_box = describe_volume(row).partition(", ")
+        facts["Volume"] = _cell(text, note=from_box, warning="" if voxels is None else voxels["warning"])
     if shown_text(row.get("growth_percent")) is not None:
         facts["Change of volume"] = _cell(f"{row['growth_percent']:+.0f} % since the date before")
     facts |= {name: _cell(shown_text(row[name])) for name in show if name in row}
-    if sides is not None:
-        more["R–L × A–P × S–I"] = sides
     if shown_text(diameter) is not None:
         more["Longest diameter"] = _cell(f"{diameter:.0f} mm")
     for name, (title, factor, text) in _ENHANCEMENT.items():
         if name in row and pd.api.types.is_number(row[name]) and not is_missing(row[name]):
             more[title] = _cell(text.format(factor * row[name]))
     if lesions is not None:
-        number, total = lesions
-        many = counted(number, "lesion")
+        many, total = counted(lesions[0], "lesion"), lesions[1]
         more["In this scan"] = _cell(many if total is None else f"{many}, {total / 1000:.3g} ml in all")
     if voxels is not None:
         more["Voxels"] = voxels
@@ -67,20 +63,22 @@ def column_of(
     return column
 
 
-def aspects_of(row, used):
-    """Return of each aspect of a neighbor its name, share of random pairs (%) that are farther, and distance.
+def aspects_of(row, weights=None):
+    """Return of each aspect its name, share of random pairs (%) that are farther, distance, and whether used.
 
-    The four and those that were `used` are kept, all others only without any. What is missing is None.
+    `weights` are those of the answer's distance, empty for the plain one, which has no size; None: not known.
+    The four and those of `weights` are kept, all others only without any. What is missing is None.
     """
     names = [str(name).removeprefix("closer_than_") for name in row.keys() if "closer_than_" in str(name)]
     names = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
-    names = [name for name in names if name in (*FIRST, *used)] or names
-    shares, apart = ([row.get(f"{kind}_{name}") for name in names] for kind in ("closer_than", "distance"))
+    names = [name for name in names if name in (*FIRST, *(weights or ()))] or names
+    used = weights or {name: weights is None or name != "size" for name in names}
     found = []
-    for name, share, distance in zip(names, shares, apart, strict=True):
+    for name in names:
+        share, distance = row.get(f"closer_than_{name}"), row.get(f"distance_{name}")
         known = {"share": None if is_missing(share) else round(100 * share)}
         known |= {"distance": None if is_missing(distance) else float(distance)}
-        found.append({"name": name} | known)
+        found.append({"name": name, "used": bool(used.get(name))} | known)
     return found
 
 
@@ -126,8 +124,7 @@ def _geometry(tumor):
     case = tumor.case
     spacing = spacing_from_affine(ras_affine(case.shape, case.affine)[1])
     sides = np.diff(ras_box(tumor.bbox, case.shape, case.affine), axis=0)[0] * spacing
-    thick = f"⚠ thick slices, {spacing.max():.2g} mm: uncertain"
-    thick = thick if spacing.max() > THICK_SLICE_MM else ""
+    thick = f"⚠ thick slices, {spacing.max():.2g} mm: uncertain" if spacing.max() > THICK_SLICE_MM else ""
     voxels = _cell(" × ".join(f"{s:.2g}" for s in spacing) + " mm", warning=thick)
     return _cell(" × ".join(f"{side:.0f}" for side in sides) + " mm"), voxels
 

@@ -1,5 +1,6 @@
 """The answer sheet as a page."""
 
+import re
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim._validation import counted
-from tumorsim.answers import describe_closeness, describe_summary, describe_vote, summarize
+from tumorsim.answers import describe_closeness, describe_summary, describe_volume, describe_vote, summarize
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
@@ -19,6 +20,7 @@ from tumorsim.report._pages import MARGIN_MM, render, write_page
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
 N_PIXELS = 180  # on an edge of a still picture
+_CODE = re.compile(r"((left|right) )?-?\d+|True|False")  # labels that say nothing to a reader
 N_BESIDE = 5  # neighbors that stand beside the query; further ones go into a table of their own
 
 
@@ -85,7 +87,7 @@ def render_report(
     archive = {tumor.tumor_id: tumor for tumor in archive}
     drawing = {"margin_mm": np.inf if full else margin_mm, "n_pixels": N_PIXELS}
     n_bytes = int(min(TUMOR_BYTES, SHEET_BYTES / (len(query) + len(neighbors))))
-    drawing |= {"n_bytes": n_bytes, "aspects": tuple(aspects or ())}
+    drawing |= {"n_bytes": n_bytes, "aspects": aspects}
     show = list(dict.fromkeys([*show, *(c for c in course_columns(neighbors) if neighbors[c].notna().any())]))
     told = [] if summary is None else list(summary["column"])
     course = _counted(neighbors).pipe(summarize, [name for name in show if name not in told])
@@ -100,7 +102,8 @@ def render_report(
         _compare_labels(section["columns"], _rows(inferred, i))
         section |= {"tables": _tables(section["columns"]), "left_out": _rows(left_out, i)}
         section["summary"] = [describe_summary(row) for t in (summary, course) for row in _rows(t, i)]
-        section["votes"] = [] if proposed else [_vote(row) for row in _rows(votes, i)]
+        voted = _rows(None if proposed else votes, i)
+        section["votes"] = [row | {"text": describe_vote(row)} for row in voted]
         known = confidence is not None and np.isfinite(confidence[i])
         section["confidence"] = round(100 * float(confidence[i])) if known else None
         sections.append(section)
@@ -110,7 +113,7 @@ def render_report(
     return render("answer", facts=facts, sections=sections, planes=PLANES, **shown)
 
 
-def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=False):
+def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=False, aspects=None):
     """Return the axial row and the aspects of each query as HTML without script and style sheet.
 
     Title (str) and lines (list of str) are those of each query that is shown; the others are as in
@@ -125,7 +128,7 @@ def render_notebook(titles, lines, neighbors, *, queries, archive, proposed=Fals
         drawing = {"extent_mm": extent_mm, "margin_mm": MARGIN_MM, "n_pixels": 150, "n_bytes": None}
         columns = []
         for row, tumor in zip(rows, found, strict=True):
-            column = column_of(row, tumor, rank=row.get("rank"), **drawing)
+            column = column_of(row, tumor, rank=row.get("rank"), aspects=aspects, **drawing)
             columns.append(column | {"picture": next(iter(column["pictures"]), None)})
         shown.append({"title": title, "lines": text, "columns": columns, "proposed": proposed})
     return render("notebook", facts={}, queries=shown, left=len(queries) - len(titles))
@@ -198,7 +201,9 @@ def _compare_labels(columns, inferred):
     """Put what the network infers beside each label, and whether the two, and the query's, are the same."""
     known = {(row["rank"], row["task"]): row for row in inferred}
     tasks = dict.fromkeys([task for column in columns for task in column["labels"]] + [t for _, t in known])
-    own = dict(columns[0]["labels"])
+    codes = {task for (_, task), row in known.items() if _CODE.fullmatch(str(row["label"]))}
+    codes -= {task for column in columns for task, label in column["labels"].items() if label is not None}
+    tasks, own = [task for task in tasks if task not in codes], dict(columns[0]["labels"])
     for column in columns:
         labels = {}
         for task in tasks:
@@ -212,19 +217,13 @@ def _compare_labels(columns, inferred):
 
 
 def _volumes(row, neighbors):
-    """Return volumes (mm³) of a query and of its smallest and largest neighbor; None where not known."""
+    """Return volumes (mm³) of a query, also as text, and of its neighbors; None where not known."""
     own = row.get("volume_mm3")
     known = neighbors["volume_mm3"].dropna() if "volume_mm3" in neighbors else neighbors["rank"][:0]
     known = known[known > 0]
     spread = (float(known.min()), float(known.max()), len(known)) if len(known) else None
-    return {"query": float(own) if own is not None and own > 0 else None, "neighbors": spread}
-
-
-def _vote(vote):
-    """Return one row of votes for the template: in words, and its parts."""
-    parts = {name: vote[name] for name in ("task", "label", "n_votes", "n_labelled", "n_patients")}
-    given = vote["n_labelled"] > 0 and vote["abstains"] is None
-    return parts | {"text": describe_vote(vote), "given": given, "base_rate": vote["base_rate"]}
+    own, text = (float(own), describe_volume(row)) if own is not None and own > 0 else (None, "")
+    return {"query": own, "text": text, "neighbors": spread}
 
 
 def _rows(table, query):

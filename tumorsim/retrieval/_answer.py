@@ -124,7 +124,7 @@ class Answer:
         lines[0][:0] = self.notes
         rows = self.neighbors[self.neighbors["query"] < n]
         parts = {"archive": neighbor_tumors(rows), "proposed": self.proposed, "queries": self.queries}
-        return render_notebook([self._title(i) for i in range(n)], lines, rows, **parts)
+        return render_notebook([self._title(i) for i in range(n)], lines, rows, aspects=self.aspects, **parts)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the neighbors with the query's id in column ``query_tumor_id``, for other tools."""
@@ -182,7 +182,7 @@ class Answer:
         proposed = " (proposed by the model)" if self.proposed else ""
         if "confidence" in self.queries[i].metadata:
             proposed += f", confidence {self.queries[i].metadata['confidence']:.2f}"
-        return f"{self.queries[i].tumor_id}: {self.queries.table['volume_mm3'][i] / 1000:.2f} ml{proposed}"
+        return f"{self.queries[i].tumor_id}: {answers.describe_volume(self.queries.table.iloc[i])}{proposed}"
 
     def _lines(self, i):
         """Return votes, courses and summary of a query in words."""

@@ -152,10 +152,9 @@ def find_similar(
     return Answer(
         queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
-        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors),
-        notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, len(tumors)),
-        show=tuple(show), aspects=weights, index=index, embedder=embedder,
-        history=tumors.table if history is None else history,
+        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors), index=index,
+        notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, len(X)), show=tuple(show),
+        aspects=weights, embedder=embedder, history=tumors.table if history is None else history,
     )  # fmt: skip
 
 
@@ -204,7 +203,7 @@ def _notes(base, index, where, n_neighbors, left_out, neighbors, n_queries):
             notes.append(f"The conditions leave {left} of {n_neighbors} asked for.{example}")
     notes += describe_left_out(left_out)
     if own.any():
-        n = counted(int(own.sum()), "neighbor")
+        n = counted(own.sum(), "neighbor")
         notes.append(f"{n} of the query's own scan or patient: marked, and never counted.")
     return [note for note in notes if note]
 
