@@ -185,7 +185,13 @@ def test_the_same_scan_is_left_out_and_named(embedder, index, archive, tmp_path)
         assert kept.votes["n_neighbors"].eq(4).all() and not len(kept.left_out)
         assert "marked, and never counted" in kept.notes[0]
     box = np.add(tumor.bbox, [[0], [1]]).ravel()  # another embedding of the same file
-    assert find_similar(embedder, index, str(folder), box=box).left_out["tumor_id"].tolist() == ["s0/1"]
+    array, affine = tumor.case.load_image(), tumor.case.affine
+    turned = nib.Nifti1Image(array, affine).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    turned_box = [array.shape[0] - box[3], *box[1:3], array.shape[0] - box[0], *box[4:]]
+    in_memory = (nib.Nifti1Image(array, affine), box), (turned, turned_box)
+    for query, own_box in ((str(folder), box), *in_memory):
+        left_out = find_similar(embedder, index, query, box=own_box).left_out
+        assert left_out["tumor_id"].tolist() == ["s0/1"]
 
 
 @pytest.mark.parametrize("patient_id", ["patient-s0", "Patient-S0", "patient s0", "patient\u2013s00"])

@@ -299,6 +299,21 @@ def test_slices_are_those_of_the_file(server, world, scan):
     assert server.call("GET", f"/scans/{scan['id']}/slice?plane=axial&number=99999").status_code == 422
 
 
+def test_own_scan_is_left_out(server, world, tmp_path):
+    """A box larger than the lesion in a copy of a scan of the archive does not find that lesion."""
+    archive = TumorIndex.load(world / "index").metadata_.set_index("tumor_id").loc["s1/1"]
+    image, affine = load_image(archive["image"])
+    save_nifti(tmp_path / "other.nii", image, affine)
+    shutil.copy(archive["image"], tmp_path / "another.nii.gz")
+    box = [int(archive[name]) for name in ("x0", "y0", "z0")]
+    box += [int(archive[name]) + 1 for name in ("x1", "y1", "z1")]
+    for name in ("other.nii", "another.nii.gz"):
+        scan = server.upload(tmp_path / name).json()
+        answer = server.call("POST", "/queries", json={"scan": scan["id"], "box": box}).json()
+        assert "Left out, same scan as the query: s1/1." in answer["notes"]
+        assert "s1/1" not in [n["tumor_id"] for n in answer["queries"][0]["neighbors"]]
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["files", "zip"])
 def test_dicom_with_its_contours(server, world, tmp_path, packed):
     """DICOM comes as files or as a zip, shows no name, and gives a SEG of the lesion back."""
@@ -311,6 +326,12 @@ def test_dicom_with_its_contours(server, world, tmp_path, packed):
     scan = server.upload(*paths).json()
     assert len(scan["lesions"]) == 1 and not [s for s in dicoms.SECRETS if s in json.dumps(scan)]
     answer = server.call("POST", "/queries", json={"scan": scan["id"]}).json()
+    added = {"query": answer["id"], "patient_id": "p", "case_id": "kept"}  # as NIfTI
+    assert server.call("POST", "/tumors", json=added).status_code == 200
+    box = scan["lesions"][0]["box"]
+    asked = {"scan": scan["id"], "box": [*box[:3], *(stop + 1 for stop in box[3:])]}
+    assert "same scan as the query: kept/1" in server.call("POST", "/queries", json=asked).text
+    assert server.call("POST", "/undo").status_code == 200
     seg = server.call("GET", f"/queries/{answer['id']}.seg")
     assert seg.status_code == 200 and seg.content[128:132] == b"DICM"
     assert server.call("DELETE", f"/scans/{scan['id']}").status_code == 200

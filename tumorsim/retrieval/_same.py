@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tumorsim.io import content_key
+from tumorsim.records import Case
 from tumorsim.records.columns import id_key
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
@@ -23,8 +24,8 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     options |= {"query_metadata": compared}
     first = found = index.search(X, n_neighbors, exclude=exclude, **options)
     own, left_out = _excluded(index.metadata_, exclude, compared, len(X)), []
-    key_of = functools.cache(content_key)
-    marks = first_marks = _marks(index, tumors, X, found, key_of)
+    known = functools.cache(content_key), functools.cache(_scan)
+    marks = first_marks = _marks(index, tumors, X, found, *known)
     while True:
         dropped = (marks == "scan") | ((marks == "patient") & (exclude != "same_case"))
         if not dropped.any():
@@ -34,7 +35,7 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
         for query, tumor_id in zip(rows["query"], rows["tumor_id"], strict=True):
             own[query] |= _of_same_patient(index.metadata_, tumor_id)
         found = index.search(X, n_neighbors, exclude=[sorted(ids) for ids in own], **options)
-        marks = _marks(index, tumors, X, found, key_of)
+        marks = _marks(index, tumors, X, found, *known)
     if keep_same and left_out:
         found, marks = _with_p_values(first, found), first_marks
     if keep_same or (marks != None).any():  # noqa: E711, elementwise
@@ -44,7 +45,7 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     return found, pd.concat(named).sort_values("query", kind="stable", ignore_index=True) if named else empty
 
 
-def _marks(index, tumors, X, found, key_of):
+def _marks(index, tumors, X, found, key_of, scan_of):
     """Return "scan", "patient" or None of each row of a search, an array of objects (n_rows,)."""
     held = pd.Index(index.metadata_["tumor_id"]).get_indexer(found["tumor_id"])
     query = found["query"].to_numpy(dtype=int)
@@ -56,24 +57,32 @@ def _marks(index, tumors, X, found, key_of):
         patient = case.patient_id != UNKNOWN_PATIENT
         patient = patient and id_key(str(row.get("patient_id"))) == id_key(case.patient_id)
         same_case = equal[i] or (patient and row.get("case_id") == case.case_id)
-        if same_case or _same_content(case.image, row.get("image"), key_of):
+        if same_case or _same_content(case, row.get("image"), key_of, scan_of):
             marks[i] = "scan"
         elif patient:
             marks[i] = "patient"
     return marks
 
 
-def _same_content(first, second, key_of):
-    """Tell whether two images are the same file, or files of the same bytes, as far as they can be read."""
-    if not isinstance(first, str) or not isinstance(second, str):
+def _same_content(case, image, key_of, scan_of):
+    """Tell whether an image is the file of a case, or has its bytes; or the voxels of a case in memory."""
+    if not isinstance(image, str):
         return False
     try:
-        a, b = Path(first), Path(second)
+        if not isinstance(case.image, str):  # an upload, DICOM: `image` may be packed or turned otherwise
+            other = scan_of(image)
+            return sorted(other.shape) == sorted(case.shape) and other.voxel_key == case.voxel_key
+        a, b = Path(case.image), Path(image)
         if a.resolve() == b.resolve():
             return True
         return a.stat().st_size == b.stat().st_size and key_of(a) == key_of(b)
     except (OSError, ValueError):
         return False
+
+
+def _scan(image):
+    """Return an image file as a Case, which keeps the hash of its voxels."""
+    return Case(image, case_id="scan", patient_id=UNKNOWN_PATIENT)
 
 
 def _of_same_patient(table, tumor_id):
