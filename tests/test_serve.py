@@ -502,6 +502,25 @@ def test_archive_can_be_changed_and_undone(server, world, scan):
     assert server.call("POST", "/undo").status_code == 422
 
 
+def test_lesion_is_added_by_its_own_number(server, world, tmp_path):
+    """Of lesions 2 and 3 the second is added as 3, so that the first lesion is no duplicate."""
+    image, affine = load_image(world / "new.nii.gz")
+    mask = np.zeros(image.shape, np.uint8)
+    for i, edge in enumerate((7, 6, 5)):
+        mask[12 : 12 + edge, 10 + 10 * i : 10 + 10 * i + edge, 12 : 12 + edge] = 1
+    save_nifti(tmp_path / "m.nii.gz", mask, affine)
+    scan = server.upload(world / "new.nii.gz", mask=tmp_path / "m.nii.gz", patient_id="q").json()
+    added = []
+    for lesions, lesion in (([2, 3], 2), ([2, 3], 1), ([1, 1], 1)):
+        asked = {"scan": scan["id"], "lesions": lesions}
+        query = server.call("POST", "/queries", json=asked).json()["id"]
+        body = {"query": query, "lesion": lesion, "case_id": "c", "keep_scan": False}
+        added.append(server.call("POST", "/tumors", json=body).json()["tumor_id"])
+    assert added == ["c/3", "c/2", "c/1"]
+    for _ in added:
+        assert server.call("POST", "/undo").status_code == 200
+
+
 def test_history(server, scan):
     """The server keeps what was asked: when, of which scan, the vote; and the answer until its scan goes."""
     start = datetime.now().astimezone() - timedelta(seconds=2)

@@ -5,10 +5,13 @@ import re
 import time
 import zipfile
 
+import numpy as np
 import pytest
 from test_report_browser import CHROMIUM, browser  # noqa: F401, a fixture
 from test_serve import TOKEN, Server, world  # noqa: F401, world is a fixture
 from test_serve_dicomweb import orthanc  # noqa: F401, a fixture
+
+from tumorsim.io import load_image, save_nifti
 
 pytest.importorskip("starlette", reason="the page needs the extra serve")
 pytestmark = [
@@ -169,6 +172,100 @@ def test_nifti_with_mask_and_proposals(page, world):  # noqa: F811
     _until(page, "/Proposed|no lesion/.test(document.body.innerText)")
     _until(page, "document.getElementById('status').className !== 'busy'")
     assert page.locator("#lesions input:checked").count() == 0 and page.is_disabled("#ask")
+
+
+@pytest.fixture
+def several(world, tmp_path):  # noqa: F811
+    """Return an image and its mask of three lesions."""
+    image, affine = load_image(world / "new.nii.gz")
+    mask = np.zeros(image.shape, np.uint8)
+    for i, edge in enumerate((7, 6, 5)):  # the largest lesion is the first
+        mask[12 : 12 + edge, 10 + 10 * i : 10 + 10 * i + edge, 12 : 12 + edge] = 1
+    save_nifti(tmp_path / "multi.nii.gz", image + 5, affine)
+    save_nifti(tmp_path / "multi-mask.nii.gz", mask, affine)
+    return tmp_path / "multi.nii.gz", tmp_path / "multi-mask.nii.gz"
+
+
+def _posted(page, path, action):
+    """Return what an action posts, once it is answered."""
+    with page.expect_response(lambda r: r.url.endswith(path) and r.request.method == "POST") as found:
+        action()
+    return json.loads(found.value.request.post_data)
+
+
+def test_lesions_a_box_adding_and_removing(page, server, several):
+    """What was marked last is asked for; of several lesions the chosen one is added, by its own number."""
+    _drop(page, several)
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    page.uncheck("#lesions input >> nth=0")
+    asked = _posted(page, "/queries", lambda: page.click("#ask"))
+    assert asked["lesions"] == [2, 3] and "box" not in asked
+    _answered(page)
+    steps = page.evaluate("history.length")
+    page.click("#draw")
+    for key in ("Enter", "Shift+ArrowRight", "Shift+ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    assert page.locator("#lesions input:checked").count() == 0
+    asked = _posted(page, "/queries", lambda: page.click("#ask"))
+    assert len(asked["box"]) == 6 and "lesions" not in asked
+    _answered(page)
+    page.check("#lesions input >> nth=2")
+    assert page.is_hidden("#box")
+    asked = _posted(page, "/queries", lambda: page.click("#ask"))
+    assert asked["lesions"] == [3] and "box" not in asked
+    _answered(page)
+    page.check("#lesions input >> nth=1")
+    page.click("#ask")
+    assert "multi/2" in _answered(page)
+    assert page.evaluate("history.length") == steps  # Back does not bring an older sheet
+    page.click("summary:has-text('Add to the archive')")
+    page.fill("#add-patient", "several")
+    page.select_option("#which", "multi/3")
+    page.click("#add-tumor")
+    _until(page, "document.getElementById('status').textContent.includes('Added multi/3')")
+    page.select_option("#which", "multi/2")
+    page.click("#add-tumor")
+    _until(page, "document.getElementById('status').textContent.includes('Added multi/2')")
+    boxes = [server.call("GET", f"/tumors/multi/{i}").json()["tumor"]["y0"] for i in (2, 3)]
+    assert boxes == [20, 30]
+    page.click("#tab-archive")
+    page.click("#table button:text-is('multi/3')")
+    page.click("#tumor button:has-text('Remove')")
+    _until(page, "document.getElementById('status').textContent.startsWith('Removed multi/3')")
+    assert page.inner_text("#found") == "7 tumors" and page.is_enabled("#undo")
+    for _ in range(3):
+        assert server.call("POST", "/undo").status_code == 200
+
+
+def test_nothing_of_the_former_scan_stays(page, world, several):  # noqa: F811
+    """Answer, patient and labels go with their scan, and a late answer is dropped; others stand alone."""
+    _drop(page, [world / "new.nii.gz", world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    page.fill("#patient", "PAT-A")
+    assert _posted(page, "/queries", lambda: page.click("#ask"))["patient_id"] == "PAT-A"
+    _answered(page)
+    page.click("summary:has-text('Add to the archive')")
+    page.fill("#labels input", "glioma")
+    held = []
+    page.route("**/queries", lambda route: held.append(route))
+    page.click("#ask")
+    _drop(page, several)
+    page.wait_for_selector("#lesions label:has-text('3:')")
+    held[0].fulfill(response=held[0].fetch())
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#answer") and page.is_visible("#viewer")
+    assert page.input_value("#patient") == "" and page.input_value("#labels input") == ""
+    page.unroute("**/queries")
+    assert "patient_id" not in _posted(page, "/queries", lambda: page.click("#ask"))
+    _answered(page)
+    assert page.inner_text("#whose") == "Answer" and page.is_visible("#viewer")
+    page.click("#tab-archive")
+    page.click("#table button:text-is('s0/1')")
+    page.click("#tumor button:has-text('Answer sheet')")
+    _until(page, "document.getElementById('whose').textContent === 'Answer for s0/1 of the archive'")
+    assert page.is_hidden("#viewer") and page.is_hidden("#add")
+    page.click("#back")
+    assert page.is_hidden("#answer") and page.is_visible("#viewer")
 
 
 def test_bad_file_is_told(page, world):  # noqa: F811

@@ -262,7 +262,7 @@ class Desk:
         """Return the chosen lesions of a scan, or all; proposed ones only where a person chose them."""
         if not len(scan.tumors) or (scan.proposed and not numbers):
             raise ValueError("A query needs a box, a mask, or proposed lesions that a person accepted.")
-        numbers = list(numbers or range(1, len(scan.tumors) + 1))
+        numbers = list(dict.fromkeys(numbers or range(1, len(scan.tumors) + 1)))
         if not all(isinstance(i, int) and 0 < i <= len(scan.tumors) for i in numbers):
             raise ValueError(f"'lesions' are numbers from 1 to {len(scan.tumors)}. Got {numbers}.")
         chosen, mask = [scan.tumors[i - 1] for i in numbers], scan.tumors[0].case.mask
@@ -315,7 +315,7 @@ class Desk:
         stem = f"{file_stems([ids['case_id']])[0]}-{secrets.token_hex(4)}"
         names = ("image", "mask")[: 1 + old.case.has_mask] if request.get("keep_scan", True) else ()
         paths = [folder / f"{stem}_{name}.nii.gz" for name in names]
-        tumor_id = request.get("tumor_id") or f"{ids['case_id']}/{number + 1}"
+        tumor_id = request.get("tumor_id") or f"{ids['case_id']}/{old.tumor_id.rpartition('/')[2]}"
         known = {"labels": request.get("labels"), "mask_value": old.mask_value, "metadata": old.metadata}
         tumor = Tumor(
             Case(*(paths or [old.case.image, old.case.mask]), **ids), old.bbox, tumor_id=tumor_id, **known

@@ -16,8 +16,8 @@
     const headers = { "X-Tumorsim-Page": "1", ...(body && !form ? { "Content-Type": "application/json" } : {}) };
     const response = await fetch(path, { method, headers, body: body && !form ? JSON.stringify(body) : body });
     const result = await response.json();
-    if (!response.ok || result.error) throw new Error(result.error);
-    if (result && result.notes && result.notes.length) say(result.notes.join(" "));
+    if (!response.ok || result?.error) throw new Error(result?.error);
+    if (result?.notes?.length) say(result.notes.join(" "));
     return result;
   }
 
@@ -27,10 +27,11 @@
   }
 
   async function working(text, work) {
+    const newest = turn("work");
     say(text, "busy");
     try {
       await work();
-      if ($("status").className === "busy") say("");
+      if (newest() && $("status").className === "busy") say("");
     } catch (error) {
       say(error.message || "The server does not answer. Is it still running?", "bad");
     }
@@ -69,32 +70,52 @@
     return entries.length ? (await Promise.all(entries.map(walk))).flat() : [...transfer.files];
   }
 
+  const patient = () => scan ? "" : $("patient").value;  // beside a scan the field is that scan's
+
   function send(files) {
     if (!files.length) return;
     const image = /\.(nii|nii\.gz|nrrd|mgz)$/i, isMask = file => image.test(file.name) && /mask|seg|label/i.test(file.name);
     const form = new FormData();
     for (const file of files) form.append(files.length > 1 && isMask(file) ? "mask" : "files", file, file.name);
-    form.append("patient_id", $("patient").value);
+    form.append("patient_id", patient());
     read(form);
   }
 
   function read(sent) {
     // Of files, or of a study's UID
     return working(sent.study ? "Fetching the study" : "Reading the scan", async () => {
-      const newest = turn("scan"), found = await call("POST", "scans", sent);
+      const typed = $("patient").value, newest = turn("scan"), found = await call("POST", "scans", sent);
       if (!newest()) return;
       show(found);
+      if ($("patient").value === typed) $("patient").value = found.patient_id === "unknown" ? "" : found.patient_id;
       $("planes").querySelector("canvas").focus();
     });
+  }
+
+  function clearLabels() {
+    for (const field of $("labels").querySelectorAll("input")) field.value = "";
+  }
+
+  const own = () => answer && answer.scan_number === scan?.scan_number;  // is the answer that of the scan?
+
+  function back() {
+    // Planes never stand beside the answer of another scan
+    if (own()) return;
+    answer = null;
+    $("answer").hidden = true;
+    $("viewer").hidden = false;
   }
 
   function show(found) {
     const fresh = !scan || scan.id !== found.id;
     scan = found;
-    $("viewer").hidden = false;
+    back();
     $("welcome").hidden = true;
     for (const id of ["draw", "propose"]) $(id).disabled = false;
     if (fresh) {
+      clearTimeout(timer);
+      turn("answer");  // an answer that is still awaited is of the scan before
+      clearLabels();
       box = corner = null;
       cross = scan.ras_shape.map(n => Math.floor(n / 2));
       views.forEach(v => { v.slider.max = scan.ras_shape[PLANES[v.plane][0]] - 1; });
@@ -108,7 +129,7 @@
     $("lesions").querySelectorAll("label").forEach(label => label.remove());
     for (const lesion of scan.lesions) {
       const tick = add(null, "input", { type: "checkbox", value: lesion.number, checked: !scan.proposed });
-      tick.addEventListener("change", () => { paint(); ready(); });
+      tick.addEventListener("change", () => { box = corner = null; showBox(); paint(); });
       tick.addEventListener("focus", () => {
         const [from, to] = rasBox(lesion.box);
         move(from.map((v, i) => Math.floor((v + to[i]) / 2)));
@@ -255,6 +276,7 @@
     made[0][cut] = Math.max(0, cross[cut] - half);
     made[1][cut] = Math.min(scan.ras_shape[cut], cross[cut] + half + 1);
     [box, corner] = [made, null];
+    $("lesions").querySelectorAll("input").forEach(tick => { tick.checked = false; });
     $("draw").setAttribute("aria-pressed", "false");
     say("Pull the sides of the box in any plane, or change its numbers.");
     showBox();
@@ -383,14 +405,24 @@
   }
 
   async function open(asked) {
-    const newest = turn("answer"), found = await asked;
+    const newest = turn("answer"), found = await asked.catch(error => error);
     if (!newest()) return;
+    $("answer").hidden = found instanceof Error;  // the sheet is of other settings
+    if (found instanceof Error) {
+      $("viewer").hidden = !scan;
+      throw found;
+    }
+    if (answer?.scan_number !== found.scan_number) clearLabels();
     answer = found;
-    const { case_id, patient_id } = answer.queries[0];
-    $("add").hidden = answer.scan_number === null;
+    const { case_id, patient_id } = answer.queries[0], archived = answer.scan_number === null;
+    $("whose").textContent = own() ? "Answer" : `Answer for ${answer.tumor_ids.join(", ")}${archived ? " of the archive" : ` of scan ${answer.scan_number}`}`;
+    $("viewer").hidden = !own();
+    $("back").hidden = !scan || own();
+    $("add").hidden = archived;
+    $("which").replaceChildren(...answer.tumor_ids.map((id, i) => add(null, "option", { textContent: id, value: i + 1 })));
+    $("which").parentElement.hidden = answer.tumor_ids.length === 1;
     $("add-patient").value = patient_id === "unknown" ? "" : patient_id;
     $("add-case").value = case_id;
-    $("answer").hidden = false;
     $("save").replaceChildren("Save as ");
     for (const kind of answer.kinds) {
       const download = kind === "seg" ? "tumor.dcm" : `answer.${kind}`;
@@ -399,7 +431,7 @@
     choose("query");
     await new Promise(done => {
       $("sheet").addEventListener("load", done, { once: true });
-      $("sheet").src = `queries/${answer.id}.html`;
+      $("sheet").contentWindow.location.replace(`queries/${answer.id}.html`);  // no step for the Back button
     });
   }
 
@@ -426,7 +458,7 @@
   function live() {
     // A changed slider or filter asks again, once there is an answer
     clearTimeout(timer);
-    if (answer && scan && !$("ask").disabled) timer = setTimeout(() => ask(query()), 500);
+    if (own() && !$("ask").disabled) timer = setTimeout(() => ask(query()), 500);
   }
 
   function makeControls() {
@@ -606,11 +638,12 @@
       $("drop").classList.remove("over");
       send(await filesOf(event.dataTransfer));
     });
-    const pull = () => $("study").value && read({ study: $("study").value.trim(), patient_id: $("patient").value });
+    const pull = () => $("study").value && read({ study: $("study").value.trim(), patient_id: patient() });
     on("fetch", "click", pull);
     on("study", "keydown", event => { if (event.key === "Enter") { event.preventDefault(); pull(); } });
     on("draw", "click", () => {
       const off = $("draw").getAttribute("aria-pressed") === "true";
+      back();
       $("draw").setAttribute("aria-pressed", !off);
       corner = null;
       say(off ? "" : "Click one corner of the box in a plane, or Enter at the crosshair.");
@@ -618,11 +651,12 @@
     });
     on("propose", "click", () => working("The model looks for lesions", async () => {
       box = null;
-      const newest = turn("scan"), found = await call("POST", `scans/${scan.id}/proposals`, {});
-      if (!newest()) return;
+      const found = await call("POST", `scans/${scan.id}/proposals`, {});
+      if (scan.id !== found.id) return;
       show(found);
       if (!scan.lesions.length) say("The model proposes no lesion here. Draw a box.", "bad");
     }));
+    on("back", "click", back);
     on("panel", "submit", async event => {
       event.preventDefault();
       await ask(query());
@@ -633,7 +667,7 @@
     on("zoom", "input", paint);
     on("add-tumor", "click", () => working("Adding", async () => {
       const labels = Object.fromEntries([...$("labels").querySelectorAll("input")].filter(one => one.value).map(one => [one.name, one.value]));
-      const body = { query: answer.id, labels, patient_id: $("add-patient").value, case_id: $("add-case").value, keep_scan: $("keep").checked };
+      const body = { query: answer.id, lesion: Number($("which").value), labels, patient_id: $("add-patient").value, case_id: $("add-case").value, keep_scan: $("keep").checked };
       const { tumor_id } = await call("POST", "tumors", body);
       await refresh();
       say(`Added ${tumor_id} to the archive.`);
