@@ -385,6 +385,8 @@ def test_a_thousand_tumors_have_aspects_in_units_of_their_spread():
         ({"size": 1}, ValueError, "Got 'size'; aspects are type"),
         ({"type": -1}, ValueError, r"aspects\['type'\].*at least 0"),
         ({"type": 0}, ValueError, "greater than 0"),
+        ({"type": 1e-30}, ValueError, "at least 1e-6"),  # float32 would be 0
+        ({"type": 1e308}, ValueError, "at most 1000000"),
         ({"none": 1}, ValueError, "reads nothing"),
         (["type"], TypeError, "must map aspect names to weights"),
         ({}, TypeError, "must map aspect names to weights"),

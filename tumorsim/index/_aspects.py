@@ -136,9 +136,9 @@ def check_weights(aspects, archive):
                 listed += "; those of an embedder come with fit(…, space=embedder.space_)"
             rule = f"'aspects' must name aspects of the index. Got {name!r}; {listed}."
             raise ValueError(rule + TO_MEASURE.get(name, ""))
-    weights = {name: check_real(w, f"aspects[{name!r}]", minimum=0) for name, w in aspects.items()}
-    if not any(weights.values()):
-        raise ValueError("At least one weight of 'aspects' must be greater than 0.")
+    weights = {a: check_real(w, f"aspects[{a!r}]", minimum=0, maximum=1e6) for a, w in aspects.items()}
+    if max(weights.values()) < 1e-6:  # points are float32
+        raise ValueError("At least one weight of 'aspects' must be greater than 0, and at least 1e-6.")
     return weights
 
 
