@@ -187,6 +187,7 @@ def test_malformed_requests(server, scan):
     bodies += [
         ("/queries", asked | {name: {"a": []}}) for name in ("n_neighbors", "exclude", "aspects", "show")
     ]
+    bodies += [("/queries", asked | {"aspects": {"type": wrong}}) for wrong in (1e308, 1e-300, -1)]
     bodies += [("/queries", asked | {"patient_id": 5}), ("/queries", {"tumor": [1]})]
     bodies += [(proposals, {"threshold": "x"}), (proposals, {"threshold": [1]}), (proposals, {"other": 1})]
     bodies += [("/tumors", {"query": wrong}) for wrong in ([], None)]
@@ -295,7 +296,10 @@ def test_slices_are_those_of_the_file(server, world, scan):
     outlines = server.call("GET", f"/scans/{scan['id']}/outlines?plane=sagittal&number=18").json()
     assert all(path.startswith("M") for path in outlines.values())
     assert server.call("GET", f"/scans/{scan['id']}/slice?plane=oblique&number=1").status_code == 422
-    assert server.call("GET", f"/scans/{scan['id']}/slice?plane=axial").status_code == 400
+    for wrong in ("plane=axial", "plane=axial&number=1&x=1", "plane=axial&number=1&low=nan"):
+        for kind in ("slice", "outlines"):
+            response = server.call("GET", f"/scans/{scan['id']}/{kind}?{wrong}")
+            assert response.status_code == 400 and "'low' and 'high'" in response.json()["error"]
     assert server.call("GET", f"/scans/{scan['id']}/slice?plane=axial&number=99999").status_code == 422
 
 
@@ -592,9 +596,22 @@ def test_proposals_need_a_person(server, world):
     assert server.call("POST", "/queries", json={"scan": scan["id"]}).status_code == 422
     proposed = server.call("POST", f"/scans/{scan['id']}/proposals", json={"threshold": 0.0}).json()
     assert proposed["proposed"] and proposed["lesions"]
+    confidence = [one["confidence"] for one in proposed["lesions"]]
+    assert confidence == sorted(confidence, reverse=True) and 0 <= confidence[-1] and confidence[0] <= 1
     assert server.call("POST", "/queries", json={"scan": scan["id"]}).status_code == 422
     chosen = server.call("POST", "/queries", json={"scan": scan["id"], "lesions": [1]}).json()
     assert len(chosen["queries"]) == 1 and chosen["queries"][0]["neighbors"]
+    assert chosen["settings"]["Query tumors"] == "proposed by the model, accepted by a person"
+    assert chosen["queries"][0]["confidence"] == confidence[0]
+    boxed = {"scan": scan["id"], "box": proposed["lesions"][0]["box"]}
+    assert "Query tumors" not in server.call("POST", "/queries", json=boxed).json()["settings"]
+    nothing = server.call("POST", f"/scans/{scan['id']}/proposals", json={"threshold": 1.0})
+    assert nothing.status_code == 422 and "proposes no lesion" in nothing.json()["error"]
+    added = server.call(
+        "POST", "/tumors", json={"query": chosen["id"], "patient_id": "p", "keep_scan": False}
+    )
+    assert added.status_code == 200 and "confidence" not in server.call("GET", "/archive").json()["columns"]
+    assert server.call("POST", "/undo").status_code == 200
 
 
 def test_slow_reader_is_stopped(world):

@@ -11,6 +11,7 @@ from test_report_browser import CHROMIUM, browser  # noqa: F401, a fixture
 from test_serve import TOKEN, Server, world  # noqa: F401, world is a fixture
 from test_serve_dicomweb import orthanc  # noqa: F401, a fixture
 
+from tumorsim import TumorIndex
 from tumorsim.io import load_image, save_nifti
 
 pytest.importorskip("starlette", reason="the page needs the extra serve")
@@ -168,10 +169,16 @@ def test_nifti_with_mask_and_proposals(page, world):  # noqa: F811
     page.click("#ask")
     assert "new/1" in _answered(page)
     _until(page, "document.getElementById('answer').getBoundingClientRect().top < 100")  # it is looked at
+    page.route("**/proposals", lambda route: route.continue_(post_data='{"threshold": 0.0}'))
     page.click("#propose")
-    _until(page, "/Proposed|no lesion/.test(document.body.innerText)")
-    _until(page, "document.getElementById('status').className !== 'busy'")
+    _until(page, "document.body.innerText.includes('Proposed: accept')")
     assert page.locator("#lesions input:checked").count() == 0 and page.is_disabled("#ask")
+    assert re.search(r"1: \d+\.\d\d ml, confidence 0\.\d\d", page.inner_text("#lesions"))
+    page.check("#lesions input >> nth=0")
+    page.click("#ask")
+    _until(page, "document.getElementById('status').className === ''")
+    page.frame_locator("#sheet").locator("summary:has-text('settings')").click()
+    assert "proposed by the model, accepted by a person" in _answered(page)
 
 
 @pytest.fixture
@@ -273,6 +280,54 @@ def test_bad_file_is_told(page, world):  # noqa: F811
     _drop(page, [world / "bad.nii.gz"])
     _until(page, "document.getElementById('status').className === 'bad'")
     assert "neither NIfTI nor NRRD" in page.inner_text("#status") and page.is_hidden("#viewer")
+
+
+def test_mask_that_comes_alone(page, world):  # noqa: F811
+    """After its scan it is that scan's mask, whatever its name; before any scan the page says what it is."""
+    page.fill("#patient", "p")
+    _drop(page, [world / "new-mask.nii.gz"])
+    _until(page, "document.getElementById('status').className === 'bad'")
+    assert "looks like a mask" in page.inner_text("#status") and page.is_hidden("#viewer")
+    _drop(page, [world / "new.nii.gz"])
+    page.wait_for_selector("#viewer:not([hidden])")
+    assert page.is_hidden("#lesions")
+    _drop(page, [world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    assert page.input_value("#patient") == "p"
+    assert _posted(page, "/queries", lambda: page.click("#ask"))["lesions"] == [1]
+    assert "new/1" in _answered(page)
+
+
+def test_booleans_and_numbers_to_filter_by(browser, world, tmp_path, request):  # noqa: F811
+    """A column of booleans filters on both pages; decimals are shown; an end of the server is told."""
+    index = TumorIndex.load(world / "index")
+    table = index.metadata_[["tumor_id"]]
+    index.update(metadata=table.assign(ring=[True, False] * 3, sphericity=np.linspace(0.71, 0.94, 6)))
+    index.save(tmp_path / "index")
+    server = Server(tmp_path, world / "model.safetensors", tmp_path / "index")
+    request.addfinalizer(lambda: server.process.poll() is None and server.stop())
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(server.link)
+    page.wait_for_selector("#aspects input")
+    places = page.locator("#filters [data-column=sphericity]").all()
+    assert [field.get_attribute("placeholder") for field in places] == ["0.71", "0.94"]
+    _drop(page, [world / "new.nii.gz", world / "new-mask.nii.gz"])
+    page.wait_for_selector("#lesions:not([hidden]) input:checked")
+    page.click("summary:has-text('Filters')")
+    page.select_option("[data-column=ring]", "false")
+    assert _posted(page, "/queries", lambda: page.click("#ask"))["where"] == {"ring": [False]}
+    page.frame_locator("#sheet").locator("body:has-text('s1/1')").wait_for()  # notes came before it
+    assert "s0/1" not in _answered(page)
+    page.click("#tab-archive")
+    page.select_option("#by-column", "ring")
+    page.fill("#by-value", "true")
+    page.click("#by-go")
+    _until(page, "document.getElementById('found').textContent === '3 tumors'")
+    server.stop()
+    page.click("#by-go")
+    _until(page, "document.getElementById('status').className === 'bad'")
+    assert "not running any more. Start it again with 'tumorsim serve INDEX'" in page.inner_text("#status")
+    page.close()
 
 
 def test_map_and_history(page, world, tmp_path):  # noqa: F811
@@ -409,6 +464,12 @@ def test_looks(page, world, tmp_path, request):  # noqa: F811
         name => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).map(Number))""")
     assert abs(sum(colors[0]) - sum(colors[1])) > 450
     page.screenshot(path=tmp_path / "page.png")
+    page.set_viewport_size({"width": 390, "height": 844})  # a phone
+    edges = [page.locator("figcaption output").nth(i).bounding_box() for i in range(3)]
+    assert all(edge["x"] + edge["width"] <= 390 and edge["width"] >= 60 for edge in edges)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    page.set_viewport_size({"width": 1366, "height": 768})
     page.click("#ask")
     _answered(page)
     page.screenshot(path=tmp_path / "answer.png")

@@ -19,6 +19,7 @@ from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 _N_SHOWN = 5  # queries in a notebook
 _TABLES = ("neighbors", "votes", "summary", "left_out", "inferred", "courses")
+ACCEPTED = {"Query tumors": "proposed by the model, accepted by a person"}
 PROPOSED = (
     "No verdict: the model proposed this lesion, and it may be normal anatomy. Look at it; then accept it by "
     "its number (accept=[1], --accept 1), or give a box or a mask."

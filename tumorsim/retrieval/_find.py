@@ -14,7 +14,7 @@ from tumorsim.answers import describe_left_out, describe_training, describe_wher
 from tumorsim.calibration import VoteCalibration
 from tumorsim.index import TumorIndex, where_mask
 from tumorsim.records import Case, Cohort, Tumor
-from tumorsim.retrieval._answer import Answer
+from tumorsim.retrieval._answer import ACCEPTED, Answer
 from tumorsim.retrieval._course import change_since, read_earlier, with_course
 from tumorsim.retrieval._measured import embed_measured, with_measures
 from tumorsim.retrieval._query import UNKNOWN_PATIENT, check_known, read_query, tumors_of
@@ -147,7 +147,7 @@ def find_similar(
     settings |= {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
     settings |= {"Where": describe_where(where)} if where else {}
     settings |= {"Left out": exclude if isinstance(exclude, str) else ", ".join(exclude)} if exclude else {}
-    settings |= {"Query tumors": "proposed by the model, accepted by a person"} if accept else {}
+    settings |= ACCEPTED if accept else {}
     settings["Aspects"] = ", ".join(f"{a} {w:g}" for a, w in weights.items()) or "none: the plain distance"
     return Answer(
         queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,

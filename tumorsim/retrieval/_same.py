@@ -24,7 +24,8 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     options |= {"query_metadata": compared}
     first = found = index.search(X, n_neighbors, exclude=exclude, **options)
     own, left_out = _excluded(index.metadata_, exclude, compared, len(X)), []
-    known = functools.cache(content_key), functools.cache(_scan)
+    scan_of = functools.cache(lambda image: Case(image, case_id="scan", patient_id=UNKNOWN_PATIENT))
+    known = functools.cache(content_key), scan_of
     marks = first_marks = _marks(index, tumors, X, found, *known)
     while True:
         dropped = (marks == "scan") | ((marks == "patient") & (exclude != "same_case"))
@@ -78,11 +79,6 @@ def _same_content(case, image, key_of, scan_of):
         return a.stat().st_size == b.stat().st_size and key_of(a) == key_of(b)
     except (OSError, ValueError):
         return False
-
-
-def _scan(image):
-    """Return an image file as a Case, which keeps the hash of its voxels."""
-    return Case(image, case_id="scan", patient_id=UNKNOWN_PATIENT)
 
 
 def _of_same_patient(table, tumor_id):

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from tumorsim._validation import words_of
+from tumorsim._validation import check_real, words_of
 from tumorsim.serve._desk import Desk
 from tumorsim.serve._uploads import Limits, bounded, read_files, run_apart
 
@@ -195,9 +195,12 @@ def _chosen(request):
     try:
         given = dict(request.query_params)
         plane, number = given.pop("plane"), int(given.pop("number"))
-        return {"plane": plane, "number": number} | {name: float(value) for name, value in given.items()}
+        window = {name: check_real(float(given.pop(name)), name) for name in ("low", "high") if name in given}
+        if given:
+            raise ValueError
+        return {"plane": plane, "number": number} | window
     except (KeyError, ValueError) as err:
-        raise HTTPException(400, "A slice has 'plane' (axial, coronal or sagittal) and 'number'.") from err
+        raise HTTPException(400, "A slice has 'plane' and 'number', and may have 'low' and 'high'.") from err
 
 
 def make_app(desk, token, origins):

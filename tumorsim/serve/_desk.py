@@ -26,7 +26,7 @@ from tumorsim.manifest import tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 from tumorsim.rendering import PLANES, outline_path
 from tumorsim.report import map_archive
-from tumorsim.retrieval import find_similar, neighbor_tumors
+from tumorsim.retrieval import ACCEPTED, find_similar, neighbor_tumors, tumors_of
 from tumorsim.serve._dicomweb import check_address, pull_study
 from tumorsim.serve._uploads import Limits, read_scan, run_apart, write_seg
 
@@ -59,6 +59,7 @@ class Scan:
         to_file = np.linalg.inv(self.case.affine) @ affine
         lesions = [
             {"number": i, "box": t.bbox.ravel().tolist(), "volume_mm3": float(t.measure()["volume_mm3"])}
+            | {"confidence": t.metadata.get("confidence")}
             for i, t in enumerate(self.tumors, 1)
         ]
         shown = {"shape": list(self.case.shape), "planes": PLANES, "ras_shape": shape, "lesions": lesions}
@@ -121,7 +122,8 @@ class Desk:
             numeric = known.dtype.kind in "iuf" and len(known)
             columns[name] = {"min": float(known.min()), "max": float(known.max())} if numeric else {}
             if not numeric and known.nunique() <= 30:
-                columns[name] = {"values": sorted(known.astype(str).unique())}
+                values = sorted(known.unique().tolist(), key=str)
+                columns[name] = {"values": [one if isinstance(one, bool) else str(one) for one in values]}
         about = {
             "n_tumors": index.n_samples_fit_,
             "name": self.directory.name,
@@ -212,11 +214,10 @@ class Desk:
 
     def propose(self, scan, request):
         """Let the model propose lesions; nobody has accepted them yet."""
-        case, threshold = scan.case, _fields(request, "threshold").get("threshold", 0.5)
+        case = Case(scan.case.image, case_id=scan.case.case_id, patient_id=scan.case.patient_id)
+        options = {"embedder": self.embedder, "threshold": 0.5} | _fields(request, "threshold")
         with self.turn():
-            mask = self.embedder.segment(case, threshold=threshold)
-            case = Case(case.image, (mask, case.affine), case_id=case.case_id, patient_id=case.patient_id)
-            scan.hold(tumors_from_case(case)[:20] if mask.any() else Cohort([]), proposed=True)
+            scan.hold(tumors_of(case, box=None, max_lesions=20, **options), proposed=True)
         return scan.describe()
 
     def ask(self, request):
@@ -243,6 +244,7 @@ class Desk:
                 query = self._lesions(scan, query, lesions)
         with self.turn():
             answer = find_similar(self.embedder, index, query, box=box, **options)
+        answer.settings |= ACCEPTED if "confidence" in answer.queries[0].metadata else {}
         about = {"id": (key := secrets.token_hex(8)), "scan_number": scan and scan.known["scan_number"]}
         about |= {"time": datetime.now().astimezone().isoformat(timespec="seconds")}
         about |= {"tumor_ids": list(answer.queries.tumor_ids), "settings": dict(answer.settings)}
@@ -316,7 +318,8 @@ class Desk:
         names = ("image", "mask")[: 1 + old.case.has_mask] if request.get("keep_scan", True) else ()
         paths = [folder / f"{stem}_{name}.nii.gz" for name in names]
         tumor_id = request.get("tumor_id") or f"{ids['case_id']}/{old.tumor_id.rpartition('/')[2]}"
-        known = {"labels": request.get("labels"), "mask_value": old.mask_value, "metadata": old.metadata}
+        metadata = {name: value for name, value in old.metadata.items() if name != "confidence"}
+        known = {"labels": request.get("labels"), "mask_value": old.mask_value, "metadata": metadata}
         tumor = Tumor(
             Case(*(paths or [old.case.image, old.case.mask]), **ids), old.bbox, tumor_id=tumor_id, **known
         )

@@ -220,6 +220,7 @@ def read_scan(folder, limits, options):
     part = image[tuple(slice(None, None, 1 + n // 128) for n in image.shape)]
     window = display_window(part, background=find_background(image))
     known = {"case_id": case.case_id, "patient_id": case.patient_id, "affine": case.affine.tolist()}
+    known["mask_like"] = mask is None and len(np.unique(part)) <= 16  # a scan has more gray values
     return known | {"window": window, "dicom": dicom, "has_mask": case.has_mask}
 
 

@@ -7,14 +7,16 @@
   const FOUR = ["type", "place", "size", "look"];
   const $ = id => document.getElementById(id);
   const views = [];  // {plane, canvas, slider, output, picture, outlines, wanted}
-  let archive = {}, scan = null, cross = [0, 0, 0], box = null, corner = null, grip = null, answer = null, timer = 0;
+  let archive = {}, scan = null, cross = [0, 0, 0], box = null, corner = null, grip = null, answer = null, timer = 0, kept = null;
   const turns = {};  // how often each part of the page was asked for
 
   // --- the server -------------------------------------------------------------------------------------------
   async function call(method, path, body) {
     const form = body instanceof FormData;
     const headers = { "X-Tumorsim-Page": "1", ...(body && !form ? { "Content-Type": "application/json" } : {}) };
-    const response = await fetch(path, { method, headers, body: body && !form ? JSON.stringify(body) : body });
+    const response = await fetch(path, { method, headers, body: body && !form ? JSON.stringify(body) : body }).catch(() => {
+      throw new Error("The server is not running any more. Start it again with 'tumorsim serve INDEX', and open the link that it prints.");
+    });
     const result = await response.json();
     if (!response.ok || result?.error) throw new Error(result?.error);
     if (result?.notes?.length) say(result.notes.join(" "));
@@ -70,6 +72,17 @@
     return entries.length ? (await Promise.all(entries.map(walk))).flat() : [...transfer.files];
   }
 
+  async function maskOf(found, sent) {
+    // A mask that came alone is that of the scan which is shown
+    await call("DELETE", `scans/${found.id}`);
+    if (!scan || !kept) throw new Error("This looks like a mask: it has a few values only. Drop it together with its scan, with 'mask' or 'seg' in its name.");
+    const form = new FormData();
+    for (const file of kept) form.append("files", file, file.name);
+    for (const file of sent.getAll("files")) form.append("mask", file, file.name);
+    form.append("patient_id", $("patient").value);
+    return [await call("POST", "scans", form), form];
+  }
+
   const patient = () => scan ? "" : $("patient").value;  // beside a scan the field is that scan's
 
   function send(files) {
@@ -84,8 +97,11 @@
   function read(sent) {
     // Of files, or of a study's UID
     return working(sent.study ? "Fetching the study" : "Reading the scan", async () => {
-      const typed = $("patient").value, newest = turn("scan"), found = await call("POST", "scans", sent);
+      const typed = $("patient").value, newest = turn("scan");
+      let found = await call("POST", "scans", sent);
+      if (newest() && found.mask_like && !sent.study) [found, sent] = await maskOf(found, sent);
       if (!newest()) return;
+      kept = sent.study ? null : sent.getAll("files");
       show(found);
       if ($("patient").value === typed) $("patient").value = found.patient_id === "unknown" ? "" : found.patient_id;
       $("planes").querySelector("canvas").focus();
@@ -134,7 +150,7 @@
         const [from, to] = rasBox(lesion.box);
         move(from.map((v, i) => Math.floor((v + to[i]) / 2)));
       });
-      add($("lesions"), "label", {}, tick, `${lesion.number}: ${(lesion.volume_mm3 / 1000).toFixed(2)} ml`);
+      add($("lesions"), "label", {}, tick, `${lesion.number}: ${(lesion.volume_mm3 / 1000).toFixed(2)} ml${lesion.confidence !== null ? `, confidence ${lesion.confidence.toFixed(2)}` : ""}`);
     }
     showBox();
     move(cross);
@@ -375,13 +391,19 @@
   }
 
   // --- queries ----------------------------------------------------------------------------------------------
+  function valueOf(column, text) {
+    // What is typed or chosen is text; columns hold numbers and booleans too
+    const { min, values = [] } = archive.columns[column];
+    return values.find(value => String(value) === text) ?? (min === undefined ? text : Number(text));
+  }
+
   function conditions() {
     const where = {};
     for (const field of $("filters").querySelectorAll("select, input")) {
       if (field.value === "") continue;
       const { column, sign } = field.dataset;
       if (sign) (where[column] ||= []).push([sign, Number(field.value)]);
-      else where[column] = [field.value];
+      else where[column] = [valueOf(column, field.value)];
     }
     return where;
   }
@@ -480,7 +502,7 @@
         for (const value of about.values) add(list, "option", { textContent: value });
       } else if ("min" in about) {
         for (const [sign, word, end] of [[">=", "from", "min"], ["<=", "to", "max"]]) {
-          add(row, "input", { type: "number", step: "any", placeholder: Math.round(about[end]), data: { column, sign }, attributes: { "aria-label": `${label} ${word}` } });
+          add(row, "input", { type: "number", step: "any", placeholder: Math.round(about[end] * 100) / 100, data: { column, sign }, attributes: { "aria-label": `${label} ${word}` } });
         }
       } else continue;
       $("filters").append(row);
@@ -528,9 +550,8 @@
     return working("Reading the archive", async () => {
       const newest = turn("table");
       await refresh();
-      const column = $("by-column").value, sign = $("by-sign").value, value = $("by-value").value, numeric = "min" in archive.columns[column];
-      const condition = sign === "=" ? [numeric ? Number(value) : value] : [[sign, numeric ? Number(value) : value]];
-      const where = value ? { [column]: condition } : {};
+      const column = $("by-column").value, sign = $("by-sign").value, text = $("by-value").value, value = valueOf(column, text);
+      const where = text ? { [column]: sign === "=" ? [value] : [[sign, value]] } : {};
       const found = await call("GET", `tumors?where=${encodeURIComponent(JSON.stringify(where))}`);
       if (!newest()) return;
       $("found").textContent = `${found.n} ${found.n === 1 ? "tumor" : "tumors"}${found.n > found.tumors.length ? `, the first ${found.tumors.length} shown` : ""}`;
@@ -654,7 +675,6 @@
       const found = await call("POST", `scans/${scan.id}/proposals`, {});
       if (scan.id !== found.id) return;
       show(found);
-      if (!scan.lesions.length) say("The model proposes no lesion here. Draw a box.", "bad");
     }));
     on("back", "click", back);
     on("panel", "submit", async event => {
