@@ -19,7 +19,7 @@ from tumorsim.manifest._pseudonyms import Pseudonyms, known_id
 from tumorsim.records import Case, Cohort
 from tumorsim.records.columns import id_variants
 
-_NOBODY = "PatientID is empty or names nobody, as NA does"
+_NOBODY = "PatientID is empty or names nobody, as NA and ANONYMOUS do"
 _REPORT = ("status", "patient_id", "case_id", "visit", "modality", "n_files", "reason")
 
 

@@ -14,6 +14,7 @@ from tumorsim.io import atomic_path
 from tumorsim.records.columns import clean_id
 
 _MOST_DAYS = 3650
+_NOBODY = r"(?i)anon(ym(ous|i[sz]ed|isiert)?)?([\s^_]*patient)?|unk(nown)?|unbekannt|missing|[\W_]+"
 
 
 class Pseudonyms:
@@ -96,7 +97,8 @@ class Pseudonyms:
 def known_id(patient_id):
     """Return a PatientID as `clean_id` does, or '' where it names nobody: a word for missing, or damaged."""
     try:
-        return clean_id(patient_id, "patient_id")
+        known = clean_id(patient_id, "patient_id")
+        return "" if re.fullmatch(_NOBODY, known) else known
     except ValueError:
         return ""
 

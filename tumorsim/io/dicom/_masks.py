@@ -36,9 +36,8 @@ class Region:
     """One ROI or segment, which may be drawn on a grid.
 
     ``name`` is free text, ``kind`` the planner's type ('GTV', …) or '', ``number`` that of the file,
-    ``tracking`` TrackingUID and TrackingID of a segment, ``made`` dates and path of an RTSTRUCT.
-    ``draw(shape, affine, notes)`` returns a bool mask, and what it lacks in ``notes``; with ``resample=True``
-    on any grid.
+    ``tracking`` TrackingUID and TrackingID of a segment, ``made`` date and path of an RTSTRUCT. ``draw(shape,
+    affine, notes)`` returns a bool mask, and what it lacks in ``notes``; with ``resample=True`` on any grid.
     """
 
     name: str
@@ -144,8 +143,7 @@ def _contours_of(roi):
     contours, lost = [], []
     for one in items(roi, "ContourSequence"):
         try:
-            data = one.get("ContourData")
-            values = np.array([] if data is None else data, dtype=np.float64).ravel()
+            values = np.array(one.get("ContourData") or [], dtype=np.float64).ravel()
         except Exception:  # pydicom and NumPy raise kinds of their own where it holds no points
             values = np.array([np.nan])
         points = values[: len(values) // 3 * 3].reshape(-1, 3) * LPS_TO_RAS.diagonal()[:3]

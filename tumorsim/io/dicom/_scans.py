@@ -209,8 +209,7 @@ def draw_tumors(scan, include=None, exclude=None):
         if not is_tumor(region, include, exclude):
             tumor, other = speaks_of(region) if include is None is exclude else (False, True)
             unknown += not other
-            if tumor:
-                notes.append(f"region {region.number} left out: a tumor's margin, bed or such (see --roi)")
+            notes += [f"region {region.number} left out: a tumor's margin, bed or such (see --roi)"] * tumor
         elif region.made and region.made < newest[region.name]:
             why = "newer" if region.made[0] < newest[region.name][0] else "of the same date"
             notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
@@ -221,8 +220,7 @@ def draw_tumors(scan, include=None, exclude=None):
                 failed.append(err)
                 notes.append(f"region {region.number} left out: {err.reason}")
                 continue
-            if mask.any():
-                drawn.append((region, np.flatnonzero(mask)))
+            drawn += [(region, np.flatnonzero(mask))] if mask.any() else []
     if unknown:
         notes.append(f"{counted(unknown, 'region')} left out whose name says nothing of a tumor (see --roi)")
     if failed and not drawn:
