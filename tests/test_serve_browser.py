@@ -293,7 +293,7 @@ def test_mask_that_comes_alone(page, world):  # noqa: F811
     assert page.is_hidden("#lesions")
     _drop(page, [world / "new-mask.nii.gz"])
     page.wait_for_selector("#lesions:not([hidden]) input:checked")
-    assert page.input_value("#patient") == "p"
+    assert page.input_value("#patient") == "p" and "as the mask of" in page.inner_text("#status")
     assert _posted(page, "/queries", lambda: page.click("#ask"))["lesions"] == [1]
     assert "new/1" in _answered(page)
 

@@ -80,7 +80,9 @@
     for (const file of kept) form.append("files", file, file.name);
     for (const file of sent.getAll("files")) form.append("mask", file, file.name);
     form.append("patient_id", $("patient").value);
-    return [await call("POST", "scans", form), form];
+    const whole = await call("POST", "scans", form);
+    say("Read as the mask of the scan that is shown.");
+    return [whole, form];
   }
 
   const patient = () => scan ? "" : $("patient").value;  // beside a scan the field is that scan's
