@@ -619,6 +619,15 @@ def test_of_two_revisions_the_newest_counts(tmp_path, dates):
     assert f"region 1 of an RTSTRUCT left out: another one, {why}, has it" in notes
 
 
+def test_structure_sets_of_one_lesion_each_are_all_read(tmp_path):
+    """Two RTSTRUCTs whose GTVs lie apart are two lesions, not two revisions of one."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    for name, z in (("a", 6), ("b", 15)):
+        dicoms.write_rtstruct(tmp_path / name, {"GTV": [square(z)]}, paths, StructureSetTime=f"{z:02}0000")
+    mask, drawn, notes = draw_tumors(find_scan(tmp_path))
+    assert len(drawn) == 2 and (mask > 0).sum() == 49 * 2 and not notes
+
+
 def test_a_region_that_fails_costs_only_itself(tmp_path):
     """One that reaches out of the scan is told, the other one drawn; a bad number or organ is nothing."""
     paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)

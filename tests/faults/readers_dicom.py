@@ -96,8 +96,9 @@ def _seg(path, mask, sources):
 
 
 def _rtstruct(path, mask, sources, reference=True):
-    """Write an RTSTRUCT of a tumor and an empty organ."""
-    regions = {"GTV": dicoms.contours_of(mask, np.eye(4)), "Cochlea": []}
+    """Write an RTSTRUCT of a tumor and an organ."""
+    contours = dicoms.contours_of(mask, np.eye(4))
+    regions = {"GTV": contours, "Cochlea": contours[:1]}
     dicoms.write_rtstruct(path, regions, sources, reference=reference)
 
 

@@ -188,9 +188,9 @@ def load_mask(scan, include=None, exclude=None):
 def draw_tumors(scan, include=None, exclude=None):
     """Draw the tumors (as `is_tumor` tells) of a scan's SEG and RTSTRUCT; one that fails costs only itself.
 
-    Returns a mask (nx, ny, nz), uint8 or uint16, or None without tumors: 0 background, then a value for each
-    in the order of its number in its file; where two overlap the smaller one keeps its voxels. Then the
-    Regions of the values 1, 2, …, and notes, without names, on what was left out or taken on trust.
+    Returns a mask (nx, ny, nz), uint8 or uint16, or None without tumors: 0 background, then a value for each,
+    in the order of files, newer first, and of numbers; where two overlap the smaller one keeps its voxels.
+    Then the Regions of the values 1, 2, …, and notes, without names, on what was left out or taken on trust.
     DicomError: a file is damaged, or no tumor of it fits onto the scan.
     """
     drawn, given, notes, failed, seen, unknown = [], [], list(scan.notes), [], set(), 0
@@ -204,15 +204,11 @@ def draw_tumors(scan, include=None, exclude=None):
                 continue
             seen.add(content_key(path))
             given += [(region, own) for region in read_regions(path, series.kind)]
-    newest = dict(sorted((region.name, region.made) for region, _ in given))
-    for region, own in given:
+    for region, own in sorted(given, key=lambda one: one[0].made, reverse=True):
         if not is_tumor(region, include, exclude):
             tumor, other = speaks_of(region) if include is None is exclude else (False, True)
             unknown += not other
             notes += [f"region {region.number} left out: a tumor's margin, bed or such (see --roi)"] * tumor
-        elif region.made and region.made < newest[region.name]:
-            why = "newer" if region.made[0] < newest[region.name][0] else "of the same date"
-            notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
         else:
             try:
                 mask = region.draw(scan.shape, scan.affine, notes, resample=not own)
@@ -220,7 +216,14 @@ def draw_tumors(scan, include=None, exclude=None):
                 failed.append(err)
                 notes.append(f"region {region.number} left out: {err.reason}")
                 continue
-            drawn += [(region, np.flatnonzero(mask))] if mask.any() else []
+            voxels = np.flatnonzero(mask)
+            alike = [r for r, held in drawn if r.name == region.name and np.isin(voxels, held).any()]
+            newer = [r.made[0] for r in alike if r.made > region.made]  # two revisions of one drawing
+            if newer:
+                why = "newer" if newer[0] > region.made[0] else "of the same date"
+                notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
+            elif voxels.size:
+                drawn.append((region, voxels))
     if unknown:
         notes.append(f"{counted(unknown, 'region')} left out whose name says nothing of a tumor (see --roi)")
     if failed and not drawn:
