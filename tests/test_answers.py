@@ -277,6 +277,7 @@ def test_closeness_in_words():
     assert describe_closeness(answer(["m"])[:0], left_out=True) == alone
     assert describe_closeness(answer(["m"], same="scan")) == alone
     assert "Too few patients" in describe_closeness(answer(["m"], p_value=np.nan))
+    assert "not asked for" in describe_closeness(answer(["m"]).drop(columns="p_value"))
     assert describe_closeness(answer(["m"], p_value=0.0201, far=True)).startswith(
         "No close match: 2 % of the tumors searched have a"
     )

@@ -27,7 +27,9 @@ def describe_closeness(neighbors, *, left_out=False):
     if not len(others):
         other = "other " if left_out or len(neighbors) else ""
         return f"No {other}tumor of the archive meets the conditions."
-    if "p_value" not in neighbors or pd.isna(neighbors["p_value"].iloc[0]):
+    if "p_value" not in neighbors:
+        return "How usual the query is was not asked for (alpha)."
+    if pd.isna(neighbors["p_value"].iloc[0]):
         return "Too few patients to say whether the nearest case is close."
     p_value = float(neighbors["p_value"].iloc[0])
     share = f"{100 * p_value:.2g} %" if p_value < 0.1 else f"{100 * p_value:.0f} %"
