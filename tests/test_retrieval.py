@@ -188,8 +188,11 @@ def test_the_same_scan_is_left_out_and_named(embedder, index, archive, tmp_path)
     array, affine = tumor.case.load_image(), tumor.case.affine
     turned = nib.Nifti1Image(array, affine).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
     turned_box = [array.shape[0] - box[3], *box[1:3], array.shape[0] - box[0], *box[4:]]
-    in_memory = (nib.Nifti1Image(array, affine), box), (turned, turned_box)
-    for query, own_box in ((str(folder), box), *in_memory):
+    queries = [(nib.Nifti1Image(array, affine), box), (turned, turned_box), (str(folder), box)]
+    for name, (image, own_box) in zip(("unpacked.nii", "turned.nii.gz"), tuple(queries), strict=False):
+        nib.save(image, tmp_path / name)
+        queries.append((str(tmp_path / name), own_box))
+    for query, own_box in queries:
         left_out = find_similar(embedder, index, query, box=own_box).left_out
         assert left_out["tumor_id"].tolist() == ["s0/1"]
 

@@ -24,7 +24,9 @@ def search_others(index, tumors, X, n_neighbors, *, exclude, keep_same, compared
     options |= {"query_metadata": compared}
     first = found = index.search(X, n_neighbors, exclude=exclude, **options)
     own, left_out = _excluded(index.metadata_, exclude, compared, len(X)), []
-    scan_of = functools.cache(lambda image: Case(image, case_id="scan", patient_id=UNKNOWN_PATIENT))
+    scan_of = None  # tables have ids, and reading all their neighbors takes long
+    if len({id(tumor.case) for tumor in tumors}) == 1:
+        scan_of = functools.cache(lambda image: Case(image, case_id="scan", patient_id=UNKNOWN_PATIENT))
     known = functools.cache(content_key), scan_of
     marks = first_marks = _marks(index, tumors, X, found, *known)
     while True:
@@ -66,17 +68,19 @@ def _marks(index, tumors, X, found, key_of, scan_of):
 
 
 def _same_content(case, image, key_of, scan_of):
-    """Tell whether an image is the file of a case, or has its bytes; or the voxels of a case in memory."""
+    """Tell whether an image is the file of a case, or has its bytes, or its voxels, packed or turned."""
     if not isinstance(image, str):
         return False
     try:
-        if not isinstance(case.image, str):  # an upload, DICOM: `image` may be packed or turned otherwise
-            other = scan_of(image)
-            return sorted(other.shape) == sorted(case.shape) and other.voxel_key == case.voxel_key
-        a, b = Path(case.image), Path(image)
-        if a.resolve() == b.resolve():
-            return True
-        return a.stat().st_size == b.stat().st_size and key_of(a) == key_of(b)
+        if isinstance(case.image, str):
+            a, b = Path(case.image), Path(image)
+            alike = a.stat().st_size == b.stat().st_size and key_of(a) == key_of(b)
+            if alike or a.resolve() == b.resolve():
+                return True
+        if scan_of is None:
+            return False
+        other = scan_of(image)
+        return sorted(other.shape) == sorted(case.shape) and other.voxel_key == case.voxel_key
     except (OSError, ValueError):
         return False
 
