@@ -223,6 +223,25 @@ def test_an_image_is_no_mask_of_itself(tmp_path, array):
             case.load_mask()
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_of_no_size_are_refused(tmp_path, array, suffix):
+    """A slice distance of 0 is unknown where only the qform tells it; a full sform does not need it."""
+    image = nib.Nifti1Image(array, AFFINE)
+    for sform, refused in ((0, True), (1, False)):
+        image.set_sform(AFFINE, sform)
+        image.set_qform(AFFINE, 1)
+        image.to_filename(tmp_path / "a.nii")
+        content = bytearray((tmp_path / "a.nii").read_bytes())
+        content[76 + 12 : 76 + 16] = bytes(4)  # pixdim[3]
+        path = tmp_path / f"b{suffix}"
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+        if refused:
+            with pytest.raises(GeometryError, match=r"b\.nii.*voxel sizes \(pixdim\) hold a 0"):
+                read_geometry(path)
+        else:
+            np.testing.assert_array_equal(load_image(path)[0], array)
+
+
 def test_another_image_is_no_mask(tmp_path):
     """Another series on the same grid, whose whole numbers are intensities, is refused by name."""
     rng = np.random.default_rng(0)

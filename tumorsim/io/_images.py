@@ -272,6 +272,10 @@ def _open_nibabel(path, stack):
         if file.suffix.lower() in _COMPRESSED and file.is_file():
             holder.fileobj = stack.enter_context(_Stream(file))
     image = kind.from_file_map(files)
+    if isinstance(image, nib.Nifti1Pair) and not image.header["sform_code"]:  # nibabel takes 0 mm for 1 mm
+        with files.get("header", files["image"]).get_prepare_fileobj("rb") as file:
+            if not kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4].all():
+                raise ValueError("its voxel sizes (pixdim) hold a 0")
     shape, affine = _nibabel_geometry(image, f"'{path}'")
     return shape, affine, lambda: _nibabel_voxels(image, files["image"]), _is_stated(image, path)
 

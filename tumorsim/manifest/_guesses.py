@@ -14,7 +14,7 @@ from tumorsim.records.columns import (
 )
 
 _COMMA = re.compile(r"[+-]?(\d{1,3}([.\s'’]\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")  # 1.234,5 and 1234,5
-_POINT = re.compile(r"[+-]?\d*\.?\d+([eE][+-]?\d+)?")
+_NUMBER = re.compile(_COMMA.pattern + r"|[+-]?\d*\.?\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # may be 1234 as well
 _ALSO = {  # how tables call our columns, in small letters and digits
     "patient_id": "patient patientid patientnr patientennummer patno pid subject subjectid mrn fallnummer",
@@ -65,11 +65,7 @@ def point_columns(table, separator):
     for name in (*BOX_COLUMNS, *further_columns(table.columns)):
         cells = [row.cells.get(name, "").strip() for row in table.rows]
         plain = [re.sub(r"^\u2212(?=[\d.,])", "-", clean_text(cell)) for cell in cells]
-        odd = [
-            i
-            for i, cell in enumerate(plain)
-            if not (is_blank(cell) or _COMMA.fullmatch(cell) or _POINT.fullmatch(cell))
-        ]
+        odd = [i for i, cell in enumerate(plain) if not (is_blank(cell) or _NUMBER.fullmatch(cell))]
         changed, unsure = with_points(cells if odd else plain, thousands=separator != ";")
         if unsure:
             problem = f"Numbers of column '{name}' have commas that may not be decimal, so they stay text."
