@@ -13,6 +13,7 @@ from tumorsim.checks import COLUMNS, _digest, _variants, check_archive, exit_cod
 from tumorsim.cli import app
 from tumorsim.exceptions import ManifestError
 from tumorsim.manifest import save_manifest, tumors_from_case
+from tumorsim.records.columns import MEASURES
 
 N_CASES = 20
 
@@ -355,6 +356,15 @@ def test_damaged_stream_is_unreadable_with_the_reason(two_tumors):
     found = check_archive(two_tumors).iloc[0]
     assert found["check"] == "unreadable" and "c1_image.nii.gz" in found["problem"]
     assert "CRC check failed" in found["problem"]
+
+
+def test_a_damaged_mask_that_is_not_measured_is_a_finding(two_tumors):
+    """A table without sizes and shapes is checked like any other: only the scan's own check reads the mask."""
+    table = pd.read_csv(two_tumors, dtype=str)
+    table.drop(columns=[*MEASURES, "measured_from"]).to_csv(two_tumors, index=False)
+    mask = two_tumors.parent / table["mask"][0]
+    mask.write_bytes(mask.read_bytes()[:-30])
+    assert check_archive(two_tumors)["check"].tolist()[0] == "mask unusable"
 
 
 @pytest.mark.parametrize(("patient_id", "told"), [("ANONYMOUS", 1), ("unknown", 1), ("?", 1), ("anna", 0)])

@@ -90,7 +90,7 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     ):
         findings += _of_scan([(cohort[row], lines[row]) for row in rows], least, most, digests)
     findings += _duplicates(digests)
-    findings += _of_labels(cohort, lines)
+    findings += _of_columns(cohort, lines)
     findings.sort(key=lambda one: (SEVERITIES.index(one["severity"]), one["line"], one["check"]))
     return pd.DataFrame(findings, columns=list(COLUMNS))
 
@@ -127,8 +127,8 @@ def _of_scan(tumors, least, most, digests):
     if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
         return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
-    share, gap = np.mean(image == low), float(image[image > low].min()) - low
-    if low < 0 and share > 1e-3 and gap > 0.1 * (high - low):
+    share = np.mean(image == low) if low < 0 else 0.0
+    if share > 1e-3 and float(image[image > low].min()) - low > 0.1 * (high - low):
         problem = f"{share:.1%} of the voxels are {low:g}, far below all others: is it padding?"
         findings.append(_finding("warning", "padding", scan, problem, "Write the background's value there."))
     digests.setdefault(_digest(image), []).append(scan)
@@ -229,11 +229,11 @@ def _duplicates(digests):
     return findings
 
 
-def _of_labels(cohort, lines):
+def _of_columns(cohort, lines):
     """Return findings about columns: patients and labels not known, spellings, types by data set."""
     findings, table = [], cohort.labels
-    scans = cohort.table.groupby("patient_id")["case_id"].nunique()
-    for patient in scans.index[(scans > 1) & scans.index.str.fullmatch(_UNKNOWN)]:
+    scans = Counter(patient for patient, _ in dict.fromkeys((c.patient_id, c.case_id) for c in cohort.cases))
+    for patient in (one for one, n in scans.items() if n > 1 and re.fullmatch(_UNKNOWN, one)):
         line = (None, lines[list(cohort.patient_ids).index(patient)])
         problem = f"Patient '{patient}' has {scans[patient]} scans: one patient, or several of no name?"
         remedy = "Give each patient an id of their own: searches leave out the query's patient by it."
