@@ -129,8 +129,8 @@ def import_dicom(
         for line in report:
             what = f"{line.get('modality', 'file')}: {line['reason']}"
             reasons.setdefault(what, []).append(line.get("file", line["where"]))
-        more = [f" and {len(where) - 1} more" if where[1:] else "" for where in reasons.values()]
-        listed = "".join(f"\n  {w[0]}{m} {what}" for (what, w), m in zip(reasons.items(), more, strict=True))
+        more = {what: f" and {len(where) - 1} more" if where[1:] else "" for what, where in reasons.items()}
+        listed = "".join(f"\n  {where[0]}{more[what]} {what}" for what, where in reasons.items())
         raise ManifestError(
             f"No tumor was found in '{folder}': {counted(len(table), 'T1c scan')} could be read, none with a "
             f"usable SEG or RTSTRUCT. '{files / 'scans.csv'}' lists the scans: fill in masks of your own, "

@@ -107,7 +107,8 @@ def _rois(path, dataset):
     every = cache(lambda: [c for roi in rois for c in _contours_of(roi)[0]])  # read once, if at all
     made = tuple(re.sub(r"\D", "", text(dataset, keyword)) for keyword in _MADE), path
     given = [(int(number(roi, "ReferencedROINumber", -1)), roi) for roi in rois]
-    given += [(int(n), {}) for n in names if n is not None and n not in dict(given)]
+    drawn = dict(given)
+    given += [(int(n), {}) for n in names if n is not None and n not in drawn]
     for n, roi in given:
         draw = partial(_draw_roi, path, every, roi, n)
         region = Region(names.get(n, ""), kinds.get(n, ""), draw, n, made=made if roi else ())

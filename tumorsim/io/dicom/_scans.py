@@ -217,10 +217,10 @@ def draw_tumors(scan, include=None, exclude=None):
                 notes.append(f"region {region.number} left out: {err.reason}")
                 continue
             voxels = np.flatnonzero(mask)
-            alike = [r for r, held in drawn if r.name == region.name and np.isin(voxels, held).any()]
-            newer = [r.made[0] for r in alike if r.made > region.made]  # two revisions of one drawing
+            later = [(r, held) for r, held in drawn if r.name == region.name and r.made > region.made]
+            newer = [r for r, held in later if np.isin(voxels, held).any()]  # two revisions of one drawing
             if newer:
-                why = "newer" if newer[0] > region.made[0] else "of the same date"
+                why = "newer" if newer[0].made[0] > region.made[0] else "of the same date"
                 notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
             elif voxels.size:
                 drawn.append((region, voxels))
