@@ -183,9 +183,9 @@ def _change(index_dir, source, model, device, n_jobs, how):
     with TumorIndex.edit(index_dir) as index:
         held = set(index.metadata_.get("patient_id", ()))
         getattr(index, how)(X, metadata=table, space=space)
-        for ids in id_variants(index.metadata_.get("patient_id", ())):
-            if not held.issuperset(ids):
-                warnings.warn(f"patient_id {' and '.join(ids)} may be one patient.", stacklevel=2)
+    for ids in id_variants(index.metadata_.get("patient_id", ())):
+        if not held.issuperset(ids):
+            warnings.warn(f"patient_id {' and '.join(ids)} may be one patient.", stacklevel=2)
     remove_partial(f"{index_dir}.partial", ".npy")
     what = "new" if how == "add" else "replaced"
     say(f"{index_dir} now holds {index.n_samples_fit_} tumors, {len(X)} of them {what}.")

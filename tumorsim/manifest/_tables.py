@@ -97,8 +97,9 @@ class Table:
         """Return the file that a cell names; backslashes may be slashes, letters composed or not (macOS)."""
         slashes = cell.replace("\\", "/")
         ways = (cell, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
-        paths = [real_path(self.folder / os.path.expanduser(way)) for way in dict.fromkeys(ways)]
-        path = next(filter(os.path.exists, paths), paths[0])
+        path, *others = (real_path(self.folder / os.path.expanduser(way)) for way in dict.fromkeys(ways))
+        if others and not os.path.exists(path):
+            path = next(filter(os.path.exists, others), path)
         self.names[path] = cell
         return path
 
