@@ -359,7 +359,7 @@ def test_damaged_stream_is_unreadable_with_the_reason(two_tumors):
 
 
 def test_a_damaged_mask_that_is_not_measured_is_a_finding(two_tumors):
-    """A table without sizes and shapes is checked like any other: only the scan's own check reads the mask."""
+    """A table without sizes and shapes is checked like any other, and its scan's mask read once."""
     table = pd.read_csv(two_tumors, dtype=str)
     table.drop(columns=[*MEASURES, "measured_from"]).to_csv(two_tumors, index=False)
     mask = two_tumors.parent / table["mask"][0]
