@@ -259,14 +259,15 @@ def reach(args):
 
 def known(cohort):
     """Return figures of each tumor: exact place, log-volume, shape, ring, brightness, number in its scan."""
-    numbers = told(cohort.table)
+    table = cohort.table
+    numbers = told(table)
     return {
         "place": np.column_stack([np.abs(numbers[:, 0]), numbers[:, 1:3]]),  # types have no side
         "volume": np.log(numbers[:, 3:4]),
         "shape": numbers[:, 4:6],
         "ring": numbers[:, 6:],
         "brightness": intensity_features(cohort),
-        "number": np.log(cohort.table.groupby("case_id")["tumor_id"].transform("size").to_numpy()[:, None]),
+        "number": np.log(table.groupby("case_id")["tumor_id"].transform("size").to_numpy()[:, None]),
     }
 
 
