@@ -6,6 +6,8 @@ import re
 from collections import Counter
 
 import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
 from tumorsim._validation import check_real
 from tumorsim.exceptions import BoxError, GeometryError, GridMismatchError
@@ -72,9 +74,6 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
     --------
     tumorsim.Cohort.check : Raises for scans that cannot be used, instead of a table.
     """
-    import pandas as pd
-    from tqdm import tqdm
-
     least = check_real(min_volume_mm3, "min_volume_mm3", minimum=0)
     most = check_real(max_volume_mm3, "max_volume_mm3", minimum=least, exclusive=True)
     cohort, problems, lines = read_manifest(path)
@@ -85,9 +84,8 @@ def check_archive(path, *, min_volume_mm3=14.0, max_volume_mm3=200_000.0, progre
         findings.append(_finding("error", check, (None, line), problems.reasons[line], remedy) | ids)
     for kind, line, problem, remedy in problems.remarks:
         findings.append(_finding("warning", kind, (None, line), problem, remedy))
-    for rows in tqdm(
-        group_by_case(cohort), "checking scans", disable=None if progress else True, leave=False
-    ):
+    groups, hidden = group_by_case(cohort), None if progress else True
+    for rows in tqdm(groups, "checking scans", disable=hidden, leave=False):
         findings += _of_scan([(cohort[row], lines[row]) for row in rows], least, most, digests)
     findings += _duplicates(digests)
     findings += _of_columns(cohort, lines)
@@ -112,38 +110,39 @@ def _finding(severity, check, where, problem, remedy):
 
 
 def _of_scan(tumors, least, most, digests):
-    """Return the findings of one scan's `tumors` (Tumor, line), and add its voxels to `digests`."""
+    """Yield the findings of one scan's `tumors` (Tumor, line), and add its voxels to `digests`."""
     first, line = tumors[0]
     case, scan = first.case, (first, line, True)
-    findings = _of_spacing(case.shape, case.affine, scan)
+    yield from _of_spacing(case.shape, case.affine, scan)
     try:
         image = case.load_image()
     except (OSError, ValueError) as err:
-        return [*findings, _finding("error", "unreadable", scan, str(err), "Copy or export the image anew.")]
+        yield _finding("error", "unreadable", scan, str(err), "Copy or export the image anew.")
+        return
     if not case.states_orientation:
         problem = "The file states no orientation, so its left and right are a guess."
-        findings.append(_finding("warning", "orientation unknown", scan, problem, ORIENTATION_REMEDY))
+        yield _finding("warning", "orientation unknown", scan, problem, ORIENTATION_REMEDY)
     low, high = float(image.min()), float(image.max())
     if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:
         problem = f"All voxels but a few have one intensity, {image.flat[0]:g}."
-        return [*findings, _finding("error", "constant image", scan, problem, "Export the image anew.")]
+        yield _finding("error", "constant image", scan, problem, "Export the image anew.")
+        return
     share = np.mean(image == low) if low < 0 else 0.0
     if share > 1e-3 and float(image[image > low].min()) - low > 0.1 * (high - low):
         problem = f"{share:.1%} of the voxels are {low:g}, far below all others: is it padding?"
-        findings.append(_finding("warning", "padding", scan, problem, "Write the background's value there."))
+        yield _finding("warning", "padding", scan, problem, "Write the background's value there.")
     digests.setdefault(_digest(image), []).append(scan)
     head = image > head_level(image)[1]
     try:
         mask = case.load_mask()
         for tumor, at in tumors:
-            findings += _of_lesion(tumor, at, mask, head, least, most)
+            yield from _of_lesion(tumor, at, mask, head, least, most)
     except (OSError, ValueError) as err:
-        findings.append(_finding("error", "mask unusable", scan, str(err), "Export or draw the mask anew."))
-    return findings
+        yield _finding("error", "mask unusable", scan, str(err), "Export or draw the mask anew.")
 
 
 def _of_spacing(shape, affine, scan):
-    """Return a finding where voxel sizes do not look like a head's scan."""
+    """Yield a finding where voxel sizes do not look like a head's scan."""
     spacing = spacing_from_affine(affine)
     sides = spacing * shape
     size = " x ".join(f"{s:.3g}" for s in spacing)
@@ -154,15 +153,14 @@ def _of_spacing(shape, affine, scan):
     elif sides.max() < _FIELD_MM[0] or sides.max() > _FIELD_MM[1] or spacing.max() > _COARSE_MM:
         problem = f"Voxels of {size} mm make a scan of {extent} mm, which is no head's."
     else:
-        return []
-    return [_finding("warning", "suspect spacing", scan, problem, remedy)]
+        return
+    yield _finding("warning", "suspect spacing", scan, problem, remedy)
 
 
 def _of_lesion(tumor, line, mask, head, least, most):
-    """Return the findings of one lesion; `head` is bool (nx, ny, nz), `mask` the case's or None."""
-    where, findings = (tumor, line), []
+    """Yield the findings of one lesion; `head` is bool (nx, ny, nz), `mask` the case's or None."""
+    where = tumor, line
     spacing, affine = tumor.case.spacing, tumor.case.affine
-    box = crop_slices(tumor.bbox)
     if mask is None:
         center = (tumor.bbox.sum(axis=0) - 1) / 2
         volume = float(np.pi / 6 * ((tumor.bbox[1] - tumor.bbox[0]) * spacing).prod())
@@ -170,30 +168,30 @@ def _of_lesion(tumor, line, mask, head, least, most):
         inside = tumor.select(mask)
         if not inside.any():
             problem = f"The mask has no voxel of value {tumor.mask_value} in the tumor's box."
-            return [_finding("error", "empty lesion", where, problem, "Correct mask_value or box.")]
+            yield _finding("error", "empty lesion", where, problem, "Correct mask_value or box.")
+            return
         center = tumor.bbox[0] + np.argwhere(inside).mean(axis=0)
         volume = float(inside.sum() * spacing.prod())
-        air = 1 - float(head[box][inside].mean())
+        air = 1 - float(head[crop_slices(tumor.bbox)][inside].mean())
         if air > _AIR_SHARE:
             problem = f"{air:.0%} of the lesion's voxels lie outside the head."
             remedy = "Look at image and mask together: one may be mirrored or shifted."
-            findings.append(_finding("warning", "lesion in air", where, problem, remedy))
+            yield _finding("warning", "lesion in air", where, problem, remedy)
     share = volume / max(float(head.sum() * spacing.prod()), 1e-6)
     if volume < least * (1 - 1e-6):
         problem, remedy = f"The lesion has {volume:.1f} mm3.", "Look whether it is a stray voxel."
-        findings.append(_finding("warning", "tiny lesion", where, problem, remedy))
+        yield _finding("warning", "tiny lesion", where, problem, remedy)
     elif volume > most or share > _HEAD_SHARE:
         problem = f"The lesion has {volume / 1000:.0f} ml, {share:.0%} of what the scan shows of the head."
         remedy = "Look whether mask_value takes in edema or brain, or the box is too large."
-        findings.append(_finding("warning", "huge lesion", where, problem, remedy))
+        yield _finding("warning", "huge lesion", where, problem, remedy)
     side = _SIDES.get(str(tumor.labels.get("hemisphere") or "").strip().lower())
     x = float(affine[0] @ [*center, 1]) - _middle(head, affine)
     if side and tumor.case.states_orientation and abs(x) > _MIDLINE_MM and (x < 0) != (side == "left"):
         other = "left" if x < 0 else "right"
         problem = f"The label says {side}; by the affine the tumor lies {abs(x):.0f} mm to the {other}."
         remedy = "Find out which is wrong: an exchanged label, or a header that mirrors the scan."
-        findings.append(_finding("error", "side conflict", where, problem, remedy))
-    return findings
+        yield _finding("error", "side conflict", where, problem, remedy)
 
 
 def _middle(head, affine):
@@ -214,8 +212,7 @@ def _digest(image):
 
 
 def _duplicates(digests):
-    """Return findings for scans of the same voxels; `digests` maps a digest to the scans that have it."""
-    findings = []
+    """Yield findings for scans of the same voxels; `digests` maps a digest to the scans that have it."""
     for scans in (scans for scans in digests.values() if len(scans) > 1):
         first = scans[0][0].case
         for tumor, line, _ in scans[1:]:
@@ -225,43 +222,39 @@ def _duplicates(digests):
             if tumor.case.patient_id == first.patient_id:
                 severity, remedy = "warning", "it would find its own copy."
             remedy = f"Leave one of them out; {remedy}"
-            findings.append(_finding(severity, "duplicated voxels", (tumor, line, True), problem, remedy))
-    return findings
+            yield _finding(severity, "duplicated voxels", (tumor, line, True), problem, remedy)
 
 
 def _of_columns(cohort, lines):
-    """Return findings about columns: patients and labels not known, spellings, types by data set."""
-    findings, table = [], cohort.labels
+    """Yield findings about columns: patients and labels not known, spellings, types by data set."""
+    table = cohort.labels
     scans = Counter(patient for patient, _ in dict.fromkeys((c.patient_id, c.case_id) for c in cohort.cases))
     for patient in (one for one, n in scans.items() if n > 1 and re.fullmatch(_UNKNOWN, one)):
         line = (None, lines[list(cohort.patient_ids).index(patient)])
         problem = f"Patient '{patient}' has {scans[patient]} scans: one patient, or several of no name?"
         remedy = "Give each patient an id of their own: searches leave out the query's patient by it."
-        findings.append(_finding("warning", "patient ids", line, problem, remedy))
+        yield _finding("warning", "patient ids", line, problem, remedy)
     for task in table.columns:
         values = table[task].dropna()
         for row, value in values[values.str.fullmatch(_UNKNOWN)].drop_duplicates().items():
             problem = f"label_{task} is '{value}': a value of its own, or is it not known?"
             remedy = "Leave the cell empty, if so."
-            findings.append(_finding("warning", "label unknown", (None, lines[row]), problem, remedy))
+            yield _finding("warning", "label unknown", (None, lines[row]), problem, remedy)
         counts = Counter(values)
         for rare, common in _variants(counts):
             row = int(values.index[values == rare][0])
             both = f"'{rare}' ({counts[rare]}) and '{common}' ({counts[common]})"
             problem = f"{both} look like one value of label_{task}."
             remedy = f"Write '{common}' everywhere, if they are."
-            findings.append(_finding("warning", "label spelling", (None, lines[row]), problem, remedy))
+            yield _finding("warning", "label spelling", (None, lines[row]), problem, remedy)
     if _type_is_dataset(cohort):
         problem = "Nearly all tumors of a data set are of one type: a network may learn the scanner only."
         remedy = "Report scores within a data set, and leave one data set out; see docs/public_sets.md."
-        findings.append(_finding("note", "type is data set", (None, 0), problem, remedy))
-    return findings
+        yield _finding("note", "type is data set", (None, 0), problem, remedy)
 
 
 def _type_is_dataset(cohort):
     """Tell whether the column ``dataset`` determines the type of all but one tumor in twenty."""
-    import pandas as pd
-
     pairs = [(tumor.metadata.get("dataset"), tumor.labels.get("type")) for tumor in cohort]
     counts = pd.crosstab(*np.array([pair for pair in pairs if all(pair)], dtype=object).reshape(-1, 2).T)
     most = counts.idxmax(axis=1)  # data set → its most frequent type
