@@ -9,6 +9,11 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from tqdm import tqdm
 
 from tumorsim._validation import check_mask_value
 from tumorsim.anatomy import register_dates
@@ -20,8 +25,6 @@ from tumorsim.records.columns import clean_id, is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pandas as pd
 
     from tumorsim.embedder import TumorEmbedder
     from tumorsim.records import Tumor
@@ -86,8 +89,6 @@ def match_dates(
     ----------
     RANO 2.0: Wen et al., J Clin Oncol 41, 5187-5199, 2023.
     """
-    import pandas as pd
-
     options = {"mask_value": mask_value, "min_volume_mm3": min_volume_mm3}
     options |= {"merge_distance_mm": merge_distance_mm, "by_value": by_value}
     cases, tumors = zip(*(_lesions_of(side, options) for side in (before, after)), strict=True)
@@ -154,9 +155,6 @@ def match_manifest(archive, output=None, *, embedder=None, skip_bad=False, progr
     ValueError
         If there is neither ``date`` nor ``visit``, or no patient has two dates.
     """
-    import pandas as pd
-    from tqdm import tqdm
-
     cohort = load_cohort(archive, skip_bad=skip_bad)
     name = next((n for n in ("date", "visit") if any(not is_blank(t.metadata.get(n)) for t in cohort)), None)
     if name is None:
@@ -324,8 +322,6 @@ def _pair_lesions(before, after, *, tolerance_mm=_TOLERANCE_MM, likeness=None):
 
     Returns a list of (numbers before, numbers after); one side of a pair may be empty.
     """
-    from scipy.optimize import linear_sum_assignment
-
     shape = len(before), len(after)
     share, back, gain = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for i, j in np.ndindex(shape):
@@ -348,8 +344,6 @@ def _pair_lesions(before, after, *, tolerance_mm=_TOLERANCE_MM, likeness=None):
 
 def _share(points, others, limit):
     """Return the share of `points` (n, 3) that lie within `limit` mm of the nearest of `others` (m, 3)."""
-    from scipy.spatial import cKDTree
-
     gaps = np.maximum(np.maximum(points.min(0) - others.max(0), others.min(0) - points.max(0)), 0)
     if np.linalg.norm(gaps) > limit:
         return 0.0
@@ -363,8 +357,6 @@ def _radius(points):
 
 def _groups(pairs, shape):
     """Return the connected components of pairs of lesions, those without a partner too."""
-    from scipy.sparse.csgraph import connected_components
-
     linked = np.zeros((sum(shape), sum(shape)))
     for i, j in pairs:
         linked[i, shape[0] + j] = 1
