@@ -11,6 +11,7 @@ import numpy as np
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import check_affine, check_same_grid, spacing_from_affine
 from tumorsim.io import arrays_of_nibabel, load_image, read_geometry, states_orientation, voxel_key
+from tumorsim.records._view import case_html
 from tumorsim.records.columns import clean_id
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ class Case:
     def __repr__(self):
         return f"Case(case_id={self.case_id!r}, patient_id={self.patient_id!r}, has_mask={self.has_mask})"
 
-    def _repr_html_(self):
-        from tumorsim.records._view import case_html
-
-        return case_html(self)
+    _repr_html_ = case_html
 
     @property
     def has_mask(self) -> bool:

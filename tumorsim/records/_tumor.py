@@ -10,6 +10,7 @@ from tumorsim._validation import check_box, check_mask_value, check_text
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
+from tumorsim.records._view import tumor_html
 from tumorsim.records.columns import MEASURES, clean_id, clean_label
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ class Tumor:
         labels = ", ".join(f"{k}={v!r}" for k, v in self.labels.items() if v is not None)
         return f"Tumor(tumor_id={self.tumor_id!r}{', ' + labels if labels else ''})"
 
-    def _repr_html_(self):
-        from tumorsim.records._view import tumor_html
-
-        return tumor_html(self)
+    _repr_html_ = tumor_html
 
     @property
     def patient_id(self) -> str:
