@@ -14,7 +14,7 @@ import pandas as pd
 from tumorsim._validation import check_fitted
 from tumorsim.answers import votes
 from tumorsim.exceptions import IndexMismatchError
-from tumorsim.io import atomic_path
+from tumorsim.io import write_text
 from tumorsim.records.columns import label_column
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class VoteCalibration:
         check_fitted(self, "curves_")
         values = {"format": _FORMAT, "made_for": self.made_for_, "curves": self.curves_}
         values |= {"report": self.report_.to_dict("records")}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        write_text(path, json.dumps(values, indent=1))
 
     @classmethod
     def load(cls, path: str | PathLike) -> VoteCalibration:

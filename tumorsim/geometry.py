@@ -55,20 +55,17 @@ def spacing_from_affine(affine):
 
 def check_same_grid(shape, affine, other_shape, other_affine, *, case_id):
     """Raise ``GridMismatchError`` unless two arrays share shape and, at every corner, position."""
+    what = f"Image and mask of case '{case_id}'"
+    remedy = "Resample the mask onto the image with nearest-neighbor interpolation."
     if tuple(shape) != tuple(other_shape):
-        raise GridMismatchError(
-            f"Image and mask of case '{case_id}' have different shapes: {tuple(shape)} and "
-            f"{tuple(other_shape)}. Resample the mask onto the image with nearest-neighbor interpolation."
-        )
+        shapes = f"{tuple(shape)} and {tuple(other_shape)}"
+        raise GridMismatchError(f"{what} have different shapes: {shapes}. {remedy}")
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     distance = np.linalg.norm(((affine - other_affine) @ corners)[:3], axis=0).max()
     if distance > 0.01:
-        raise GridMismatchError(
-            f"Image and mask of case '{case_id}' lie on different grids: their affines differ by "
-            f"{distance:.2f} mm (allowed: 0.01 mm). Resample the mask onto the image with "
-            "nearest-neighbor interpolation."
-        )
+        how = f"their affines differ by {distance:.2f} mm (allowed: 0.01 mm)"
+        raise GridMismatchError(f"{what} lie on different grids: {how}. {remedy}")
 
 
 def ras_permutation(affine):

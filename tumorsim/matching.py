@@ -313,14 +313,13 @@ def _change(before, after, months):
 
 
 def _pair_lesions(before, after, *, tolerance_mm=_TOLERANCE_MM, likeness=None):
-    """Group lesions of two dates, lists of voxel centers (n, 3) in mm of one space, that are one.
+    """Return which lesions of two dates are one, as (numbers before, numbers after); a side may be empty.
 
-    A pair is possible where voxels of one lesion lie within `tolerance_mm` of the other. It gains the smaller
-    lesion's share that does, and ``1 - d / (r + s + tolerance_mm)``, for centers d mm apart and radii r and s
-    of balls of equal extent, and a part of `likeness` (n_before, n_after), 0 to 1. The pairs with the largest
-    sum are taken. A lesion that is left over joins the one that holds half of it: a merge or a split.
-
-    Returns a list of (numbers before, numbers after); one side of a pair may be empty.
+    Lesions are voxel centers (n, 3) in mm of one space. A pair is possible where voxels of one lesion lie
+    within `tolerance_mm` of the other. It gains the smaller lesion's share that does, and
+    ``1 - d / (r + s + tolerance_mm)``, for centers d mm apart and radii r and s of balls of equal extent, and
+    a part of `likeness` (n_before, n_after), 0 to 1. The pairs with the largest sum are taken. A lesion that
+    is left over joins the one that holds half of it: a merge or a split.
     """
     shape = len(before), len(after)
     share, back, gain = np.zeros(shape), np.zeros(shape), np.zeros(shape)

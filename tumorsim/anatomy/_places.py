@@ -12,7 +12,7 @@ from tumorsim._validation import check_integer, check_real
 from tumorsim.anatomy._areas import place_labels, region_at
 from tumorsim.anatomy._picture import save_picture
 from tumorsim.anatomy._register import register_to_mni
-from tumorsim.io import atomic_path, content_key, file_stems, partial_file, remove_partial
+from tumorsim.io import content_key, file_stems, partial_file, remove_partial, write_text
 from tumorsim.manifest import load_cohort, save_manifest
 from tumorsim.records import Cohort, Tumor, group_by_case
 from tumorsim.records.columns import PLACE_TASKS
@@ -159,13 +159,9 @@ def _locate(tumors, areas, method, picture, partial_dir, min_quality):
     if not case.states_orientation:
         for place in places:
             place["labels"]["hemisphere"] = None
-    quality, spread = registration.quality, registration.spread_mm
-    spread = None if np.isnan(spread) else round(spread, 1)
-    notes = {
-        "place_quality": round(quality, 3),
-        "place_spread_mm": spread,
-        "place_method": registration.method,
-    }
+    quality, used = registration.quality, registration.method
+    spread = None if np.isnan(registration.spread_mm) else round(registration.spread_mm, 1)
+    notes = {"place_quality": round(quality, 3), "place_spread_mm": spread, "place_method": used}
     result = [place | notes for place in places]
     if picture is not None:
         shown = np.zeros(case.shape, bool)
@@ -175,11 +171,10 @@ def _locate(tumors, areas, method, picture, partial_dir, min_quality):
         labels = [[str(place["labels"][task] or "midline") for task in PLACE_TASKS] for place in places]
         said = "; ".join(map(" ".join, labels))
         centers = [[place[f"mni_{axis}_mm"] for axis in "xyz"] for place in places]
-        title = f"{case.case_id}: quality {quality:.2f}{trust}, {registration.method}; {said}"
+        title = f"{case.case_id}: quality {quality:.2f}{trust}, {used}; {said}"
         save_picture(picture, image, case.affine, shown, registration.to_mni, title=title, centers=centers)
     if kept is not None:
-        with atomic_path(kept) as temporary:
-            temporary.write_text(json.dumps(result), encoding="utf-8")
+        write_text(kept, json.dumps(result))
     return result
 
 

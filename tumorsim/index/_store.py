@@ -14,7 +14,7 @@ import numpy as np
 from tumorsim._validation import printable
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index._tables import map_array, read_table, write_table
-from tumorsim.io import atomic_path, content_key, locked, write_array
+from tumorsim.io import atomic_path, content_key, locked, write_array, write_text
 
 FORMAT = "tumorsim-index"
 SCHEMA_VERSION = 2
@@ -28,12 +28,7 @@ _TEMPORARY = re.compile(r"\.(?:(?:embeddings|metadata)-\d+\.np[yz]|manifest\.jso
 
 
 class Store:
-    """One index directory, and the generation of it that was read or written last.
-
-    A writer adds the files of the next generation and then replaces the manifest, so a reader sees the old
-    index or the new one, whenever the writer is killed. A store that has read a generation does not overwrite
-    another one.
-    """
+    """One index directory, and the generation that was read or written last, the only one it replaces."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
@@ -70,8 +65,7 @@ class Store:
             manifest["sha256"] = _manifest_key(manifest)
             self._sync()  # the names of the data files reach the disk before that of the manifest
             name = MANIFEST
-            with atomic_path(self.path / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            write_text(self.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
             self.generation = generation
             self._sync()
         except OSError as err:

@@ -10,6 +10,7 @@ from tumorsim.io._files import (
     remove_partial,
     save_tensors,
     write_array,
+    write_text,
 )
 from tumorsim.io._images import (
     ORIENTATION_REMEDY,
@@ -26,4 +27,5 @@ __all__ = [
     "ORIENTATION_REMEDY", "arrays_of_nibabel", "atomic_path", "content_key", "file_stems", "load_embeddings",
     "load_image", "locked", "partial_file", "read_geometry", "remove_leftovers", "remove_partial",
     "save_embeddings", "save_nifti", "save_tensors", "states_orientation", "voxel_key", "write_array",
+    "write_text",
 ]  # fmt: skip

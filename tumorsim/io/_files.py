@@ -73,6 +73,13 @@ def atomic_path(path, *, mode=0o666):
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path, text):
+    """Write text as UTF-8, atomically, and return the path."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
 def save_tensors(path, tensors, metadata):
     """Write a safetensors file atomically; ``OSError`` also where safetensors raises a kind of its own."""
     from safetensors import SafetensorError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tumorsim._validation import printable
 from tumorsim.exceptions import ManifestError
-from tumorsim.io import atomic_path
+from tumorsim.io import write_text
 from tumorsim.manifest._formats import NUMBER, read_cells
 from tumorsim.manifest._guesses import looking_like, point_columns, remarks_of
 from tumorsim.records.columns import (
@@ -169,9 +169,7 @@ class Problems:
         if list_path is not None and (always_list or len(lines) > 5):
             where = f"; see '{list_path}'"
             try:
-                with atomic_path(list_path) as temporary:
-                    listed = "".join(f"'{self.path}', {line}\n" for line in lines)
-                    temporary.write_text(listed, encoding="utf-8")
+                write_text(list_path, "".join(f"'{self.path}', {line}\n" for line in lines))
             except OSError as err:  # a read-only folder: all goes into the message
                 where = f" ('{list_path}' cannot be written: {err.strerror})"
         text = f"'{self.path}', {lines[0]}"

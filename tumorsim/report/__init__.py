@@ -1,8 +1,7 @@
-"""Pages that load nothing from anywhere: answer sheets, the overview of many, the review of masks."""
+"""Pages that load nothing from anywhere: answer sheets, the overview of many, masks, two dates."""
 
-from tumorsim.report._match import save_match
 from tumorsim.report._neighborhood import map_archive
-from tumorsim.report._pages import draw_proposal, draw_tumor, save_overview, save_review
+from tumorsim.report._pages import draw_proposal, draw_tumor, save_match, save_overview, save_review
 from tumorsim.report._sheet import describe_model, render_notebook, render_report, save_report
 
 __all__ = [

@@ -10,12 +10,13 @@ import pandas as pd
 
 from tumorsim._validation import counted
 from tumorsim.answers import describe_closeness, describe_summary, describe_volume, describe_vote, summarize
+from tumorsim.io import write_text
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import course_columns, label_columns
 from tumorsim.rendering import PLANES
 from tumorsim.report._columns import UNKNOWN, column_of, course_cell, labels_of, picture_extent, shown_text
 from tumorsim.report._neighborhood import Neighborhood
-from tumorsim.report._pages import MARGIN_MM, render, write_page
+from tumorsim.report._pages import MARGIN_MM, render
 
 TUMOR_BYTES = 560_000  # compressed voxels of a tumor; base64, the still pictures and text stay below 1 MB
 SHEET_BYTES = 24_000_000  # of all tumors of a sheet
@@ -26,7 +27,7 @@ N_BESIDE = 5  # neighbors that stand beside the query; further ones go into a ta
 
 def save_report(path, **content):
     """Write `render_report` of `content` to a file, atomically, and return its path."""
-    return write_page(path, render_report(**content))
+    return write_text(path, render_report(**content))
 
 
 def render_report(

@@ -11,21 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tumorsim import io
 from tumorsim._validation import counted, printable
 from tumorsim.answers import describe_training
 from tumorsim.calibration import VoteCalibration, calibrate_votes
 from tumorsim.evaluation import evaluate_knn
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index import TumorIndex
-from tumorsim.io import (
-    atomic_path,
-    content_key,
-    load_embeddings,
-    partial_file,
-    remove_partial,
-    save_embeddings,
-    write_array,
-)
 from tumorsim.manifest import load_cohort
 from tumorsim.records import Cohort, group_by_case
 from tumorsim.retrieval._measured import NAMES, with_measures
@@ -66,7 +58,7 @@ def embed_to_file(
     """
     if not overwrite and Path(path).exists():
         try:
-            _, columns, space = load_embeddings(path)
+            _, columns, space = io.load_embeddings(path)
             same = space.get("fingerprint") == embedder.space_.fingerprint
             lost = set(columns.get("tumor_id", ())) - set(tumors.tumor_ids)
             what = f"embeddings of tumors that this archive lacks, such as '{min(lost)}'" if lost else ""
@@ -79,16 +71,15 @@ def embed_to_file(
     where = {"workers": workers, "dask": dask, "skipped": {} if skip_bad else None}
     X, columns = embed_archive(embedder, tumors, partial_dir=f"{path}.partial", progress=progress, **where)
     if where["skipped"]:
-        with atomic_path(f"{path}.errors.txt") as temporary:
-            lines = (f"case '{case}': {printable(err)}\n" for case, err in where["skipped"].items())
-            temporary.write_text("".join(lines), encoding="utf-8")
+        lines = (f"case '{case}': {printable(err)}\n" for case, err in where["skipped"].items())
+        io.write_text(f"{path}.errors.txt", "".join(lines))
         warnings.warn(
             f"{counted(len(where['skipped']), 'scan')} could not be used and left out; see "
             f"'{path}.errors.txt'.",
             stacklevel=2,
         )
-    save_embeddings(path, X, columns, embedder.space_.to_dict())
-    remove_partial(f"{path}.partial", ".npy")
+    io.save_embeddings(path, X, columns, embedder.space_.to_dict())
+    io.remove_partial(f"{path}.partial", ".npy")
     return X
 
 
@@ -160,8 +151,8 @@ def embed_archive(
                 else:
                     found[rows] = result
                     if file is not None:
-                        with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                            write_array(opened, found[rows])
+                        with io.atomic_path(file) as temporary, open(temporary, "wb") as opened:
+                            io.write_array(opened, found[rows])
                 bar.update()
     if bad:
         kept = np.setdiff1d(np.arange(len(tumors)), bad)
@@ -215,7 +206,7 @@ def read_embeddings(source: str | PathLike, *, partial_dir: str | PathLike | Non
         index = TumorIndex.load(source)
         return index.embeddings_, index.metadata_, index.space_
     if not is_table(source):
-        X, columns, space = load_embeddings(source)
+        X, columns, space = io.load_embeddings(source)
         return X, pd.DataFrame(columns), EmbeddingSpace.from_dict(space)
     cohort, embedder = load_cohort(source), load_embedder(**model)
     X, columns = embed_archive(embedder, cohort, partial_dir=partial_dir, progress=True)
@@ -293,5 +284,5 @@ def _partial_file(folder, embedder, tumors):
         return None
     salts = sorted(embedder.training_.get("scans") or ())
     rows = [[tumor.bbox.tolist(), tumor.mask_value] for tumor in tumors]
-    content = [embedder.space_.fingerprint, salts, NAMES, *map(content_key, files), rows]
-    return partial_file(folder, content, ".npy")
+    content = [embedder.space_.fingerprint, salts, NAMES, *map(io.content_key, files), rows]
+    return io.partial_file(folder, content, ".npy")

@@ -10,17 +10,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from tumorsim import manifest
 from tumorsim._validation import counted
 from tumorsim.exceptions import ManifestError
-from tumorsim.io import atomic_path, content_key, file_stems, partial_file, remove_partial, save_nifti
-from tumorsim.manifest import (
-    case_of_row,
-    read_manifest,
-    read_table,
-    relative_path,
-    tumors_from_case,
-    write_table,
-)
+from tumorsim.io import content_key, file_stems, partial_file, remove_partial, save_nifti, write_text
 from tumorsim.records import Case, Cohort, group_by_case
 from tumorsim.report import describe_model, draw_proposal, draw_tumor, save_overview, save_review
 from tumorsim.retrieval._find import check_request, find_similar
@@ -61,7 +54,7 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
     FileNotFoundError, ManifestError
         If the table cannot be read, or no scan of it can be used.
     """
-    folder, table = Path(folder), read_table(scans)
+    folder, table = Path(folder), manifest.read_table(scans)
     cases, partial, jobs = _cases_of(table), folder / "scans.csv.partial", []
     for (row, case), stem in zip(cases, file_stems(case.case_id for _, case in cases), strict=True):
         if case.has_mask:
@@ -89,15 +82,14 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
                 table.problems.add(row, err, table)
                 continue
             file.unlink(missing_ok=True)  # a card beside an older mask would pass for its own
-            with atomic_path(kept) as temporary:  # first: a mask without it is somebody's own
-                temporary.write_text(json.dumps(card | {"mask": file.name}), encoding="utf-8")
+            write_text(kept, json.dumps(card | {"mask": file.name}))  # first: a mask without it is one's own
             save_nifti(file, mask, case.affine)
         cards[row.line] = json.loads(kept.read_text(encoding="utf-8"))
     table.problems.finish(folder / "errors.txt", n_rows=len(table.rows), skip_bad=True, always_list=True)
     facts = describe_model(embedder) | {"Scans": str(scans), "Threshold": f"{threshold:g}"}
     save_review(folder / "review.html", list(cards.values()), _set_aside(table), facts=facts)
     frame = _with_masks(table, cases, cards, folder)
-    write_table(folder / "scans.csv", frame)
+    manifest.write_table(folder / "scans.csv", frame)
     remove_partial(partial, ".json")
     return frame
 
@@ -168,9 +160,8 @@ def answer_table(
     table.problems.finish(errors, n_rows=len(table.rows), skip_bad=True, always_list=folder is not None)
     answers += [{"row": name, "problem": problem} for name, problem in _set_aside(table)]
     if folder is not None:
-        with atomic_path(Path(folder) / "answers.json") as temporary:
-            text = json.dumps(answers, ensure_ascii=False, indent=1, default=str)
-            temporary.write_text(text, encoding="utf-8")
+        text = json.dumps(answers, ensure_ascii=False, indent=1, default=str)
+        write_text(Path(folder) / "answers.json", text)
         size = counted(index.n_samples_fit_, "tumor")
         facts = describe_model(embedder, model_name) | {"Scans": str(scans)}
         facts |= {"Archive": f"{archive_name} ({size})" if archive_name else size} | answers[0]["settings"]
@@ -187,7 +178,7 @@ def _cases_of(table):
     for row in table.rows:
         try:
             if row.line not in table.problems.reasons:
-                cases.append((row, case_of_row(table, row, lines, needs_mask=False)))
+                cases.append((row, manifest.case_of_row(table, row, lines, needs_mask=False)))
         except (OSError, TypeError, ValueError) as err:
             table.problems.add(row, err, table)
     return cases
@@ -197,7 +188,7 @@ def _propose(embedder, case, threshold):
     """Return a proposed mask (nx, ny, nz), and ids, volumes of lesions and pictures for the page."""
     mask = embedder.segment(case, threshold=threshold)
     proposed = Case(case.image, (mask, case.affine), case_id=case.case_id, patient_id=case.patient_id)
-    tumors = tumors_from_case(proposed) if mask.any() else Cohort([])
+    tumors = manifest.tumors_from_case(proposed) if mask.any() else Cohort([])
     volumes = tumors.table["volume_mm3"].to_numpy() if len(tumors) else np.zeros(0)
     order = np.argsort(-volumes, kind="stable")
     card = {"case_id": case.case_id, "patient_id": case.patient_id, "image": Path(case.image).name}
@@ -211,18 +202,18 @@ def _with_masks(table, cases, cards, folder):
     for row, case in cases:
         card = cards.get(row.line)
         if case.has_mask or (card is not None and card["volumes_mm3"]):
-            mask = relative_path(case.mask, folder) if card is None else card["mask"]
-            cells = row.cells | {"image": relative_path(case.image, folder), "mask": mask}
+            mask = manifest.relative_path(case.mask, folder) if card is None else card["mask"]
+            cells = row.cells | {"image": manifest.relative_path(case.image, folder), "mask": mask}
             rows.append(cells | {"mask_source": "" if card is None else "proposed by the model"})
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*table.columns, "mask", "mask_source"])))
 
 
 def _queries_of(scans, options):
     """Return the table and, of each scan, row, case_id and query (or a function that makes it of a mask)."""
-    table = read_table(scans)
+    table = manifest.read_table(scans)
     if "tumor_id" in table.columns:
         by_line = {row.line: row for row in table.rows}
-        cohort, table.problems, lines = read_manifest(scans)
+        cohort, table.problems, lines = manifest.read_manifest(scans)
         groups = group_by_case(cohort)
         return table, [(by_line[lines[i[0]]], cohort[i[0]].case.case_id, cohort[i]) for i in groups]
     names = ("min_volume_mm3", "merge_distance_mm", "by_value")
@@ -231,7 +222,7 @@ def _queries_of(scans, options):
     def query(row, case):
         value = row.get("mask_value") or options.get("mask_value", ">0")
         known = lesions | {"mask_value": value, "labels": table.labels(row)}
-        return (lambda: tumors_from_case(case, **known)) if case.has_mask else case
+        return (lambda: manifest.tumors_from_case(case, **known)) if case.has_mask else case
 
     return table, [(row, case.case_id, query(row, case)) for row, case in _cases_of(table)]
 
