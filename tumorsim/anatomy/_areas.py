@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from tumorsim.exceptions import GeometryError, ManifestError
 from tumorsim.geometry import spacing_from_affine
 from tumorsim.io import load_image
+from tumorsim.manifest import read_table
 
 _MIDLINE_MM = 5.0  # nearer to it a side would be a guess
 _FRONT_MM = -18.0  # MNI y
@@ -93,8 +94,6 @@ class AreaMap:
         ManifestError
             If the table lacks a column, or a value is no whole number.
         """
-        from tumorsim.manifest import read_table
-
         table = read_table(names)
         table.require(("value", "region"))
         found = {}

@@ -4,6 +4,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from nibabel.affines import from_matvec
 from scipy.linalg import expm
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
@@ -64,9 +65,7 @@ def coarsen(array, affine, spacing):
     new = np.maximum(old, spacing)
     shape = tuple(int(n) for n in np.maximum(1, np.ceil(np.array(array.shape) * old / new - 1e-3)))
     axes = affine[:3, :3] / old
-    moved = np.eye(4)
-    moved[:3, :3] = axes * new
-    moved[:3, 3] = affine[:3, 3] + axes @ ((new - old) / 2)
+    moved = from_matvec(axes * new, affine[:3, 3] + axes @ ((new - old) / 2))
     return resample(array, old, new, shape), moved
 
 
@@ -150,10 +149,8 @@ class Pose:
     def move(self, to_scan, step):
         """Return the map after a step (n,): the linear part changes about the brain's middle."""
         linear, change = to_scan[:3, :3], np.tensordot(step[:-3], self.basis, 1)
-        moved = np.eye(4)
-        moved[:3, :3] = expm(change) @ linear if self.first is None else linear + change
-        moved[:3, 3] = linear @ CENTER + to_scan[:3, 3] + step[-3:] - moved[:3, :3] @ CENTER
-        return moved
+        moved = expm(change) @ linear if self.first is None else linear + change
+        return from_matvec(moved, linear @ CENTER + to_scan[:3, 3] + step[-3:] - moved @ CENTER)
 
 
 def fit(to_scan, level, compared, model, n_steps):

@@ -4,22 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from nibabel.affines import from_matvec
 from scipy.ndimage import distance_transform_edt, label
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from tumorsim._validation import check_choice
-from tumorsim.anatomy._fit import (
-    CENTER,
-    SCALE,
-    Pose,
-    coarsen,
-    distance,
-    fit,
-    quality_of,
-    scan_points,
-    tissue_points,
-)  # fmt: skip
+from tumorsim.anatomy import _fit
+from tumorsim.anatomy._fit import CENTER, SCALE, Pose, coarsen, distance, quality_of, tissue_points
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import ras_affine, spacing_from_affine, to_ras
 from tumorsim.preprocessing import normalize_intensity
@@ -133,8 +125,8 @@ def register_dates(before, after):
         starts = _rank_starts(levels[0], middle)[:_RIGID_STARTS]  # of a coarse grid
         found = [_nearest_rigid(start @ to_mni, from_mni) @ from_mni for start in starts] + [from_mni]
         for first, second, step in zip(_prepare(*before)[0], levels, _RIGID_STEPS, strict=True):
-            compared = scan_points(from_mni, first, step)
-            found = [fit(start, second, compared, Pose(rigid=True), 20) for start in found]
+            compared = _fit.scan_points(from_mni, first, step)
+            found = [_fit.fit(start, second, compared, Pose(rigid=True), 20) for start in found]
             found = sorted(found, key=lambda to_scan: -quality_of(to_scan, second, compared))[:2]
         return found[0] @ to_mni, quality_of(found[0], second, compared)
 
@@ -143,10 +135,8 @@ def _nearest_rigid(linear, from_mni):
     """Return the rigid map (4, 4) that puts the brain's middle where an affine one (4, 4) does."""
     left, _, right = np.linalg.svd(linear[:3, :3])
     middle = from_mni[:3, :3] @ CENTER + from_mni[:3, 3]
-    rigid = np.eye(4)
-    rigid[:3, :3] = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
-    rigid[:3, 3] = linear[:3, :3] @ middle + linear[:3, 3] - rigid[:3, :3] @ middle
-    return rigid
+    rigid = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+    return from_matvec(rigid, linear[:3, :3] @ middle + linear[:3, 3] - rigid @ middle)
 
 
 @dataclass
@@ -200,9 +190,7 @@ def _rank_starts(level, middle):
     for turn in turns:
         linear = Rotation.from_euler("xyz", turn, degrees=True).as_matrix() / SCALE
         for shift in shifts:
-            to_scan = np.eye(4)
-            to_scan[:3, :3] = linear
-            to_scan[:3, 3] = middle + shift - linear @ CENTER
+            to_scan = from_matvec(linear, middle + shift - linear @ CENTER)
             ranked.append((quality_of(to_scan, level, tissue_points(12.0), robust=False), to_scan))
     ranked.sort(key=lambda pair: -pair[0])
     chosen = []
@@ -228,13 +216,13 @@ def _refine(found, levels):
     """Return the two best maps (4, 4) of MNI mm to those of the scan after refinement, best first."""
     coarse, compared = levels[0], tissue_points(_STEPS[0])
     for n_poses, n_steps in _ROUNDS[:2]:
-        found = [fit(to_scan, coarse, compared, Pose(), n_steps) for to_scan in found[:n_poses]]
+        found = [_fit.fit(to_scan, coarse, compared, Pose(), n_steps) for to_scan in found[:n_poses]]
         found.sort(key=lambda to_scan: -quality_of(to_scan, coarse, compared))
     n_poses, n_steps = _ROUNDS[2]
     refined = []
     for first in found[:n_poses]:
         model, to_scan = Pose(first), first
         for level, step in zip(levels, _STEPS, strict=True):
-            to_scan = fit(to_scan, level, tissue_points(step), model, n_steps)
+            to_scan = _fit.fit(to_scan, level, tissue_points(step), model, n_steps)
         refined.append(to_scan)
     return sorted(refined, key=lambda to_scan: -quality_of(to_scan, levels[-1], tissue_points(_STEPS[-1])))
