@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tumorsim import EmbeddingSpace, TumorIndex
 from tumorsim.calibration import VoteCalibration
 from tumorsim.cli import app
-from tumorsim.cli._parse import parse_aspects, parse_where
+from tumorsim.cli._parse import parse_aspects, parse_columns, parse_where
 from tumorsim.io import load_embeddings, load_image, save_embeddings
 
 
@@ -431,6 +431,17 @@ def test_a_terminal_that_lacks_signs_stops_nothing(folder):
     assert done.returncode == 2 and "Got 't1c-ä?'".encode("latin-1") in done.stderr
 
 
+def test_aspects_and_columns_are_pairs():
+    """An aspect without a weight has 1, and a quoted column may hold a comma."""
+    assert parse_aspects(["type=1", "region=0.5", "size"]) == {"type": 1.0, "region": 0.5, "size": 1.0}
+    assert parse_aspects(["embedding"]) == "embedding" and parse_aspects([]) is None
+    columns = parse_columns('patient_id=MRN,"label_type=Type, WHO"')
+    assert columns == {"patient_id": "MRN", "label_type": "Type, WHO"} and parse_columns(None) is None
+    for parse, bad in ((parse_aspects, ["type=much"]), (parse_columns, "image=a,image=b")):
+        with pytest.raises(ValueError, match="Got"):
+            parse(bad)
+
+
 def test_conditions_take_the_columns_kind():
     """Numbers, text that looks like numbers, booleans, lists and ranges are told apart by the column."""
     table = pd.DataFrame(
@@ -442,7 +453,7 @@ def test_conditions_take_the_columns_kind():
     }
     assert parse_where(["proven=true", "type=a,b"], table) == {"proven": ("==", True), "type": ["a", "b"]}
     assert parse_where(["type="], table) == {"type": ("==", None)}
-    assert parse_where(None, table) is None and parse_aspects([]) is None
+    assert parse_where(None, table) is None
     for bad in ("proven=perhaps", "age>1,2", "=3"):
         with pytest.raises(ValueError, match="Got"):
             parse_where([bad], table)

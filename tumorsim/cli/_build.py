@@ -5,17 +5,19 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from tumorsim._validation import counted
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_folder, check_output, say
 from tumorsim.cli._parse import parse_columns, split_names
+from tumorsim.records.columns import PLACE_TASKS
 
 
 @app.command(epilog="\b\nExample:\n  tumorsim demo --out demo")
 def demo(
-    out: Annotated[Path, Option(help="Folder for figures, tables and answer.html.")] = Path("tumorsim-demo"),
-    n_patients: Annotated[int, Option(min=8, help="Simulated patients.")] = 48,
+    out: opt.option(Path, "Folder for figures, tables and answer.html.") = Path("tumorsim-demo"),
+    n_patients: opt.option(int, "Simulated patients.", min=8) = 48,
     random_state: opt.Seed = 0,
-    n_jobs: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
+    n_jobs: opt.option(int, "Processes that simulate.", min=1) = 2,
     overwrite: opt.Overwrite = False,
 ):
     """Walk the whole way once on simulated patients.
@@ -48,34 +50,24 @@ def manifest(
             metavar="SCANS.csv|ROOT",
         ),
     ] = None,
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="Manifest to write: one row per tumor.")
-    ] = None,
-    layout: Annotated[str | None, Option(help="Public data set below ROOT by name, or 'auto': all.")] = None,
-    columns: Annotated[
-        str | None, Option(help="Columns of other names: patient_id=MRN,label_type=Histology.")
-    ] = None,
-    mask_value: Annotated[
-        str | None, Option(help="Voxels that are tumor: 1, 1+3 or >0. Default: >0, or the layout's.")
-    ] = None,
+    output: opt.path("Manifest to write: one row per tumor.", "--output", "-o") = None,
+    layout: opt.text("Public data set below ROOT by name, or 'auto': all.") = None,
+    columns: opt.text("Columns of other names: patient_id=MRN,label_type=Histology.") = None,
+    mask_value: opt.text("Voxels that are tumor: 1, 1+3 or >0. Default: >0, or the layout's.") = None,
     min_volume: opt.MinVolume = 14.0,
     merge_distance: opt.MergeDistance = 2.0,
     by_value: opt.ByValue = False,
     skip_bad: opt.SkipBad = False,
-    dicom: Annotated[Path | None, Option(help="Folder of mixed DICOM, instead of a table.")] = None,
-    key_file: Annotated[
-        Path | None, Option(help="Key of the pseudonyms, made if needed. Default: <output>.key.")
-    ] = None,
-    keep_patient_ids: Annotated[
-        bool, Option("--keep-patient-ids", help="Write PatientID and study date as they are.")
-    ] = False,
+    dicom: opt.path("Folder of mixed DICOM, instead of a table.") = None,
+    key_file: opt.path("Key of the pseudonyms, made if needed. Default: <output>.key.") = None,
+    keep_patient_ids: opt.flag("Write PatientID and study date as they are.", "--keep-patient-ids") = False,
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
-    by_slice_location: Annotated[
-        bool, Option("--by-slice-location", help="Place slices that all have one position by it.")
-    ] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Show what --dicom holds; write nothing.")] = False,
+    by_slice_location: opt.flag(
+        "Place slices that all have one position by it.", "--by-slice-location"
+    ) = False,
+    dry_run: opt.flag("Show what --dicom holds; write nothing.", "--dry-run") = False,
     overwrite: opt.Overwrite = False,
 ):
     """Find the tumors in scans, DICOM or a public set, one per row.
@@ -134,16 +126,15 @@ def check(
     archive: opt.Archive,
     output: opt.Table = None,
     overwrite: opt.Overwrite = False,
-    as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: opt.flag("Print the findings as JSON.", "--json") = False,
     min_volume: opt.MinVolume = 14.0,
-    max_volume: Annotated[float, Option("--max-volume-mm3", help="Report larger lesions.")] = 200_000.0,
+    max_volume: opt.option(float, "Report larger lesions.", "--max-volume-mm3") = 200_000.0,
 ):
     """Look through an archive for data that would spoil training.
 
     One table, with severity and remedy: unreadable files, grids that differ, the same voxels twice, lost
     headers, sides that contradict the affine, constant images, tiny and huge lesions, label spellings.
     """
-    from tumorsim._validation import counted
     from tumorsim.checks import check_archive, exit_code
     from tumorsim.manifest import write_table
 
@@ -173,36 +164,32 @@ def check(
 )
 def fit(
     archive: opt.Archive,
-    output: Annotated[Path, Option("--output", "-o", help="Model file to write (safetensors).")],
-    tasks: Annotated[str | None, Option(help="Labels to learn, such as type,region. Default: all.")] = None,
-    paper: Annotated[bool, Option("--paper", help="The paper's recipe; it needs a GPU.")] = False,
+    output: opt.option(Path, "Model file to write (safetensors).", "--output", "-o"),
+    tasks: opt.text("Labels to learn, such as type,region. Default: all.") = None,
+    paper: opt.flag("The paper's recipe; it needs a GPU.", "--paper") = False,
     max_epochs: Annotated[int | None, Option(min=1)] = None,
     batches_per_epoch: Annotated[int | None, Option(min=1)] = None,
-    batch_size: Annotated[int | None, Option(min=1, help="Patches per step, of all processes.")] = None,
-    accumulate: Annotated[
-        int | None, Option(min=1, help="Parts of a batch, one after the other: less memory.")
-    ] = None,
-    spacing: Annotated[float | None, Option(help="Millimetres per voxel of the network's grid.")] = None,
-    patch_size: Annotated[int | None, Option(help="Voxels on a patch's edge, a multiple of 4.")] = None,
-    n_channels: Annotated[int | None, Option(min=1, help="Numbers in an embedding.")] = None,
-    n_blocks: Annotated[int | None, Option(min=1, help="ResBlocks in the backbone.")] = None,
-    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
-    precision: Annotated[
-        str | None, Option(help="float32; bfloat16, fast on some hardware; mixed: bfloat16 on GPUs.")
-    ] = None,
-    initial_weights: Annotated[
-        str | None, Option(help="Begin with a model file, or with shipped weights: 'default', or a name.")
-    ] = None,
-    freeze_backbone: Annotated[
-        bool, Option("--freeze-backbone", help="Train heads only, for small archives; embeddings stay.")
-    ] = False,
+    batch_size: opt.option(int | None, "Patches per step, of all processes.", min=1) = None,
+    accumulate: opt.option(int | None, "Parts of a batch, one after the other: less memory.", min=1) = None,
+    spacing: opt.option(float | None, "Millimetres per voxel of the network's grid.") = None,
+    patch_size: opt.option(int | None, "Voxels on a patch's edge, a multiple of 4.") = None,
+    n_channels: opt.option(int | None, "Numbers in an embedding.", min=1) = None,
+    n_blocks: opt.option(int | None, "ResBlocks in the backbone.", min=1) = None,
+    lr: opt.option(float | None, "Learning rate.") = None,
+    precision: opt.text("float32; bfloat16, fast on some hardware; mixed: bfloat16 on GPUs.") = None,
+    initial_weights: opt.text(
+        "Begin with a model file, or with shipped weights: 'default', or a name."
+    ) = None,
+    freeze_backbone: opt.flag(
+        "Train heads only, for small archives; embeddings stay.", "--freeze-backbone"
+    ) = False,
     device: opt.Device = "auto",
     n_jobs: opt.Jobs = 2,
-    cache_dir: Annotated[Path | None, Option(help="Keep prepared scans here for the next run.")] = None,
-    checkpoint_dir: Annotated[Path | None, Option(help="Write the state of training here.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint.")] = False,
+    cache_dir: opt.path("Keep prepared scans here for the next run.") = None,
+    checkpoint_dir: opt.path("Write the state of training here.") = None,
+    resume: opt.flag("Go on from the checkpoint.", "--resume") = False,
     random_state: opt.Seed = 0,
-    hold_out: Annotated[float | None, Option(help="Share of patients to hold out, such as 0.2.")] = None,
+    hold_out: opt.option(float | None, "Share of patients to hold out, such as 0.2.") = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
@@ -258,12 +245,12 @@ def fit(
 )
 def embed(
     archive: opt.Archive,
-    output: Annotated[Path, Option("--output", "-o", help="Embeddings file to write (npz).")],
+    output: opt.option(Path, "Embeddings file to write (npz).", "--output", "-o"),
     model: opt.Model = None,
     device: opt.Device = "auto",
     n_jobs: opt.Jobs = 2,
-    workers: Annotated[int | None, Option(min=1, help="Processes that embed. Default: this one.")] = None,
-    dask: Annotated[str | None, Option(help="Dask scheduler that embeds, such as tcp://host:8786.")] = None,
+    workers: opt.option(int | None, "Processes that embed. Default: this one.", min=1) = None,
+    dask: opt.text("Dask scheduler that embeds, such as tcp://host:8786.") = None,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
@@ -272,7 +259,6 @@ def embed(
     A file of the same model is replaced where no tumor of it gets lost; others with --overwrite only.
     With --skip-bad scans that cannot be read are listed in <output>.errors.txt.
     """
-    from tumorsim._validation import counted
     from tumorsim.manifest import load_cohort
     from tumorsim.retrieval import embed_to_file, load_embedder
 
@@ -293,12 +279,12 @@ def embed(
 )
 def places(
     archive: opt.Archive,
-    output: Annotated[Path, Option("--output", "-o", help="Manifest to write.")],
-    qc: Annotated[Path | None, Option(help="Folder for one picture per scan: look at them.")] = None,
-    areas: Annotated[Path | None, Option(help="Label map in MNI space. Default: 11 areas.")] = None,
-    area_names: Annotated[Path | None, Option(help="Names of its values: CSV with value, region.")] = None,
-    min_quality: Annotated[float, Option(help="Registrations of lower quality give no labels.")] = 0.5,
-    n_jobs: Annotated[int, Option(help="Processes; -1 is all cores.")] = 1,
+    output: opt.option(Path, "Manifest to write.", "--output", "-o"),
+    qc: opt.path("Folder for one picture per scan: look at them.") = None,
+    areas: opt.path("Label map in MNI space. Default: 11 areas.") = None,
+    area_names: opt.path("Names of its values: CSV with value, region.") = None,
+    min_quality: opt.option(float, "Registrations of lower quality give no labels.") = 0.5,
+    n_jobs: opt.option(int, "Processes; -1 is all cores.") = 1,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):
@@ -310,7 +296,6 @@ def places(
     if (areas is None) != (area_names is None):
         raise ValueError("--areas and --area-names belong together. Give both, or neither.")
     from tumorsim.anatomy import AreaMap, places_to_file
-    from tumorsim.records.columns import PLACE_TASKS
 
     check_output(output, overwrite=overwrite)
     check_folder(qc)
@@ -324,6 +309,4 @@ def places(
 
 def _counts(cohort):
     """Return numbers of tumors and scans in words."""
-    from tumorsim._validation import counted
-
     return f"{counted(len(cohort), 'tumor')} in {counted(len(cohort.cases), 'scan')}"

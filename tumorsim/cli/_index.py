@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
+from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_output, say
 from tumorsim.cli._options import Device, Jobs, Model, Overwrite
 from tumorsim.cli._parse import parse_where
-from tumorsim.records.columns import id_variants
+from tumorsim.io import remove_partial
+from tumorsim.records.columns import id_variants, label_columns
 
 IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
 Source = Annotated[Path, Argument(help="Embeddings file or manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")]
@@ -26,14 +28,14 @@ app.add_typer(index_app, name="index")
 )
 def index_build(
     source: Source,
-    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+    output: opt.option(Path, "Folder of the index.", "--output", "-o"),
     model: Model = None,
-    metric: Annotated[str, Option(help="euclidean, cosine or whitened.")] = "euclidean",
-    engine: Annotated[
-        str, Option(help="exact; pynndescent, faiss, faiss-compact or milvus for very large archives.")
-    ] = "exact",
-    uri: Annotated[str | None, Option(help="Of the Milvus: a file, or http://host:19530.")] = None,
-    collection: Annotated[str | None, Option(help="Name in the Milvus.")] = None,
+    metric: opt.option(str, "euclidean, cosine or whitened.") = "euclidean",
+    engine: opt.option(
+        str, "exact; pynndescent, faiss, faiss-compact or milvus for very large archives."
+    ) = "exact",
+    uri: opt.text("Of the Milvus: a file, or http://host:19530.") = None,
+    collection: opt.text("Name in the Milvus.") = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     n_jobs: Jobs = 2,
@@ -44,7 +46,6 @@ def index_build(
     """
     _check_index(output, overwrite)
     from tumorsim.index import TumorIndex
-    from tumorsim.io import remove_partial
     from tumorsim.retrieval import read_embeddings
 
     options = {"model": model, "device": device, "n_jobs": n_jobs, "partial_dir": f"{output}.partial"}
@@ -79,7 +80,7 @@ def update(index: IndexDir, source: Source, model: Model = None, device: Device 
 def index_remove(
     index_dir: IndexDir,
     tumor_ids: Annotated[list[str] | None, Argument(help="Ids of tumors.", metavar="[TUMOR_ID]...")] = None,
-    where: Annotated[list[str] | None, Option(help="Condition on what to remove: patient_id=p012.")] = None,
+    where: opt.texts("Condition on what to remove: patient_id=p012.") = None,
 ):
     """Drop tumors from an index, by id or by condition."""
     from tumorsim.index import TumorIndex, where_mask
@@ -103,7 +104,6 @@ def index_remove(
 def index_info(index_dir: IndexDir):
     """Say what an index holds."""
     from tumorsim.index import TumorIndex
-    from tumorsim.records.columns import label_columns
 
     index = TumorIndex.load(index_dir)
     table = index.metadata_
@@ -137,7 +137,7 @@ def index_verify(index_dir: IndexDir):
 @index_app.command("export", epilog="\b\nExample:\n  tumorsim index export index -o archive.parquet")
 def index_export(
     index_dir: IndexDir,
-    output: Annotated[Path, Option("--output", "-o", help="Parquet file to write.")],
+    output: opt.option(Path, "Parquet file to write.", "--output", "-o"),
     overwrite: Overwrite = False,
 ):
     """Write an index as a Parquet table for other tools."""
@@ -152,7 +152,7 @@ def index_export(
 @index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")
 def index_import(
     source: Annotated[Path, Argument(help="Parquet file with one row per tumor.", metavar="ARCHIVE.parquet")],
-    output: Annotated[Path, Option("--output", "-o", help="Folder of the index.")],
+    output: opt.option(Path, "Folder of the index.", "--output", "-o"),
     overwrite: Overwrite = False,
 ):
     """Make an index of a Parquet table with a column 'embedding'."""
@@ -174,7 +174,6 @@ def _check_index(folder, overwrite):
 def _change(index_dir, source, model, device, n_jobs, how):
     """Embed, then add or update under the index's lock, which embedding for hours would hold for hours."""
     from tumorsim.index import TumorIndex
-    from tumorsim.io import remove_partial
     from tumorsim.retrieval import read_embeddings
 
     TumorIndex.load(index_dir)  # complains before the embedding, not after it

@@ -1,35 +1,38 @@
 """Options and arguments that several commands share; used as ``opt.Model``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
+
+def option(kind, text, *names, **limits):
+    """Return the annotation of an option of a type, whose help is `text`."""
+    return Annotated[kind, Option(*names, help=text, **limits)]
+
+
+flag, path, text = (partial(option, kind) for kind in (bool, Path | None, str | None))
+texts = partial(option, list[str] | None)
+
 Archive = Annotated[Path, Argument(help="Manifest with one row per tumor.", metavar="ARCHIVE.csv")]
-Table = Annotated[Path | None, Option("--output", "-o", help="Write the table as CSV.")]
-Model = Annotated[
-    str | None, Option(help="Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
-]
-Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
-Jobs = Annotated[int, Option(min=1, help="Threads that prepare scans.")]
-Seed = Annotated[int, Option(help="Seed.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
-SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without rows that cannot be used.")]
-Aspect = Annotated[
-    list[str] | None,
-    Option(
-        help="Weight of an aspect or of a column of numbers, such as type=1 or age=0.5; or embedding. "
-        "Default: type, place and size 1, look 0.25."
-    ),
-]
-MaskValue = Annotated[str, Option(help="Voxels of masks that are tumor: 1, 1+3, or >0 for any.")]
-MinVolume = Annotated[float, Option("--min-volume-mm3", help="Drop smaller lesions; 14 is a ball of 3 mm.")]
-MergeDistance = Annotated[float, Option("--merge-distance-mm", help="Nearer components are one lesion.")]
-ByValue = Annotated[bool, Option("--by-value", help="Each value of the mask is one lesion.")]
-Threshold = Annotated[float, Option(min=0, max=1, help="Probability from which a proposed voxel is tumor.")]
-PatientDicom = Annotated[Path | None, Option(help="Folder of the patient's DICOM, instead of SCAN.")]
-SeriesPattern = Annotated[
-    str | None, Option(help="Pattern on the series' description or UID: which MR series of --dicom are T1c.")
-]
-Roi = Annotated[str | None, Option(help="Pattern on names of regions in RTSTRUCT and SEG that are tumors.")]
-ExcludeRoi = Annotated[str | None, Option(help="Pattern on names of regions: which ones are no tumors.")]
+Table = path("Write the table as CSV.", "--output", "-o")
+Model = text("Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
+Device = option(str, "auto, cpu, cuda or mps.")
+Jobs = option(int, "Threads that prepare scans.", min=1)
+Seed = option(int, "Seed.")
+Overwrite = flag("Replace what is there.", "--overwrite")
+SkipBad = flag("Go on without rows that cannot be used.", "--skip-bad")
+Aspect = texts(
+    "Weight of an aspect or of a column of numbers, such as type=1 or age=0.5; or embedding. "
+    "Default: type, place and size 1, look 0.25."
+)
+MaskValue = option(str, "Voxels of masks that are tumor: 1, 1+3, or >0 for any.")
+MinVolume = option(float, "Drop smaller lesions; 14 is a ball of 3 mm.", "--min-volume-mm3")
+MergeDistance = option(float, "Nearer components are one lesion.", "--merge-distance-mm")
+ByValue = flag("Each value of the mask is one lesion.", "--by-value")
+Threshold = option(float, "Probability from which a proposed voxel is tumor.", min=0, max=1)
+PatientDicom = path("Folder of the patient's DICOM, instead of SCAN.")
+SeriesPattern = text("Pattern on the series' description or UID: which MR series of --dicom are T1c.")
+Roi = text("Pattern on names of regions in RTSTRUCT and SEG that are tumors.")
+ExcludeRoi = text("Pattern on names of regions: which ones are no tumors.")

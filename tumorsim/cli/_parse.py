@@ -12,13 +12,6 @@ def parse_where(texts, metadata):
     Texts are ``column=value``, ``column=value,value`` (any of them), ``column=`` (missing), ``column!=`` (not
     missing), or with ``!=``, ``<``, ``<=``, ``>``, ``>=``. Several conditions on a column must all hold. A
     column of numbers in the index's `metadata` makes the value a number, one of booleans true or false.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"label_type": ["glioma"], "volume_mm3": [1.0]})
-    >>> parse_where(["type=glioma,meningioma", "volume_mm3>=500"], table)
-    {'type': ['glioma', 'meningioma'], 'volume_mm3': ('>=', 500.0)}
     """
     parsed = {}
     for text in texts or ():
@@ -39,13 +32,7 @@ def parse_where(texts, metadata):
 
 
 def parse_aspects(texts):
-    """Return ``type=1`` and the like as a dict of weights, "embedding" as it is, or None.
-
-    Examples
-    --------
-    >>> parse_aspects(["type=1", "region=0.5"]), parse_aspects(["embedding"])
-    ({'type': 1.0, 'region': 0.5}, 'embedding')
-    """
+    """Return ``type=1`` and the like as a dict of weights, "embedding" as it is, or None."""
     if texts and list(texts) == ["embedding"]:
         return "embedding"
     aspects = {}
@@ -72,13 +59,7 @@ def parse_numbers(text, option):
 
 
 def parse_columns(text):
-    """Return ``patient_id=MRN,"label_type=Type, WHO"`` as a dict of names, or None without any.
-
-    Examples
-    --------
-    >>> parse_columns('patient_id=MRN,"label_type=Type, WHO"')
-    {'patient_id': 'MRN', 'label_type': 'Type, WHO'}
-    """
+    """Return ``patient_id=MRN,"label_type=Type, WHO"`` as a dict of names, or None without any."""
     columns = {}
     for part in next(csv.reader([text or ""])):
         ours, sign, theirs = (side.strip() for side in part.partition("="))

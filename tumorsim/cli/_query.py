@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option, confirm
+from typer import Argument, confirm
 
 from tumorsim._validation import counted
 from tumorsim.cli import _options as opt
@@ -36,49 +36,43 @@ def query(
         Argument(help="T1c image (NIfTI or NRRD), or a table of scans or tumors.", metavar="SCAN"),
     ] = None,
     model: opt.Model = None,
-    mask: Annotated[Path | None, Option(help="Mask of the tumors, on the image's grid.")] = None,
-    box: Annotated[
-        Box | None, Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="The tumor's box in voxels, half-open.")
-    ] = None,
-    patient_id: Annotated[str | None, Option(help="The patient, for --exclude same_patient.")] = None,
-    case_id: Annotated[str | None, Option(help="The scan's id, for --exclude same_case.")] = None,
-    n_neighbors: Annotated[int, Option("--n-neighbors", "-n", min=1, help="Neighbors per tumor.")] = 5,
-    where: Annotated[list[str] | None, Option(help="Condition, such as type=a,b or volume_mm3>=500.")] = None,
-    exclude: Annotated[str | None, Option(help="Leave out same_patient, same_case, or ids: a,b.")] = None,
+    mask: opt.path("Mask of the tumors, on the image's grid.") = None,
+    box: opt.option(Box | None, "The tumor's box in voxels, half-open.", metavar="X0 Y0 Z0 X1 Y1 Z1") = None,
+    patient_id: opt.text("The patient, for --exclude same_patient.") = None,
+    case_id: opt.text("The scan's id, for --exclude same_case.") = None,
+    n_neighbors: opt.option(int, "Neighbors per tumor.", "--n-neighbors", "-n", min=1) = 5,
+    where: opt.texts("Condition, such as type=a,b or volume_mm3>=500.") = None,
+    exclude: opt.text("Leave out same_patient, same_case, or ids: a,b.") = None,
     aspect: opt.Aspect = None,
-    max_per_patient: Annotated[int, Option(min=1, help="Tumors of one patient in an answer.")] = 1,
-    alpha: Annotated[float, Option(min=0, max=1, help="No close match up to this p-value.")] = 0.05,
-    calibrate: Annotated[list[str] | None, Option(help="Condition on what calibrates p-values.")] = None,
-    vote_calibration: Annotated[Path | None, Option(help="File of 'evaluate --calibrate-votes'.")] = None,
-    show: Annotated[str | None, Option(help="Further columns, such as dose_gy,control_12m.")] = None,
-    report: Annotated[Path | None, Option(help="HTML answer sheet; of a table, a folder of them.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print the answer as JSON.")] = False,
+    max_per_patient: opt.option(int, "Tumors of one patient in an answer.", min=1) = 1,
+    alpha: opt.option(float, "No close match up to this p-value.", min=0, max=1) = 0.05,
+    calibrate: opt.texts("Condition on what calibrates p-values.") = None,
+    vote_calibration: opt.path("File of 'evaluate --calibrate-votes'.") = None,
+    show: opt.text("Further columns, such as dose_gy,control_12m.") = None,
+    report: opt.path("HTML answer sheet; of a table, a folder of them.") = None,
+    as_json: opt.flag("Print the answer as JSON.", "--json") = False,
     overwrite: opt.Overwrite = False,
-    full: Annotated[
-        bool, Option("--full", help="Put whole heads, with their faces, into the report; asks first.")
-    ] = False,
-    output: Annotated[Path | None, Option("--output", "-o", help="Write the answer as CSV.")] = None,
+    full: opt.flag("Put whole heads, with their faces, into the report; asks first.", "--full") = False,
+    output: opt.path("Write the answer as CSV.", "--output", "-o") = None,
     mask_value: opt.MaskValue = ">0",
     min_volume: opt.MinVolume = 14.0,
     merge_distance: opt.MergeDistance = 2.0,
     by_value: opt.ByValue = False,
     threshold: opt.Threshold = 0.5,
-    max_lesions: Annotated[int, Option(min=1, help="Proposed lesions that are kept, largest first.")] = 5,
-    accept: Annotated[
-        str | None, Option(help="Proposed lesions that you have looked at and take for tumors, such as 1,3.")
-    ] = None,
-    keep_same: Annotated[
-        bool, Option("--keep-same", help="Keep the query's own scan and patient, marked and never counted.")
-    ] = False,
+    max_lesions: opt.option(int, "Proposed lesions that are kept, largest first.", min=1) = 5,
+    accept: opt.text("Proposed lesions that you have looked at and take for tumors, such as 1,3.") = None,
+    keep_same: opt.flag(
+        "Keep the query's own scan and patient, marked and never counted.", "--keep-same"
+    ) = False,
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
-    key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
+    key_file: opt.path("Key that the archive was imported with.") = None,
     series: opt.SeriesPattern = None,
     roi: opt.Roi = None,
     exclude_roi: opt.ExcludeRoi = None,
-    before: Annotated[Path | None, Option(help="Earlier scan of the patient, for --aspect course=1.")] = None,
-    mask_before: Annotated[Path | None, Option(help="Mask of the earlier scan.")] = None,
-    dates: Annotated[str | None, Option(help="Both dates: 2024-03-01,2024-06-03.")] = None,
+    before: opt.path("Earlier scan of the patient, for --aspect course=1.") = None,
+    mask_before: opt.path("Mask of the earlier scan.") = None,
+    dates: opt.text("Both dates: 2024-03-01,2024-06-03.") = None,
 ):
     """Find the tumors of an archive that are most like a new one."""
     from tumorsim.index import TumorIndex
@@ -140,13 +134,13 @@ def query(
 )
 def evaluate(
     source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
-    n_neighbors: Annotated[str, Option(help="Numbers of neighbors, separated by commas.")] = "1,3,5,10,20",
-    queries: Annotated[Path | None, Option(help="Embeddings of held-out patients: the queries.")] = None,
-    calibrate_votes: Annotated[Path | None, Option(help="Write how often votes of --queries hold.")] = None,
+    n_neighbors: opt.option(str, "Numbers of neighbors, separated by commas.") = "1,3,5,10,20",
+    queries: opt.path("Embeddings of held-out patients: the queries.") = None,
+    calibrate_votes: opt.path("Write how often votes of --queries hold.") = None,
     aspect: opt.Aspect = None,
     output: opt.Table = None,
     overwrite: opt.Overwrite = False,
-    random_state: Annotated[int, Option(help="Seed of the confidence intervals.")] = 0,
+    random_state: opt.option(int, "Seed of the confidence intervals.") = 0,
 ):
     """Say how well neighbors tell labels and shape.
 
@@ -186,15 +180,13 @@ def segment(
         Path | None,
         Argument(help="T1c image (NIfTI or NRRD), or a table of scans.", metavar="SCAN|SCANS.csv"),
     ] = None,
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="Mask to write (.nii.gz); of a table, a folder.")
-    ] = None,
+    output: opt.path("Mask to write (.nii.gz); of a table, a folder.", "--output", "-o") = None,
     model: opt.Model = None,
     threshold: opt.Threshold = 0.5,
     device: opt.Device = "auto",
     dicom: opt.PatientDicom = None,
     series: opt.SeriesPattern = None,
-    seg: Annotated[Path | None, Option(help="DICOM SEG to write, of the series of --dicom.")] = None,
+    seg: opt.path("DICOM SEG to write, of the series of --dicom.") = None,
     overwrite: opt.Overwrite = False,
 ):
     """Propose a tumor mask for a scan, or for each scan of a table.
@@ -231,25 +223,19 @@ def segment(
 def match(
     before: Annotated[Path, Argument(help="Earlier T1c scan, or a manifest.", metavar="BEFORE|MANIFEST.csv")],
     after: Annotated[Path | None, Argument(help="Later T1c scan.", metavar="[AFTER]")] = None,
-    mask_before: Annotated[Path | None, Option(help="Mask of the earlier scan.")] = None,
-    mask_after: Annotated[Path | None, Option(help="Mask of the later scan.")] = None,
-    dates: Annotated[str | None, Option(help="Both dates: 2024-03-01,2024-06-03.")] = None,
+    mask_before: opt.path("Mask of the earlier scan.") = None,
+    mask_after: opt.path("Mask of the later scan.") = None,
+    dates: opt.text("Both dates: 2024-03-01,2024-06-03.") = None,
     mask_value: opt.MaskValue = ">0",
     min_volume: opt.MinVolume = 14.0,
     merge_distance: opt.MergeDistance = 2.0,
     by_value: opt.ByValue = False,
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="Write the table as CSV; of a manifest, the manifest.")
-    ] = None,
-    report: Annotated[Path | None, Option(help="Page of pictures side by side, of two scans.")] = None,
-    dicom: Annotated[
-        Path | None, Option(help="DICOM that the manifest was imported from, for --seg.")
-    ] = None,
-    key_file: Annotated[Path | None, Option(help="Key that it was imported with, for --seg.")] = None,
-    seg: Annotated[
-        Path | None, Option(help="Folder of DICOM SEGs to write: one TrackingUID per lesion, at every date.")
-    ] = None,
-    as_json: Annotated[bool, Option("--json", help="Print the table as JSON.")] = False,
+    output: opt.path("Write the table as CSV; of a manifest, the manifest.", "--output", "-o") = None,
+    report: opt.path("Page of pictures side by side, of two scans.") = None,
+    dicom: opt.path("DICOM that the manifest was imported from, for --seg.") = None,
+    key_file: opt.path("Key that it was imported with, for --seg.") = None,
+    seg: opt.path("Folder of DICOM SEGs to write: one TrackingUID per lesion, at every date.") = None,
+    as_json: opt.flag("Print the table as JSON.", "--json") = False,
     skip_bad: opt.SkipBad = False,
     overwrite: opt.Overwrite = False,
 ):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from tumorsim._validation import install_hint
 from tumorsim.cli import _options as opt
@@ -17,13 +17,13 @@ from tumorsim.cli._app import app, say
 def serve(
     index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
     model: opt.Model = None,
-    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-    no_browser: Annotated[bool, Option("--no-browser", help="Only print the link.")] = False,
-    host: Annotated[str, Option(help="Interface; another one than loopback needs --token.")] = "127.0.0.1",
-    token: Annotated[str | None, Option(envvar="TUMORSIM_TOKEN", help="At least 16 characters.")] = None,
-    url: Annotated[str | None, Option(help="Address that browsers use, with a proxy in front.")] = None,
-    dicomweb: Annotated[str | None, Option(help="Address of a DICOMweb server to pull studies from.")] = None,
-    key_file: Annotated[Path | None, Option(help="Key that the archive was imported with.")] = None,
+    port: opt.option(int, "0 takes a free one.", min=0, max=65535) = 8765,
+    no_browser: opt.flag("Only print the link.", "--no-browser") = False,
+    host: opt.option(str, "Interface; another one than loopback needs --token.") = "127.0.0.1",
+    token: opt.text("At least 16 characters.", envvar="TUMORSIM_TOKEN") = None,
+    url: opt.text("Address that browsers use, with a proxy in front.") = None,
+    dicomweb: opt.text("Address of a DICOMweb server to pull studies from.") = None,
+    key_file: opt.path("Key that the archive was imported with.") = None,
     device: opt.Device = "auto",
 ):
     """Open a page to drop a scan on and see similar tumors."""

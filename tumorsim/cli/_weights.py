@@ -3,8 +3,9 @@
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
+from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, say
 
 Name = Annotated[str | None, Argument(help="Such as t1c-v6. Default: the default weights.", metavar="[NAME]")]
@@ -52,9 +53,7 @@ def weights_list():
 )
 def weights_fetch(
     name: Name = None,
-    force: Annotated[
-        bool, Option("--force", help="Download into the cache even if the file is there, and replace it.")
-    ] = False,
+    force: opt.flag("Download into the cache even if the file is there, and replace it.", "--force") = False,
 ):
     """Print the path of a file of weights; download it if needed."""
     from tumorsim.weights import fetch_weights
