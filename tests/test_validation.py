@@ -1,6 +1,7 @@
 """Argument checks: what passes, and that messages name parameter, rule and value."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +131,28 @@ def test_check_mask_value_refuses_the_rest(value):
     """Background, negative numbers, fractions and text are no selection."""
     with pytest.raises(ValueError, match="mask_value must be a positive integer"):
         v.check_mask_value(value)
+
+
+def test_check_mask_value_takes_numbers_as_tables_write_them():
+    """A column of numbers with gaps is one of floats, so 2.0 is 2."""
+    assert v.check_mask_value("2.0") == v.check_mask_value(2.0) == v.check_mask_value(2) == (2,)
+
+
+def test_is_missing_knows_nothing_but_none_and_nan():
+    """None, NaN, pandas' NA and NaT are missing; an empty text and 0 are values."""
+    assert all(map(v.is_missing, (None, float("nan"), np.float32("nan"), pd.NA, pd.NaT)))
+    assert not any(map(v.is_missing, ("", 0, False, "nan", np.zeros(2))))
+
+
+def test_printable_replaces_what_acts_on_a_terminal():
+    """Control characters are replaced, long texts are cut, and an exception is its text."""
+    assert v.printable("a\x1b[2Jb\u2028 c\xa0d") == "a\ufffd[2Jb\ufffd c\xa0d"
+    assert v.printable(KeyError("x"), 2) == "'x…" and v.printable("ab", 2) == "ab"
+
+
+def test_install_hint_is_a_command_for_a_clone():
+    """No package registry has tumorsim, so an extra is installed from a clone."""
+    assert v.install_hint("dicom") == "Run pip install '.[dicom]' in your clone of tumorsim."
 
 
 def test_check_fitted_raises_scikit_learns_error():

@@ -68,13 +68,7 @@ def counted(n, noun):
 
 
 def install_hint(extra):
-    """Return how to install an extra of tumorsim: it is in no package registry, so from a clone.
-
-    Examples
-    --------
-    >>> install_hint("dicom")
-    "Run pip install '.[dicom]' in your clone of tumorsim."
-    """
+    """Return how to install an extra of tumorsim: it is in no package registry, so from a clone."""
     return f"Run pip install '.[{extra}]' in your clone of tumorsim."
 
 
@@ -87,26 +81,14 @@ def import_extra(module, user, extra):
 
 
 def printable(text, longest=300):
-    r"""Return text of a file as a message can show it: control characters replaced, cut at `longest`.
-
-    Examples
-    --------
-    >>> printable("a\x1b[2Jb"), printable(KeyError("x"), 2)
-    ('a\ufffd[2Jb', "'x…")
-    """
+    """Return text of a file as a message can show it: control characters replaced, cut at `longest`."""
     shown = str(text)[: longest + 1]
     text = "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in shown)
     return text if len(text) <= longest else text[:longest] + "…"
 
 
 def is_missing(value):
-    """Tell whether a cell holds nothing: None, NaN, or pandas' NA or NaT.
-
-    Examples
-    --------
-    >>> [is_missing(value) for value in (None, float("nan"), "", 0)]
-    [True, True, False, False]
-    """
+    """Tell whether a cell holds nothing: None, NaN, or pandas' NA or NaT."""
     if value is None or type(value).__name__ == "NAType":
         return True
     try:
@@ -135,13 +117,7 @@ def check_spacing(value, name="spacing"):
 
 
 def check_box(bbox, *, shape=None, what="The box"):
-    """Return `bbox` as int64 (2, 3), start before stop, inside `shape` where that is given.
-
-    Raises
-    ------
-    BoxError
-        If the box is not (2, 3) whole numbers, is empty, or leaves the image.
-    """
+    """Return `bbox` as int64 (2, 3), start before stop and inside `shape` if given, or raise ``BoxError``."""
     try:
         array = np.asarray(bbox)
     except ValueError:  # rows of unequal length
@@ -165,13 +141,7 @@ def check_box(bbox, *, shape=None, what="The box"):
 
 
 def check_mask_value(mask_value):
-    """Parse `mask_value`: ``1``, ``"1"``, ``"1+3"`` or ``">0"`` → tuple of ints, or None for ``">0"``.
-
-    Examples
-    --------
-    >>> check_mask_value("1+3"), check_mask_value("2.0"), check_mask_value(">0")
-    ((1, 3), (2,), None)
-    """
+    """Parse `mask_value`: ``1``, ``"1"``, ``"1+3"`` or ``">0"`` → tuple of ints, or None for ``">0"``."""
     if mask_value is None or (isinstance(mask_value, str) and mask_value.replace(" ", "") == ">0"):
         return None
     if isinstance(mask_value, numbers.Real) and not isinstance(mask_value, bool):
