@@ -15,6 +15,7 @@ from tumorsim._validation import counted
 from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
+from tumorsim.report import describe_model, render_notebook, save_report
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
 _N_SHOWN = 5  # queries in a notebook
@@ -117,8 +118,6 @@ class Answer:
     __repr__ = __str__
 
     def _repr_html_(self):
-        from tumorsim.report import render_notebook
-
         n = min(len(self.queries), _N_SHOWN)
         texts = self.closeness["text"][:n]
         lines = [[] if self.proposed else [text, *self._lines(i)] for i, text in enumerate(texts)]
@@ -168,8 +167,6 @@ class Answer:
         path : Path
             A tumor whose scan cannot be read is shown without a picture, with a warning.
         """
-        from tumorsim.report import describe_model, save_report
-
         size = counted(self.index.n_samples_fit_, "tumor")
         names = "neighbors show aspects votes summary index inferred courses left_out notes proposed settings"
         facts = {"query": self.queries, "query_X": self.X}

@@ -13,6 +13,7 @@ import tumorsim
 from tumorsim._validation import check_box, check_integer, check_real
 from tumorsim.geometry import crop_slices
 from tumorsim.io import ORIENTATION_REMEDY, save_nifti
+from tumorsim.io.dicom import save_seg
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
 
@@ -150,8 +151,6 @@ def segment_to_file(
     if output is not None:
         save_nifti(output, mask, case.affine)
     if seg is not None:
-        from tumorsim.io.dicom import save_seg
-
         save_seg(seg, mask, source, version=tumorsim.__version__)
     return float(np.count_nonzero(mask) * case.spacing.prod() / 1000)
 

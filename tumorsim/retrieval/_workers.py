@@ -35,10 +35,9 @@ def embed_scans(embedder, scans):
 def embed_each(embedder, scans, *, workers=None, dask=None):
     """Yield (key, embeddings or exception) of scans (key, Cohort), as they are done.
 
-    `scans` is read only as far as workers are free, so it may be as long as it likes. With `workers` each
-    process embeds a scan at a time, and what a process that died had in hand is done again; `dask` is the
-    address of a scheduler, which does the same with parts of 8 scans. Else this process embeds. Where workers
-    died several times and no scan was done between, RuntimeError is raised.
+    `scans` is read as far as workers are free: processes of this machine, a scan each; those of the Dask
+    scheduler at the address `dask`, 8 scans each; else this process. What a worker that died had in hand is
+    done again; RuntimeError where several died and no scan was done between.
     """
     scans = iter(scans)
     if dask is not None:

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 import tumorsim
 from tumorsim._validation import words_of
 from tumorsim.io import ORIENTATION_REMEDY, file_stems
+from tumorsim.io.dicom import save_seg
 from tumorsim.manifest import load_dicom_case
 from tumorsim.records import Case
 from tumorsim.rendering import display_window, find_background
@@ -226,8 +227,6 @@ def read_scan(folder, limits, options):
 
 def write_seg(folder, options):
     """Write seg.dcm of mask seg.npy in `folder` that refers to the DICOM which was sent there."""
-    from tumorsim.io.dicom import save_seg
-
     os.chdir(folder)
     _, scan = load_dicom_case("files", with_mask=False, series=options["series"])
     save_seg("seg.dcm", np.load("seg.npy"), scan, version=tumorsim.__version__)
