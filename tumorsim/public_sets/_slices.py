@@ -5,7 +5,7 @@ import re
 import numpy as np
 from tqdm import tqdm
 
-from tumorsim._validation import install_hint, printable
+from tumorsim._validation import import_extra, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import save_nifti
 
@@ -29,7 +29,7 @@ def read_slices(found, usable):
         path, number = row["image"], int(match.groups["case"])
         try:
             patient, kind, image, _ = _read_slice(path)
-        except (OSError, ValueError) as err:
+        except (ImportError, OSError, ValueError) as err:
             rows.append(row | {"problem": f"slice '{match.path}': {printable(err, 600)}"})
             before = None
             continue
@@ -52,10 +52,7 @@ def read_slices(found, usable):
 
 def _read_slice(path):
     """Return patient, type number, image (rows, columns) and mask of one file, or raise ``ManifestError``."""
-    try:
-        import h5py
-    except ImportError as err:
-        raise ManifestError(f"it needs h5py. {install_hint('datasets')}") from err
+    h5py = import_extra("h5py", "it", "datasets")
     try:
         with h5py.File(path) as file:
             data = file["cjdata"]

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial
 from urllib.parse import urlsplit
 
 import pooch
@@ -37,7 +38,8 @@ def download(weights, target, url, *, progress=False):
             known = {weights.file: weights.sha256}
             files = pooch.create(folder, address, registry=known, retry_if_failed=_RETRIES)
             try:
-                path = files.fetch(weights.file, downloader=_downloader(weights, auth, progress))
+                get = partial(_get, weights=weights, auth=auth, progress=progress)
+                path = files.fetch(weights.file, downloader=get)
             except (_Failed, ValueError) as err:
                 reasons.append(f"  {files.get_url(weights.file)}: {err}")
                 continue
@@ -87,28 +89,24 @@ class _Failed(Exception):
     """Why a download failed, where a retry would not help: pooch tries again only after a `ValueError`."""
 
 
-def _downloader(weights, auth, progress):
-    """Return a downloader for pooch, which calls it again after a `ValueError`, but not after `_Failed`."""
-
-    def get(url, path, pup):
-        bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True, disable=not progress)
-        with bar, open(path, "wb") as file:
-            try:
-                with requests.get(url, stream=True, timeout=_TIMEOUT, auth=auth) as response:
-                    response.raise_for_status()
-                    for chunk in response.iter_content(2**15):
-                        file.write(chunk)
-                        bar.update(len(chunk))
-                        if file.tell() > weights.size:  # whatever a server sends
-                            raise _Failed(f"sent more than the {weights.size} bytes that were expected")
-            except (OSError, ValueError) as err:  # all errors of requests are an OSError
-                if getattr(err, "errno", None) is not None:  # the disk's
-                    raise OSError(err.errno, err.strerror, path) from err
-                raise _failure(err) from err
-            if file.tell() < weights.size:
-                raise ValueError(f"sent {file.tell()} of {weights.size} bytes")
-
-    return get
+def _get(url, path, _, *, weights, auth, progress):
+    """Download a file for pooch, which calls this again after a `ValueError`, but not after `_Failed`."""
+    bar = tqdm(total=weights.size, desc=weights.file, unit="B", unit_scale=True, disable=not progress)
+    with bar, open(path, "wb") as file:
+        try:
+            with requests.get(url, stream=True, timeout=_TIMEOUT, auth=auth) as response:
+                response.raise_for_status()
+                for chunk in response.iter_content(2**15):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                    if file.tell() > weights.size:  # whatever a server sends
+                        raise _Failed(f"sent more than the {weights.size} bytes that were expected")
+        except (OSError, ValueError) as err:  # all errors of requests are an OSError
+            if getattr(err, "errno", None) is not None:  # the disk's
+                raise OSError(err.errno, err.strerror, path) from err
+            raise _failure(err) from err
+        if file.tell() < weights.size:
+            raise ValueError(f"sent {file.tell()} of {weights.size} bytes")
 
 
 def _failure(err):
