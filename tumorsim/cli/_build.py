@@ -1,9 +1,8 @@
 """Commands that build an archive: demo, manifest, check, places, fit, embed."""
 
 from pathlib import Path
-from typing import Annotated
 
-from typer import Argument, Exit, Option
+from typer import Exit
 
 from tumorsim._validation import counted
 from tumorsim.cli import _options as opt
@@ -43,13 +42,11 @@ def demo(
     "  tumorsim manifest downloads --layout auto -o three_types.csv"
 )
 def manifest(
-    scans: Annotated[
+    scans: opt.argument(
         Path | None,
-        Argument(
-            help="Table with one row per scan (CSV, Excel, Parquet); with --layout a folder.",
-            metavar="SCANS.csv|ROOT",
-        ),
-    ] = None,
+        "Table with one row per scan (CSV, Excel, Parquet); with --layout a folder.",
+        "SCANS.csv|ROOT",
+    ) = None,
     output: opt.path("Manifest to write: one row per tumor.", "--output", "-o") = None,
     layout: opt.text("Public data set below ROOT by name, or 'auto': all.") = None,
     columns: opt.text("Columns of other names: patient_id=MRN,label_type=Histology.") = None,
@@ -167,8 +164,8 @@ def fit(
     output: opt.option(Path, "Model file to write (safetensors).", "--output", "-o"),
     tasks: opt.text("Labels to learn, such as type,region. Default: all.") = None,
     paper: opt.flag("The paper's recipe; it needs a GPU.", "--paper") = False,
-    max_epochs: Annotated[int | None, Option(min=1)] = None,
-    batches_per_epoch: Annotated[int | None, Option(min=1)] = None,
+    max_epochs: opt.option(int | None, None, min=1) = None,
+    batches_per_epoch: opt.option(int | None, None, min=1) = None,
     batch_size: opt.option(int | None, "Patches per step, of all processes.", min=1) = None,
     accumulate: opt.option(int | None, "Parts of a batch, one after the other: less memory.", min=1) = None,
     spacing: opt.option(float | None, "Millimetres per voxel of the network's grid.") = None,

@@ -2,10 +2,8 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated
 
 import typer
-from typer import Argument
 
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, check_output, say
@@ -14,8 +12,8 @@ from tumorsim.cli._parse import parse_where
 from tumorsim.io import remove_partial
 from tumorsim.records.columns import id_variants, label_columns
 
-IndexDir = Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")]
-Source = Annotated[Path, Argument(help="Embeddings file or manifest.", metavar="EMBEDDINGS.npz|ARCHIVE.csv")]
+IndexDir = opt.argument(Path, "Folder of the index.", "INDEX")
+Source = opt.argument(Path, "Embeddings file or manifest.", "EMBEDDINGS.npz|ARCHIVE.csv")
 
 index_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, change or check an index.")
 app.add_typer(index_app, name="index")
@@ -79,7 +77,7 @@ def update(index: IndexDir, source: Source, model: Model = None, device: Device 
 )
 def index_remove(
     index_dir: IndexDir,
-    tumor_ids: Annotated[list[str] | None, Argument(help="Ids of tumors.", metavar="[TUMOR_ID]...")] = None,
+    tumor_ids: opt.argument(list[str] | None, "Ids of tumors.", "[TUMOR_ID]...") = None,
     where: opt.texts("Condition on what to remove: patient_id=p012.") = None,
 ):
     """Drop tumors from an index, by id or by condition."""
@@ -151,7 +149,7 @@ def index_export(
 
 @index_app.command("import", epilog="\b\nExample:\n  tumorsim index import archive.parquet -o index")
 def index_import(
-    source: Annotated[Path, Argument(help="Parquet file with one row per tumor.", metavar="ARCHIVE.parquet")],
+    source: opt.argument(Path, "Parquet file with one row per tumor.", "ARCHIVE.parquet"),
     output: opt.option(Path, "Folder of the index.", "--output", "-o"),
     overwrite: Overwrite = False,
 ):

@@ -12,10 +12,15 @@ def option(kind, text, *names, **limits):
     return Annotated[kind, Option(*names, help=text, **limits)]
 
 
+def argument(kind, text, metavar):
+    """Return the annotation of an argument of a type, whose help is `text`."""
+    return Annotated[kind, Argument(help=text, metavar=metavar)]
+
+
 flag, path, text = (partial(option, kind) for kind in (bool, Path | None, str | None))
 texts = partial(option, list[str] | None)
 
-Archive = Annotated[Path, Argument(help="Manifest with one row per tumor.", metavar="ARCHIVE.csv")]
+Archive = argument(Path, "Manifest with one row per tumor.", "ARCHIVE.csv")
 Table = path("Write the table as CSV.", "--output", "-o")
 Model = text("Model file of 'tumorsim fit', or shipped weights by name. Default: the shipped.")
 Device = option(str, "auto, cpu, cuda or mps.")

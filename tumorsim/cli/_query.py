@@ -2,9 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
 
-from typer import Argument, confirm
+from typer import confirm
 
 from tumorsim._validation import counted
 from tumorsim.cli import _options as opt
@@ -30,11 +29,10 @@ Box = tuple[int, int, int, int, int, int]
     "up to 30 mm around; nothing is sent anywhere."
 )
 def query(
-    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
-    scan: Annotated[
-        Path | None,
-        Argument(help="T1c image (NIfTI or NRRD), or a table of scans or tumors.", metavar="SCAN"),
-    ] = None,
+    index_dir: opt.argument(Path, "Folder of the index.", "INDEX"),
+    scan: opt.argument(
+        Path | None, "T1c image (NIfTI or NRRD), or a table of scans or tumors.", "SCAN"
+    ) = None,
     model: opt.Model = None,
     mask: opt.path("Mask of the tumors, on the image's grid.") = None,
     box: opt.option(Box | None, "The tumor's box in voxels, half-open.", metavar="X0 Y0 Z0 X1 Y1 Z1") = None,
@@ -133,7 +131,7 @@ def query(
     "tumors the numbers flatter it; for new patients embed an archive that it has not seen."
 )
 def evaluate(
-    source: Annotated[Path, Argument(help="Embeddings file or index.", metavar="EMBEDDINGS.npz|INDEX")],
+    source: opt.argument(Path, "Embeddings file or index.", "EMBEDDINGS.npz|INDEX"),
     n_neighbors: opt.option(str, "Numbers of neighbors, separated by commas.") = "1,3,5,10,20",
     queries: opt.path("Embeddings of held-out patients: the queries.") = None,
     calibrate_votes: opt.path("Write how often votes of --queries hold.") = None,
@@ -176,10 +174,9 @@ def evaluate(
     "  tumorsim manifest masks/scans.csv -o archive.csv"
 )
 def segment(
-    scan: Annotated[
-        Path | None,
-        Argument(help="T1c image (NIfTI or NRRD), or a table of scans.", metavar="SCAN|SCANS.csv"),
-    ] = None,
+    scan: opt.argument(
+        Path | None, "T1c image (NIfTI or NRRD), or a table of scans.", "SCAN|SCANS.csv"
+    ) = None,
     output: opt.path("Mask to write (.nii.gz); of a table, a folder.", "--output", "-o") = None,
     model: opt.Model = None,
     threshold: opt.Threshold = 0.5,
@@ -221,8 +218,8 @@ def segment(
     "status and changes per month."
 )
 def match(
-    before: Annotated[Path, Argument(help="Earlier T1c scan, or a manifest.", metavar="BEFORE|MANIFEST.csv")],
-    after: Annotated[Path | None, Argument(help="Later T1c scan.", metavar="[AFTER]")] = None,
+    before: opt.argument(Path, "Earlier T1c scan, or a manifest.", "BEFORE|MANIFEST.csv"),
+    after: opt.argument(Path | None, "Later T1c scan.", "[AFTER]") = None,
     mask_before: opt.path("Mask of the earlier scan.") = None,
     mask_after: opt.path("Mask of the later scan.") = None,
     dates: opt.text("Both dates: 2024-03-01,2024-06-03.") = None,

@@ -1,9 +1,6 @@
 """The local page: serve."""
 
 from pathlib import Path
-from typing import Annotated
-
-from typer import Argument
 
 from tumorsim._validation import install_hint
 from tumorsim.cli import _options as opt
@@ -15,7 +12,7 @@ from tumorsim.cli._app import app, say
     "Prints a link with a token and opens it. Scans are kept in a private folder until it ends."
 )
 def serve(
-    index_dir: Annotated[Path, Argument(help="Folder of the index.", metavar="INDEX")],
+    index_dir: opt.argument(Path, "Folder of the index.", "INDEX"),
     model: opt.Model = None,
     port: opt.option(int, "0 takes a free one.", min=0, max=65535) = 8765,
     no_browser: opt.flag("Only print the link.", "--no-browser") = False,

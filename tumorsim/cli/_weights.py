@@ -1,14 +1,11 @@
 """Commands for files of weights: list, fetch, verify, path."""
 
-from typing import Annotated
-
 import typer
-from typer import Argument
 
 from tumorsim.cli import _options as opt
 from tumorsim.cli._app import app, say
 
-Name = Annotated[str | None, Argument(help="Such as t1c-v6. Default: the default weights.", metavar="[NAME]")]
+Name = opt.argument(str | None, "Such as t1c-v6. Default: the default weights.", "[NAME]")
 
 weights_app = typer.Typer(
     no_args_is_help=True,
