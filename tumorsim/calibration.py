@@ -1,27 +1,23 @@
 """How often a vote is right: probabilities learned from held-out patients, and their scores."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.linear_model import LogisticRegression
 
 from tumorsim._validation import check_fitted
 from tumorsim.answers import votes
 from tumorsim.exceptions import IndexMismatchError
+from tumorsim.index import TumorIndex
 from tumorsim.io import write_text
 from tumorsim.records.columns import label_column
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from tumorsim.index import TumorIndex
-    from tumorsim.spaces import EmbeddingSpace
+from tumorsim.spaces import EmbeddingSpace
 
 __all__ = ["VoteCalibration", "brier_score", "calibrate_votes", "expected_calibration_error"]
 
@@ -60,7 +56,7 @@ class VoteCalibration:
     [1.0, 1.0, 1.0, 0.9, 0.1]
     """
 
-    def fit(self, counted: pd.DataFrame, metadata: pd.DataFrame) -> VoteCalibration:
+    def fit(self, counted: pd.DataFrame, metadata: pd.DataFrame) -> Self:
         """Learn from votes of held-out patients.
 
         Parameters
@@ -80,8 +76,6 @@ class VoteCalibration:
         ValueError
             If no task has 20 votes that can be learned from.
         """
-        from sklearn.linear_model import LogisticRegression
-
         curves, most = {}, 0
         for task, (share, correct) in _by_task(counted, metadata).items():
             most = max(most, len(share))
@@ -128,7 +122,7 @@ class VoteCalibration:
         write_text(path, json.dumps(values, indent=1))
 
     @classmethod
-    def load(cls, path: str | PathLike) -> VoteCalibration:
+    def load(cls, path: str | PathLike) -> Self:
         """Read what `save` has written.
 
         Raises

@@ -4,6 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
+from tumorsim import (
+    TumorEmbedder,
+    TumorIndex,
+    evaluate_knn,
+    find_similar,
+    load_dataset,
+    make_cohort,
+    plotting,
+)
+from tumorsim.evaluation import format_knn_table, split_patients
+from tumorsim.io import atomic_path
+from tumorsim.manifest import save_manifest
+from tumorsim.retrieval import embed_archive, neighbor_tumors
+
 __all__ = ["QUERY", "WEIGHTS", "run_demo"]
 
 WEIGHTS = "t1c-v6-simulated"  # saw no real scan, so that no example flatters
@@ -33,11 +47,6 @@ def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print)
     dict of Path
         What was written.
     """
-    from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, load_dataset, make_cohort
-    from tumorsim.evaluation import format_knn_table, split_patients
-    from tumorsim.manifest import save_manifest
-    from tumorsim.retrieval import embed_archive
-
     output_dir = Path(output_dir)
     real = load_dataset("examples")
     echo(f"1/4 Simulating {n_patients} patients, beside {len(real)} real scans (J. Cheng, CC BY 4.0) …")
@@ -75,10 +84,6 @@ def run_demo(output_dir, *, n_patients=48, random_state=0, n_jobs=2, echo=print)
 
 def _draw(folder, cohort, result, answer):
     """Write figures of the cohort, of its evaluation and of one answer; return name → file."""
-    from tumorsim import plotting
-    from tumorsim.io import atomic_path
-    from tumorsim.retrieval import neighbor_tumors
-
     index, neighbors = answer.index, answer.neighbors
     points, types = index.coordinates(aspects=answer.aspects or "embedding"), index.metadata_["label_type"]
     distances = neighbors["distance"].to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from itertools import count, pairwise
@@ -20,14 +21,11 @@ from tumorsim.anatomy import register_dates
 from tumorsim.exceptions import GeometryError
 from tumorsim.geometry import select_mask
 from tumorsim.manifest import load_cohort, save_manifest, tumors_from_case
-from tumorsim.records import Case, check_tumors
+from tumorsim.records import Case, Tumor, check_tumors
 from tumorsim.records.columns import clean_id, is_blank
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tumorsim.embedder import TumorEmbedder
-    from tumorsim.records import Tumor
 
 __all__ = ["changes_of", "match_dates", "match_manifest", "months_between"]
 

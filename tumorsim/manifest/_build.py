@@ -4,6 +4,8 @@ import os
 import warnings
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tumorsim._validation import check_mask_value, check_real, check_text, counted, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.io import ORIENTATION_REMEDY
@@ -115,8 +117,6 @@ def cohort_from_scans(scans, source, *, lesions=None, errors=None, progress=Fals
 
 def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", by_value=False, **options):
     """Return the Cohort of a table of scans; bad ones are reported, and listed in the file `errors`."""
-    from tqdm import tqdm
-
     for name in options:
         options[name] = check_real(options[name], name, minimum=0)
     check_mask_value(mask_value)

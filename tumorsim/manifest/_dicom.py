@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from tumorsim._validation import check_pattern, counted
 from tumorsim.exceptions import DicomError, ManifestError
@@ -71,8 +72,6 @@ def import_dicom(
     ManifestError
         If no scan has a tumor, with the reasons; what was converted stays.
     """
-    from tqdm import tqdm
-
     for name, pattern in (("series", series), ("include", include), ("exclude", exclude)):
         if pattern is not None:
             check_pattern(pattern, name)

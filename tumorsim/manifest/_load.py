@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,6 @@ from tumorsim.records import Cohort
 from tumorsim.records.columns import BOX_COLUMNS, ID_COLUMNS, further_columns, is_missing, known_measures
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
 
 

@@ -1,22 +1,17 @@
 """Public data sets → Cohort: cases recognized by their names, tables joined, overlaps left out."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from tumorsim._validation import check_choice
 from tumorsim.manifest import cohort_from_scans, load_cohort, save_manifest
 from tumorsim.public_sets._found import LAYOUTS, Found, Match
 from tumorsim.public_sets._readers import READERS
 from tumorsim.public_sets._tables import join_tables, resolve_overlaps
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from tumorsim.records import Cohort
+from tumorsim.records import Cohort
 
 _EXAMPLES = Path(__file__).parents[1] / "data" / "examples" / "manifest.csv"
 
@@ -120,8 +115,6 @@ def list_scans(name: str, root: str | os.PathLike) -> pd.DataFrame:
         left out, empty where it would not. Cases whose files must be converted first are named by the file
         that they were recognized by.
     """
-    import pandas as pd
-
     return pd.DataFrame([row for rows in _rows_of(_recognize(name, root)) for row in rows]).fillna("")
 
 

@@ -7,7 +7,9 @@ import json
 import os
 import re
 
+import nibabel as nib
 import numpy as np
+from scipy.ndimage import affine_transform
 from tqdm import tqdm
 
 from tumorsim._validation import printable
@@ -233,7 +235,6 @@ def _series_folders(found):
 
 def _channel(found):
     """Decathlon's Task01: 4-D images; the task says which channel is contrast-enhanced T1, else it is 2."""
-    import nibabel as nib
 
     def fill(match, row):
         def cut():
@@ -268,8 +269,6 @@ def _as_stored(image, affine):
 
 def _on_grid(mask, own, shape, affine, case_id):
     """Return a bool mask of affine `own` on an image's grid, as uint8, by nearest neighbor if need be."""
-    from scipy.ndimage import affine_transform
-
     mask = mask.astype(np.uint8)
     with contextlib.suppress(GridMismatchError):
         check_same_grid(shape, affine, mask.shape, own, case_id=case_id)

@@ -5,6 +5,8 @@ import os
 import re
 from functools import cache
 
+import pandas as pd
+
 from tumorsim._validation import install_hint, printable
 from tumorsim.exceptions import ManifestError
 from tumorsim.public_sets._found import LAYOUTS
@@ -32,8 +34,6 @@ def sheets_of(found, patterns=None):
 
 def _read_sheets(path):
     """Return the sheets of a CSV or Excel file as they are: name → DataFrame."""
-    import pandas as pd
-
     options = {"dtype": str, "keep_default_na": False}
     try:
         if path.lower().endswith(".csv"):

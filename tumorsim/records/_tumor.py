@@ -1,10 +1,9 @@
 """`Tumor`: one lesion of a case."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tumorsim._validation import check_box, check_mask_value, check_text
 from tumorsim.exceptions import GeometryError
@@ -12,11 +11,6 @@ from tumorsim.geometry import crop_slices, lesion_shape, select_mask
 from tumorsim.records._case import Case, of_file
 from tumorsim.records._view import tumor_html
 from tumorsim.records.columns import MEASURES, clean_id, clean_label
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import ArrayLike
 
 
 class Tumor:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from tumorsim import io
 from tumorsim._validation import counted, printable
 from tumorsim.answers import describe_training
 from tumorsim.calibration import VoteCalibration, calibrate_votes
+from tumorsim.embedder import TumorEmbedder
 from tumorsim.evaluation import evaluate_knn
 from tumorsim.exceptions import IndexMismatchError
 from tumorsim.index import TumorIndex
@@ -24,6 +26,7 @@ from tumorsim.retrieval._measured import NAMES, with_measures
 from tumorsim.retrieval._query import is_table
 from tumorsim.retrieval._workers import embed_each
 from tumorsim.spaces import EmbeddingSpace
+from tumorsim.weights import find_weights
 
 
 def embed_to_file(
@@ -123,8 +126,6 @@ def embed_archive(
     CohortError
         If scans cannot be used; all of them are listed, before the first is embedded.
     """
-    from tqdm import tqdm
-
     tumors.check()
     n_features = embedder.n_features_out_
     found = np.zeros((len(tumors), n_features + 1 + len(NAMES)))  # embeddings, in training, measures
@@ -169,9 +170,6 @@ def embed_archive(
 
 def load_embedder(model: str | PathLike | None = None, *, device: str = "auto", n_jobs: int = 2):
     """Return the TumorEmbedder of a model file, or of shipped weights by name; None is the default ones."""
-    from tumorsim.embedder import TumorEmbedder
-    from tumorsim.weights import find_weights
-
     embedder = TumorEmbedder.load(find_weights(model, progress=True), device=device)
     return embedder.set_params(n_jobs=n_jobs)
 

@@ -8,6 +8,7 @@ from multiprocessing.connection import wait
 from multiprocessing.pool import ExceptionWithTraceback
 
 import numpy as np
+import torch
 
 from tumorsim._validation import import_extra
 from tumorsim.retrieval._measured import embed_measured
@@ -22,8 +23,6 @@ def embed_scans(embedder, scans):
     They are float64 (n_tumors, n_features + 11). The column after the features is 1 where the model was
     trained on the scan, 0 where not, NaN where that is unknown; then come measures (`embed_measured`).
     """
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # so that bytes do not depend on the machine's cores
     try:

@@ -13,6 +13,7 @@ import warnings
 import webbrowser
 from importlib.resources import files
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -241,8 +242,6 @@ def serve(
     OSError, ValueError
         If the port is taken, the index cannot be used, or a token or an address is missing.
     """
-    import uvicorn
-
     local = host in ("127.0.0.1", "localhost", "::1")
     if (not local and token is None) or (token is not None and len(token) < 16):
         raise ValueError(f"Interface {host} needs a token (--token) of at least 16 characters.")

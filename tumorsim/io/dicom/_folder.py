@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._open import items, number, numbers, open_dicom, reading, text
@@ -83,8 +84,6 @@ class Series:
 
 def read_folder(folder, *, progress=False):
     """Return Series sorted by headers alone, and (path, reason) of files whose series is unknown."""
-    from tqdm import tqdm
-
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"DICOM folder '{folder}' does not exist.")
