@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -26,27 +27,23 @@ _TUMOR_NAMES = ("tv", "an")
 _LARGEST = 2**30  # bytes of a 4-D image
 
 
-def _each(prepare):
-    """Return a reader: (found, usable matches with their rows) → filled rows, lesions.
+def _each(prepare, found, usable):
+    """Read usable matches with their rows one by one; return the filled rows, and lesions.
 
     `prepare(found)` returns a function that fills a row, and may return its lesions: mask value → cells.
     """
-
-    def read(found, usable):
-        fill, lesions = prepare(found), {}
-        for match, row in tqdm(usable, found.name, disable=None if found.progress else True, leave=False):
-            try:
-                cells = fill(match, row)
-            except NoPlaceError:
-                raise
-            except Exception as err:  # json, zlib, nibabel and pydicom raise kinds of their own
-                own = "" if isinstance(err, OSError | ValueError) else f"damaged files: {type(err).__name__} "
-                row["problem"] = f"case '{row['case_id']}': {own}{printable(err, 600).rstrip('.')}"
-            else:
-                lesions |= {row["case_id"]: cells} if cells else {}
-        return [row for _, row in usable], lesions
-
-    return read
+    fill, lesions = prepare(found), {}
+    for match, row in tqdm(usable, found.name, disable=None if found.progress else True, leave=False):
+        try:
+            cells = fill(match, row)
+        except NoPlaceError:
+            raise
+        except Exception as err:  # json, zlib, nibabel and pydicom raise kinds of their own
+            own = "" if isinstance(err, OSError | ValueError) else f"damaged files: {type(err).__name__} "
+            row["problem"] = f"case '{row['case_id']}': {own}{printable(err, 600).rstrip('.')}"
+        else:
+            lesions |= {row["case_id"]: cells} if cells else {}
+    return [row for _, row in usable], lesions
 
 
 def _convert(found, row, kind, sources, make):
@@ -283,9 +280,9 @@ def _on_grid(mask, own, shape, affine, case_id):
 
 
 READERS = {
-    "lesion_files": _each(_gamma_knife),
-    "contours": _each(_contours),
-    "series_masks": _each(_series_masks),
-    "channel": _each(_channel),
+    "lesion_files": partial(_each, _gamma_knife),
+    "contours": partial(_each, _contours),
+    "series_masks": partial(_each, _series_masks),
+    "channel": partial(_each, _channel),
     "slices": read_slices,
 }

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import warnings
 import webbrowser
+from functools import partial
 from importlib.resources import files
 
 import uvicorn
@@ -152,17 +153,13 @@ def _routes(desk):
         "DELETE /tumors/{id:path}": lambda request, body: desk.remove_tumor(request.path_params["id"]),
         "POST /undo": lambda request, body: desk.undo(),
     } | {f"GET {path}": own for path in _OWN}
-    routes = [Route(name.split()[1], _endpoint(one), methods=name.split()[:1]) for name, one in table.items()]
-    return [*routes, Route("/scans", upload, methods=["POST"])]
+    calls = {name: partial(_endpoint, one) for name, one in table.items()} | {"POST /scans": upload}
+    return [Route(name.split()[1], call, methods=name.split()[:1]) for name, call in calls.items()]
 
 
-def _endpoint(function):
-    """Return an endpoint that runs `function(request, body)` in a thread."""
-
-    async def endpoint(request):
-        return await _answered(function, request, await _object(request))
-
-    return endpoint
+async def _endpoint(function, request):
+    """Return the response of `function(request, body)`, which runs in a thread."""
+    return await _answered(function, request, await _object(request))
 
 
 async def _object(request):

@@ -231,7 +231,8 @@ def _draw_look(shape, boxes, rng):
         thickness, axis = int(rng.integers(2, 5)), int(rng.integers(3))
         look.append(_of_image(_thick_slices, thickness, axis, int(rng.integers(thickness))))
     if rng.random() < 0.2:
-        look.append(partial(_blank_around, shown=_draw_view(shape, boxes, rng)))
+        shown = _draw_view(shape, boxes, rng)
+        look.append(lambda image, mask: (image * shown, None if mask is None else mask * shown))
     if rng.random() < 0.3:
         coarse = rng.normal(0, rng.uniform(0.02, 0.12), (1, 1, 4, 4, 4)).astype(np.float32)
         look.append(_of_image(_biased, coarse))
@@ -296,8 +297,3 @@ def _draw_view(shape, boxes, rng):
     shown = torch.zeros([int(n) if a == axis else 1 for a, n in enumerate(shape)])
     shown.narrow(axis, low, high - low).fill_(1)
     return shown
-
-
-def _blank_around(image, mask, shown):
-    """Return image and mask (x, y, z), which may be None, with zeros where `shown` is 0."""
-    return image * shown, None if mask is None else mask * shown
