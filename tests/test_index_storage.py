@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import filelock
@@ -264,6 +265,18 @@ def edit(directory, **changes):
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8")) | changes
     kept = {key: value for key, value in manifest.items() if changes.get(key, ...) is not None}
     (directory / "manifest.json").write_text(json.dumps(kept), encoding="utf-8")
+
+
+@pytest.mark.parametrize("shape", [(2**33,), (2**62,), (2**70,)])
+def test_metadata_that_claim_more_than_there_is_are_damage(saved, monkeypatch, shape):
+    """A member's header is no reason to take memory: what is not in the file cannot be read."""
+    with zipfile.ZipFile(saved / "metadata-1.npz", "w") as packed, packed.open("header.npy", "w") as file:
+        claim = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, claim)
+        file.write(b"{}")
+    monkeypatch.setattr(_store.Store, "_file_damage", lambda *about: None)  # as if only measured
+    with pytest.raises(IndexMismatchError, match=r"metadata-1\.npz cannot be read"):
+        TumorIndex.load(saved)
 
 
 def test_a_directory_that_does_not_exist_is_not_found(tmp_path):

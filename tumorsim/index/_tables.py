@@ -1,6 +1,5 @@
 """Metadata tables of an index: what they may hold, how two become one, and their file."""
 
-import io
 import json
 import numbers
 import zipfile
@@ -166,19 +165,12 @@ def map_array(path):
 
 def _members(path):
     """Return name → array of an ``.npz`` file that is not compressed, and larger than what it holds."""
-    arrays = {}
     with zipfile.ZipFile(path) as packed:
         infos = packed.infolist()
         if sum(info.file_size for info in infos) > path.stat().st_size or any(i.compress_type for i in infos):
             raise ValueError("it is compressed")
-        for info in infos:
-            file = io.BytesIO(packed.read(info))
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("its version of the format is not 1.0")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            content = np.frombuffer(file.getbuffer(), dtype, offset=file.tell())  # no more than there is
-            arrays[info.filename.removesuffix(".npy")] = content.reshape(shape).copy()
-    return arrays
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _decode(held, codes, name):
