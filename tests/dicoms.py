@@ -261,6 +261,13 @@ def save(dataset, path, compress=None):
         assert writer.Write()
 
 
+def load_mask(scan, include=None, exclude=None):
+    """Return the mask of a scan's tumors, or None."""
+    from tumorsim.io.dicom import draw_tumors
+
+    return draw_tumors(scan, include, exclude)[0]
+
+
 def contours_of(mask, affine, *, keyhole=False):
     """Trace a bool mask slice by slice: closed polygons (n, 3) in RAS+ mm, halfway between voxel centers.
 

@@ -337,10 +337,20 @@ def strip_codes(folder):
         nib.save(image, path)
 
 
-def test_scan_of_unknown_orientation_is_told_and_gets_no_side_conflict(two_tumors):
-    """Codes of 0 mirror the scan by convention: that is a warning with a remedy, not an exchanged label."""
+def mirror_sforms(folder):
+    """Let the sforms of a folder's NIfTI files mirror their qforms."""
+    for path in folder.glob("*.nii.gz"):
+        image = nib.load(path)
+        image.set_qform(image.affine, 1)
+        image.set_sform(np.diag([-1, 1, 1, 1]) @ image.affine, 1)
+        nib.save(image, path)
+
+
+@pytest.mark.parametrize("spoil", [strip_codes, mirror_sforms])
+def test_scan_of_unknown_orientation_is_told_and_gets_no_side_conflict(two_tumors, spoil):
+    """Codes of 0 and mirrored forms mirror the scan: a warning with a remedy, not an exchanged label."""
     assert "side conflict" not in set(check_archive(two_tumors)["check"])
-    strip_codes(two_tumors.parent)
+    spoil(two_tumors.parent)
     (found,) = check_archive(two_tumors).query("check == 'orientation unknown'").to_dict("records")
     assert (found["severity"], found["case_id"], found["line"]) == ("warning", "c1", 2)
     assert "left and right are a guess" in found["problem"] and "set_sform" in found["remedy"]

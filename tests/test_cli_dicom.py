@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import phantoms
 import pytest
+from dicoms import load_mask
 from test_cli import run
 
 from tumorsim.io import load_image
-from tumorsim.io.dicom import find_scan, load_mask
+from tumorsim.io.dicom import find_scan
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """DICOM as scanners and planning systems write it: what is odd costs only itself, and is told."""
 
+import gzip
 import shutil
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import phantoms
 import pydicom
 import pytest
+from dicoms import load_mask
 from grids import ellipsoid_mask, reorder
 from numpy.testing import assert_allclose, assert_array_equal
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
@@ -24,10 +26,10 @@ from tumorsim.io.dicom import (
     find_scan,
     find_scans,
     is_tumor,
-    load_mask,
     read_regions,
     save_seg,
 )
+from tumorsim.manifest import load_dicom_case
 from tumorsim.records import Case
 
 SHAPE = (36, 33, 24)
@@ -153,6 +155,31 @@ def test_deflated_files_must_not_burst(tmp_path, monkeypatch):
     monkeypatch.setattr(_open, "MAX_VOXELS", 2**20)
     with pytest.raises(DicomError, match=r"deflated file must hold at most 2 MiB"):
         find_scan(tmp_path)
+
+
+def test_packed_files_are_named(tmp_path):
+    """Of what is zipped the first file is named: beside a scan in a note, alone in the error."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, paths)
+    (tmp_path / "rt.dcm.gz").write_bytes(gzip.compress((tmp_path / "rt").read_bytes()))
+    (tmp_path / "rt").unlink()
+    reason = "packed (1 such file here): unpack what holds DICOM"
+    assert find_scans(tmp_path)[2] == [("rt.dcm.gz", reason)]
+    with pytest.warns(UserWarning, match=r"^'rt\.dcm\.gz' cannot be used: packed"):
+        case, _ = load_dicom_case(tmp_path)
+    assert not case.has_mask
+    shutil.make_archive(tmp_path / "old", "zip", tmp_path / "mr")
+    shutil.rmtree(tmp_path / "mr")
+    with pytest.raises(DicomError, match=r"'old\.zip': packed \(2 such files here\): unpack"):
+        find_scan(tmp_path)
+
+
+def test_files_that_cannot_be_read_beside_a_scan_are_told(tmp_path):
+    """What may have been its mask is no reason to go on without a word."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    for name in ("rt.dcm", "seg.dcm"):
+        (tmp_path / name).write_bytes(paths[0].read_bytes()[:300])
+    assert find_scan(tmp_path).notes[0].startswith("'rt.dcm', and 1 more file cannot be used: ")
 
 
 def test_a_cut_rtstruct_is_never_a_smaller_mask(tmp_path):
@@ -346,6 +373,26 @@ def test_padding_is_background(tmp_path, value, limit, sign, implicit):
         [Tumor(c, b, tumor_id=c.case_id) for c, b in zip(cases, boxes, strict=True)]
     )
     assert np.linalg.norm(plain - padded) < 0.02 * np.linalg.norm(plain)
+
+
+def test_padding_that_some_slices_declare_is_padding_in_all(tmp_path):
+    """One slice in four states it: the scan is that of a series where all do; a slice's own value counts."""
+    tumor, image, corner = head_with_corners()
+    stored, own = np.where(corner, -2000, image).astype(np.int16), image.shape[2] // 2
+    stored[:, :, own][corner[:, :, own]] = -3000
+    for name, every in (("all", 1), ("some", 4)):
+
+        def edit(dataset, z, every=every):
+            if z % every == 0 or z == own:
+                dataset.PixelPaddingValue = -3000 if z == own else -2000
+
+        dicoms.write_series(tmp_path / name, stored, tumor.case.affine, edit=edit)
+    scans = [find_scan(tmp_path / name) for name in ("all", "some")]
+    assert_array_equal(*(scan.load_image() for scan in scans))
+    inside = to_ras(~corner, tumor.case.affine)
+    loaded = to_ras(scans[1].load_image(), scans[1].affine)
+    assert_array_equal(loaded[inside], to_ras(image, tumor.case.affine)[inside])
+    assert loaded.min() > -2000
 
 
 def to_box(tumor, case):
@@ -561,6 +608,10 @@ def test_contours_that_fail_cost_only_themselves(tmp_path, how, name):
     [
         (lambda contour: setattr(contour, "ContourData", contour.ContourData[:-1]), "damaged"),
         (lambda contour: delattr(contour, "ContourData"), "without area"),
+        (
+            lambda contour: setattr(contour, "ContourData", contour.ContourData[:-3]),
+            "NumberOfContourPoints differs",
+        ),
     ],
 )
 def test_a_gap_that_a_lost_contour_leaves_is_told(tmp_path, spoilt, fault):
@@ -574,6 +625,22 @@ def test_a_gap_that_a_lost_contour_leaves_is_told(tmp_path, spoilt, fault):
     assert len(filled) == 4 and notes == [
         f"region 1: 1 of 5 contours left out, {fault}, so its mask has a gap: slice {gap + 1} of {PLATE[2]}"
     ]
+
+
+def test_a_region_whose_contours_were_all_cut_is_told(tmp_path):
+    """Numbers of points that differ from NumberOfContourPoints make no smaller mask, but an error."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, paths)
+    rewrite(tmp_path / "rt", lambda d: setattr(first_contour(d), "NumberOfContourPoints", 5))
+    with pytest.raises(DicomError, match="has 1 contour of it: NumberOfContourPoints differs"):
+        draw_tumors(find_scan(tmp_path))
+    rewrite(tmp_path / "rt", lambda d: delattr(first_contour(d), "NumberOfContourPoints"))
+    assert load_mask(find_scan(tmp_path)).sum() == 49
+
+
+def first_contour(dataset):
+    """Return the first contour of the first ROI."""
+    return dataset.ROIContourSequence[0].ContourSequence[0]
 
 
 @pytest.mark.parametrize("lacking", ["ROIContourSequence", "item", "ContourSequence"])
@@ -616,7 +683,37 @@ def test_of_two_revisions_the_newest_counts(tmp_path, dates):
     assert sorted(region.name for region in drawn) == ["GTV", "Met"]
     assert (mask > 0).sum() == (49 * 3 if dates else 49 * 2)
     why = "newer" if dates else "of the same date"
-    assert f"region 1 of an RTSTRUCT left out: another one, {why}, has it" in notes
+    assert f"region 1 left out: another file, {why}, has it" in notes
+
+
+@pytest.mark.parametrize("dates", [("Content",), ("InstanceCreation", "Content"), ("number",), ()])
+def test_of_two_revisions_of_a_seg_the_newest_counts(tmp_path, dates):
+    """By date, else number, else name; a segment that only the older one has, or that lies apart, is kept."""
+    paths = dicoms.write_series(tmp_path / "mr", np.ones(PLATE, np.uint16), GRID)
+    cubes = [np.zeros(PLATE, bool) for _ in range(4)]
+    for cube, start, stop in zip(cubes, (2, 2, 9, 15), (5, 7, 12, 18), strict=True):
+        cube[start:stop, start:stop, 2:5] = True
+    small, large, met, apart = cubes
+    for name, masks, names, second in (
+        ("z", [small, met], ("GTV", "Met"), 9),
+        ("b", [large], ("GTV",), 10),
+        ("c", [apart], ("GTV",), 8),
+    ):
+        dicoms.write_seg(tmp_path / name, masks, paths, names=names)
+
+        def edit(dataset, second=second):
+            for keyword in ("Content", "InstanceCreation"):
+                dataset.update({f"{keyword}Date": "20240502", f"{keyword}Time": "101500"})
+            for keyword in set(dates) - {"number"}:
+                dataset[f"{keyword}Time"].value = f"1015{second:02}.5"
+            dataset.InstanceNumber = second if "number" in dates else 1
+
+        rewrite(tmp_path / name, edit)
+    mask, drawn, notes = draw_tumors(find_scan(tmp_path))
+    assert sorted(region.name for region in drawn) == ["GTV Mass", "GTV Mass", "Met Mass"]
+    assert (mask > 0).sum() == sum(cube.sum() for cube in (large if dates else small, met, apart))
+    why = "newer" if set(dates) - {"number"} else "of the same date"
+    assert notes == [f"region 1 left out: another file, {why}, has it"]
 
 
 def test_structure_sets_of_one_lesion_each_are_all_read(tmp_path):

@@ -5,6 +5,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from dicoms import load_mask
 from grids import ellipsoid_mask, reorder
 from numpy.testing import assert_array_equal
 from test_io_dicom import ORDERS, affine_of
@@ -16,7 +17,6 @@ from tumorsim.io.dicom import (
     find_scan,
     find_scans,
     is_tumor,
-    load_mask,
     mask_of_contours,
     read_regions,
     save_seg,

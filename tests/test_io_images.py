@@ -199,6 +199,7 @@ def test_files_that_state_no_orientation_are_known(tmp_path, array):
         assert not Case(path, case_id="a", patient_id="p").states_orientation
     image = nib.load(tmp_path / "codes.nii.gz")
     image.set_sform(image.affine, 1)  # as the remedy in messages says
+    image.set_qform(image.affine, 1)
     nib.save(image, tmp_path / "told.nii.gz")
     assert_array_equal(
         read_geometry(tmp_path / "told.nii.gz")[1], read_geometry(tmp_path / "codes.nii.gz")[1]
@@ -206,6 +207,51 @@ def test_files_that_state_no_orientation_are_known(tmp_path, array):
     nib.save(nib.MGHImage(array, AFFINE), tmp_path / "told.mgz")
     write_nrrd(tmp_path / "told.nrrd", array, AFFINE)
     assert all(states_orientation(tmp_path / f"told.{suffix}") for suffix in ("nii.gz", "mgz", "nrrd"))
+
+
+TURNED = np.array(
+    [[np.cos(0.6), -np.sin(0.6), 0, 9], [np.sin(0.6), np.cos(0.6), 0, 4], [0, 0, 1, 2], [0, 0, 0, 1]]
+)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    ("change", "codes", "agree"),
+    [
+        (np.eye(4), (1, 1), True),
+        (TURNED @ np.diag([1.2, 1.1, 1.1, 1]), (4, 1), True),  # a head that was turned and scaled to MNI
+        (np.diag([-1.0, 1, 1, 1]), (1, 1), False),
+        (np.diag([1.0, 1, -1, 1]), (2, 1), False),
+        (np.diag([-1.0, -1, 1, 1]), (1, 1), False),  # turned by half: no mirror, and left is right
+        (np.eye(4)[[1, 2, 0, 3]], (1, 1), False),
+        (np.diag([-1.0, 1, 1, 1]), (1, 0), True),
+        (np.diag([-1.0, 1, 1, 1]), (0, 1), True),
+    ],
+)
+def test_forms_that_contradict_each_other_state_no_orientation(tmp_path, array, kind, change, codes, agree):
+    """Where sform and qform differ by a mirror or a turn, the sform is used, and sides are a guess."""
+    image = kind(array, AFFINE)
+    image.set_sform(change @ AFFINE, codes[0])
+    image.set_qform(AFFINE, codes[1])
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert states_orientation(tmp_path / "a.nii.gz") == states_orientation(image) == agree
+    used = change @ AFFINE if codes[0] else AFFINE
+    assert_allclose(read_geometry(tmp_path / "a.nii.gz")[1], used, atol=1e-5)
+    image = nib.load(tmp_path / "a.nii.gz")
+    image.set_sform(image.affine, 1)  # as the remedy in messages says
+    image.set_qform(image.affine, 1)
+    nib.save(image, tmp_path / "told.nii.gz")
+    assert states_orientation(tmp_path / "told.nii.gz")
+
+
+def test_a_qform_that_is_none_contradicts_nothing(tmp_path, array):
+    """Quaternions longer than 1 are no rotation: the sform alone counts, as before."""
+    image = nib.Nifti1Image(array, AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.header["qform_code"], image.header["quatern_b"], image.header["quatern_c"] = 1, 0.9, 0.9
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert nib.load(tmp_path / "a.nii.gz").header["quatern_c"] == np.float32(0.9)
+    assert states_orientation(tmp_path / "a.nii.gz")
 
 
 def test_an_image_is_no_mask_of_itself(tmp_path, array):

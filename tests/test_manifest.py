@@ -505,9 +505,7 @@ def test_scans_of_unknown_orientation_are_named(tmp_path, archive):
         image.set_sform(None, 0)
         nib.save(image, path)
     write_csv(tmp_path / "scans.csv", archive)
-    with pytest.warns(
-        UserWarning, match=r"(?s)unknown in 1 scan: the files state no orientation.*set_sform.*007"
-    ):
+    with pytest.warns(UserWarning, match=r"(?s)In 1 scan the file states no orientation.*set_sform.*007"):
         cohort = build_manifest(tmp_path / "scans.csv", tmp_path / "archive.csv")
     assert len(cohort.cases) == 3
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tumorsim._validation import check_real
 from tumorsim.exceptions import BoxError, GeometryError, GridMismatchError
 from tumorsim.geometry import crop_slices, ras_affine, spacing_from_affine, to_ras
-from tumorsim.io import ORIENTATION_REMEDY
+from tumorsim.io import ORIENTATION_REMEDY, ORIENTATION_UNKNOWN
 from tumorsim.manifest import read_manifest
 from tumorsim.preprocessing import head_level
 from tumorsim.records import group_by_case
@@ -120,7 +120,7 @@ def _of_scan(tumors, least, most, digests):
         yield _finding("error", "unreadable", scan, str(err), "Copy or export the image anew.")
         return
     if not case.states_orientation:
-        problem = "The file states no orientation, so its left and right are a guess."
+        problem = f"The file {ORIENTATION_UNKNOWN}."
         yield _finding("warning", "orientation unknown", scan, problem, ORIENTATION_REMEDY)
     low, high = float(image.min()), float(image.max())
     if low == high or np.count_nonzero(image != image.flat[0]) < 1e-4 * image.size:

@@ -14,6 +14,7 @@ from tumorsim.io._files import (
 )
 from tumorsim.io._images import (
     ORIENTATION_REMEDY,
+    ORIENTATION_UNKNOWN,
     arrays_of_nibabel,
     content_key,
     load_image,
@@ -24,8 +25,8 @@ from tumorsim.io._images import (
 )
 
 __all__ = [
-    "ORIENTATION_REMEDY", "arrays_of_nibabel", "atomic_path", "content_key", "file_stems", "load_embeddings",
-    "load_image", "locked", "partial_file", "read_geometry", "remove_leftovers", "remove_partial",
-    "save_embeddings", "save_nifti", "save_tensors", "states_orientation", "voxel_key", "write_array",
-    "write_text",
+    "ORIENTATION_REMEDY", "ORIENTATION_UNKNOWN", "arrays_of_nibabel", "atomic_path", "content_key",
+    "file_stems", "load_embeddings", "load_image", "locked", "partial_file", "read_geometry",
+    "remove_leftovers", "remove_partial", "save_embeddings", "save_nifti", "save_tensors",
+    "states_orientation", "voxel_key", "write_array", "write_text",
 ]  # fmt: skip

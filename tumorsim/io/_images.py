@@ -18,8 +18,12 @@ from tumorsim.io._nrrd import BZIP2, GZIP, SPARE, open_nrrd, rescaled, voxel_fil
 _KEY_VOXELS = 128**3
 
 ORIENTATION_REMEDY = (
-    "Find out which way its axes point. If nibabel's affine is right, say so in the header: "
-    "image = nibabel.load(FILE); image.set_sform(image.affine, 1); nibabel.save(image, NEW_FILE)."
+    "Find out which way its axes point. If nibabel's affine is right, say so in the header: image = "
+    "nibabel.load(FILE); image.set_sform(image.affine, 1); image.set_qform(image.affine, 1); "
+    "nibabel.save(image, NEW_FILE)."
+)
+ORIENTATION_UNKNOWN = (
+    "states no orientation, or two that contradict each other, so left and right are a guess"
 )
 MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment replaces it
 
@@ -90,8 +94,8 @@ def load_image(path):
 def states_orientation(image):
     """Tell whether a file, or an image of nibabel, says which way its axes point; else sides are a guess.
 
-    NIfTI files whose sform and qform codes are both 0, Analyze files and MGH files without a good RAS
-    transform do not.
+    NIfTI files whose sform and qform codes are both 0, or where one of the two mirrors or turns over the
+    other, Analyze files and MGH files without a good RAS transform do not.
     """
     if hasattr(image, "dataobj"):
         return _is_stated(image, image.get_filename())
@@ -288,7 +292,12 @@ def _is_stated(image, path):
         with nib.openers.ImageOpener(path) as file:
             return any(file.read(30)[28:])
     if isinstance(image, nib.Nifti1Pair):
-        return bool(image.header["sform_code"] or image.header["qform_code"])
+        codes = image.header["sform_code"], image.header["qform_code"]
+        with contextlib.suppress(ValueError, nib.spatialimages.HeaderDataError):  # of a qform that is none
+            if all(codes):
+                turn = image.get_sform()[:3, :3] @ np.linalg.inv(image.get_qform()[:3, :3])
+                return bool(min(np.linalg.det(turn), *np.diag(turn)) > 1e-3)
+        return any(codes)
     mat = image.file_map.get("mat")
     return not isinstance(image, nib.AnalyzeImage) or (mat is not None and os.path.isfile(mat.filename))
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from tumorsim._validation import check_mask_value, check_real, check_text, counted, printable
 from tumorsim.exceptions import ManifestError
-from tumorsim.io import ORIENTATION_REMEDY
+from tumorsim.io import ORIENTATION_REMEDY, ORIENTATION_UNKNOWN
 from tumorsim.manifest._formats import write_table
 from tumorsim.manifest._lesions import tumors_from_case
 from tumorsim.manifest._tables import Row, Table, read_table, relative_path, typed_cells
@@ -136,11 +136,9 @@ def _read_scans(table, lesions, errors, *, skip_bad, progress, mask_value=">0", 
 
     unsure = [tumors[0].case.case_id for tumors in found if not tumors[0].case.states_orientation]
     if unsure:
-        warnings.warn(
-            f"Left and right are unknown in {counted(len(unsure), 'scan')}: the files state no orientation. "
-            f"{ORIENTATION_REMEDY} Got {', '.join(unsure[:10])}{' …' if len(unsure) > 10 else ''}.",
-            stacklevel=3,
-        )
+        what = f"In {counted(len(unsure), 'scan')} the file {ORIENTATION_UNKNOWN}. {ORIENTATION_REMEDY}"
+        got = f"Got {', '.join(unsure[:10])}{' …' if len(unsure) > 10 else ''}."
+        warnings.warn(f"{what} {got}", stacklevel=3)
     for tumors, metadata in zip(found, table.metadata(rows), strict=True):
         for tumor in tumors:
             tumor.metadata = metadata | tumor.metadata

@@ -12,7 +12,7 @@ import pandas as pd
 import tumorsim
 from tumorsim._validation import check_box, check_integer, check_real
 from tumorsim.geometry import crop_slices
-from tumorsim.io import ORIENTATION_REMEDY, save_nifti
+from tumorsim.io import ORIENTATION_REMEDY, ORIENTATION_UNKNOWN, save_nifti
 from tumorsim.io.dicom import save_seg
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
@@ -79,11 +79,8 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
     if isinstance(case, Cohort):
         return case
     if not case.states_orientation:
-        warnings.warn(
-            f"The file of case '{case.case_id}' states no orientation, so left and right are a guess. "
-            f"{ORIENTATION_REMEDY}",
-            stacklevel=3,
-        )
+        what = f"The file of case '{case.case_id}' {ORIENTATION_UNKNOWN}."
+        warnings.warn(f"{what} {ORIENTATION_REMEDY}", stacklevel=3)
     if box is not None:
         box = np.reshape(box, (2, 3)) if np.size(box) == 6 else box
         box = check_box(box, shape=case.shape, what=f"The box in '{case.case_id}'")

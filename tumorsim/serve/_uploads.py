@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 
 import tumorsim
 from tumorsim._validation import words_of
-from tumorsim.io import ORIENTATION_REMEDY, file_stems
+from tumorsim.io import ORIENTATION_REMEDY, ORIENTATION_UNKNOWN, file_stems
 from tumorsim.io.dicom import save_seg
 from tumorsim.manifest import load_dicom_case
 from tumorsim.records import Case
@@ -212,7 +212,7 @@ def read_scan(folder, limits, options):
         ids = {"case_id": _IMAGES.sub("", name), "patient_id": options["patient_id"] or "unknown"}
         case = Case(files[0].rename(name), mask, **ids)
         if not case.states_orientation:
-            warnings.warn(f"Without orientation sides are a guess. {ORIENTATION_REMEDY}", stacklevel=1)
+            warnings.warn(f"The file {ORIENTATION_UNKNOWN}. {ORIENTATION_REMEDY}", stacklevel=1)
     case.check_grid()
     image = case.load_image()
     np.save("image.npy", image)

@@ -8,7 +8,6 @@ from tumorsim.io.dicom._scans import (
     draw_tumors,
     find_scan,
     find_scans,
-    load_mask,
     modality_of,
     read_series,
     t1c_objection,
@@ -16,6 +15,6 @@ from tumorsim.io.dicom._scans import (
 from tumorsim.io.dicom._write import save_seg
 
 __all__ = [
-    "Region", "Scan", "Series", "draw_tumors", "find_scan", "find_scans", "is_tumor", "load_mask",
-    "mask_of_contours", "modality_of", "read_regions", "read_series", "save_seg", "t1c_objection",
+    "Region", "Scan", "Series", "draw_tumors", "find_scan", "find_scans", "is_tumor", "mask_of_contours",
+    "modality_of", "read_regions", "read_series", "save_seg", "t1c_objection",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tumorsim._validation import counted
 from tumorsim.exceptions import DicomError
 from tumorsim.io.dicom._open import items, number, numbers, open_dicom, reading, text
 
@@ -26,6 +27,7 @@ _READ = (
     "ReferencedFrameOfReferenceSequence ReferencedSeriesSequence RescaleIntercept RescaleSlope Rows "
     "SharedFunctionalGroupsSequence SliceLocation StructureSetROISequence"
 ).split() + _ABOUT
+_PACKED = (".dcm.gz", ".ima.gz", ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
     f"{_STORAGE}66.4": "seg",
@@ -90,6 +92,9 @@ def read_folder(folder, *, progress=False):
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
     paths = [path for path in paths if os.path.isfile(path)]  # a pipe would be waited for
     found, abouts, damaged = {}, {}, []
+    if packed := sorted(path for path in paths if path.lower().endswith(_PACKED)):
+        reason = f"packed ({counted(len(packed), 'such file')} here): unpack what holds DICOM"
+        damaged.append((os.path.relpath(packed[0], folder), reason))
     for path in tqdm(sorted(paths), "reading headers", disable=None if progress else True, leave=False):
         problems = damaged
         try:

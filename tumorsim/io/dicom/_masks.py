@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -28,7 +28,6 @@ _NO_TUMOR = re.compile(
 )
 _NO_TUMOR_TYPES = {"ORGAN", "EXTERNAL", "AVOIDANCE", "SUPPORT", "FIXATION", "MARKER", "ISOCENTER", "CAVITY"}
 _NO_TUMOR_TYPES |= {"REGISTRATION", "BOLUS", "CONTROL", "DOSE_REGION", "CONTRAST_AGENT"}
-_MADE = ("StructureSetDate", "StructureSetTime", "InstanceCreationDate", "InstanceCreationTime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,9 @@ class Region:
     """One ROI or segment, which may be drawn on a grid.
 
     ``name`` is free text, ``kind`` the planner's type ('GTV', …) or '', ``number`` that of the file,
-    ``tracking`` TrackingUID and TrackingID of a segment, ``made`` date and path of an RTSTRUCT. ``draw(shape,
-    affine, notes)`` returns a bool mask, and what it lacks in ``notes``; with ``resample=True`` on any grid.
+    ``tracking`` TrackingUID and TrackingID of a segment, ``made`` dates, InstanceNumber and path of its file.
+    ``draw(shape, affine, notes)`` returns a bool mask, and what it lacks in ``notes``; with ``resample=True``
+    on any grid.
     """
 
     name: str
@@ -58,7 +58,10 @@ def read_regions(path, kind):
         if dataset is None:
             raise DicomError("It is no DICOM file.")
         regions = _segments(path, dataset) if kind == "seg" else _rois(path, dataset)
-    return sorted(regions, key=lambda region: region.number)
+        parts = [(what, part) for what in ("StructureSet", "InstanceCreation") for part in ("Date", "Time")]
+        dates = [text(dataset, what + part) or text(dataset, f"Content{part}") for what, part in parts]
+        made = [re.sub(r"\D", "", date) for date in dates], number(dataset, "InstanceNumber", 0), str(path)
+    return [replace(region, made=made) for region in sorted(regions, key=lambda region: region.number)]
 
 
 def is_tumor(region, include=None, exclude=None):
@@ -105,13 +108,12 @@ def _rois(path, dataset):
     }
     rois, regions = items(dataset, "ROIContourSequence"), []
     every = cache(lambda: [c for roi in rois for c in _contours_of(roi)[0]])  # read once, if at all
-    made = tuple(re.sub(r"\D", "", text(dataset, keyword)) for keyword in _MADE), path
     given = [(int(number(roi, "ReferencedROINumber", -1)), roi) for roi in rois]
     drawn = dict(given)
     given += [(int(n), {}) for n in names if n is not None and n not in drawn]
     for n, roi in given:
         draw = partial(_draw_roi, path, every, roi, n)
-        region = Region(names.get(n, ""), kinds.get(n, ""), draw, n, made=made if roi else ())
+        region = Region(names.get(n, ""), kinds.get(n, ""), draw, n)
         regions += [region] if roi or not rois or is_tumor(region) else []
     return regions
 
@@ -121,9 +123,9 @@ def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False)
     with reading(f"Region {number}", path):
         contours, lost = _contours_of(roi)
         n_given = counted(len(contours) + len(lost), "contour")
+        why = " or ".join(sorted({why for why, _ in lost}))
         if not contours:
-            why = ", none with an area and whole data." if lost else "."
-            raise DicomError(f"ROIContourSequence has {n_given} of it{why}")
+            raise DicomError(f"ROIContourSequence has {n_given} of it{why and f': {why}'}.")
         thickness = slice_distance(contours, every(), affine) if resample else None
         if resample and thickness is None:
             notes.append(f"region {number}: drawn one voxel thick, since the file tells no slice distance")
@@ -134,7 +136,6 @@ def _draw_roi(path, every, roi, number, shape, affine, notes, *, resample=False)
             holes = set(range(min(filled, default=0), max(filled, default=0))).difference(filled)
             gaps = [k + 1 for k in sorted(holes) if at & {k, None}]
             gap = f", so its mask has a gap: slice {', '.join(map(str, gaps))} of {shape[2]}" if gaps else ""
-            why = " or ".join(sorted({why for why, _ in lost}))
             notes.append(f"region {number}: {len(lost)} of {n_given} left out, {why}{gap}")
         return mask
 
@@ -150,11 +151,13 @@ def _contours_of(roi):
         points = values[: len(values) // 3 * 3].reshape(-1, 3) * LPS_TO_RAS.diagonal()[:3]
         whole = len(values) % 3 == 0 and np.isfinite(values).all()
         closed = whole and text(one, "ContourGeometricType").upper()[:6] in ("CLOSED", "")
-        if closed and len(points) > 2 and np.linalg.norm(area_vector(points)) > 1e-6:
+        area = closed and len(points) > 2 and np.linalg.norm(area_vector(points)) > 1e-6
+        if area and number(one, "NumberOfContourPoints", len(points)) == len(points):
             contours.append(points)
         else:
             place = next((point for point in points if np.isfinite(point).all()), None)
-            lost.append(("without area" if whole else "damaged", place))
+            why = "NumberOfContourPoints differs" if area else "without area" if whole else "damaged"
+            lost.append((why, place))
     return contours, lost
 
 

@@ -148,7 +148,7 @@ def _slices_of(dataset):
 
 
 def find_scan(folder, pattern=None):
-    """Return the one T1c scan of a folder; of several, the one with a mask."""
+    """Return the one T1c scan of a folder; of several, the one with a mask. A note tells of bad files."""
     scans, skipped, damaged = find_scans(folder, pattern)
     if not scans:
         reasons = sorted({reason for _, reason in skipped} | {f"'{where}': {why}" for where, why in damaged})
@@ -164,6 +164,10 @@ def find_scan(folder, pattern=None):
             f"'{folder}' must hold one contrast-enhanced T1 series. Got {len(chosen)} ({listed}). "
             "Give a series' own folder, or name it with a pattern (--series)."
         )
+    others = [problem for problem in damaged if problem not in chosen[0].series.problems]
+    for where, reason in others[:1]:
+        more = f", and {counted(len(others) - 1, 'more file')}" if others[1:] else ""
+        chosen[0].notes.append(f"'{where}'{more} cannot be used: {reason}")
     return chosen[0]
 
 
@@ -178,11 +182,6 @@ def read_series(folder):
         raise DicomError(f"'{folder}' must hold one image series. Got {len(found)}.")
     frames, _, affine, _ = assemble(found[0].frames)
     return load_volume(frames), affine
-
-
-def load_mask(scan, include=None, exclude=None):
-    """Return the mask that `draw_tumors` draws."""
-    return draw_tumors(scan, include, exclude)[0]
 
 
 def draw_tumors(scan, include=None, exclude=None):
@@ -221,7 +220,7 @@ def draw_tumors(scan, include=None, exclude=None):
             newer = [r for r, held in later if np.isin(voxels, held).any()]  # two revisions of one drawing
             if newer:
                 why = "newer" if newer[0].made[0] > region.made[0] else "of the same date"
-                notes.append(f"region {region.number} of an RTSTRUCT left out: another one, {why}, has it")
+                notes.append(f"region {region.number} left out: another file, {why}, has it")
             elif voxels.size:
                 drawn.append((region, voxels))
     if unknown:

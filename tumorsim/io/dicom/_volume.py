@@ -130,7 +130,8 @@ def load_volume(frames):
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise DicomError(f"A scan must have at most {MAX_VOXELS} voxels. Got {shape}.", frames[0].path)
     rescaled = any(f.scale != (1, 0) for f in frames)
-    volume, padded = None, {}
+    stated = Counter(f.padding for f in frames if f.padding)  # some write it into a part of the slices only
+    volume, padded, usual = None, {}, next((one for one, _ in stated.most_common(1)), None)
     place = {id(f): z for z, f in enumerate(frames)}
     by_file = itertools.groupby(sorted(frames, key=lambda f: (f.path, f.index or 0)), key=lambda f: f.path)
     for path, group in by_file:
@@ -151,8 +152,9 @@ def load_volume(frames):
                 if not rescaled and pixels.dtype != volume.dtype:
                     raise DicomError("Mixed geometry: the slices differ in bits or sign of their pixels.")
                 plane, z = pixels.T, place[id(frame)]
-                if frame.padding is not None:
-                    padded[z] = (plane >= frame.padding[0]) & (plane <= frame.padding[1])
+                if usual is not None:
+                    low, high = frame.padding or usual
+                    padded[z] = (plane >= low) & (plane <= high)
                 if rescaled:
                     plane = plane * np.float32(frame.scale[0]) + np.float32(frame.scale[1])
                 volume[:, :, z] = plane
