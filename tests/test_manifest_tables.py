@@ -4,6 +4,7 @@ import csv
 import io
 import unicodedata
 import warnings
+import zipfile
 from datetime import datetime
 
 import numpy as np
@@ -105,6 +106,33 @@ def test_commas_that_may_group_digits_are_told(tmp_path, rows):
     assert cohort[0].metadata["dose"] == "1,234"
 
 
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        (("1.528", "528"), None),
+        (("-1.528", ""), None),
+        (("1.528", "1.234.567"), (1528, 1234567)),
+        (("1.528", "12.5"), (1.528, 12.5)),
+        (("1.528", "0.528"), (1.528, 0.528)),
+        (("1.528", "1528"), (1.528, 1528)),
+    ],
+)
+def test_points_beside_columns_of_decimal_commas_may_group_digits(tmp_path, rows, separator, cells, read):
+    """In a German table 1.528 may be 1528: unless its column tells, an error names both ways to write it."""
+    many = [row | {"mm3": cell, "age": "51,5"} for row, cell in zip(rows, cells, strict=True)]
+    path = table_of(tmp_path / "s.csv", many, separator=separator)
+    if read is None:
+        told = rf"column 'mm3' holds {cells[0]}, and 'age' has decimal commas.*Write -?1528 or -?1,528\."
+        with pytest.raises(ManifestError, match=told):
+            build_manifest(path, tmp_path / "m.csv")
+        many = [row | {"age": "51.5"} for row in many]
+        path, read = table_of(tmp_path / "s.csv", many, separator=separator), (float(cells[0]),)
+    cohort = build_manifest(path, tmp_path / "m.csv")
+    values = dict.fromkeys(tumor.metadata["mm3"] for tumor in cohort)
+    assert list(values)[: len(read)] == list(read)
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_numbers_of_programs_and_typists_are_numbers(tmp_path, rows, separator):
     """A typographic minus and invisible characters make no text; commas may group but with semicolons."""
@@ -170,6 +198,43 @@ def test_excel_is_read_as_a_person_sees_it(tmp_path, rows):
     ]
     cohort = build_manifest(tmp_path / "scans.xlsx", tmp_path / "m.csv")
     assert cohort.patient_ids.tolist() == ["12", "12", "007", "007"] and cohort[0].metadata["dose"] == 12.5
+
+
+def edit_book(path, *changes):
+    """Replace text (old, new) in the XML of an Excel file's sheets and workbook."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for old, new in changes:
+        assert any(old in part for part in parts.values())
+        parts = {name: part.replace(old, new) for name, part in parts.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+
+
+def test_formulas_without_a_value_are_refused(tmp_path, rows):
+    """What no program has computed is an error that names the cell, not a missing value or 0."""
+    path = tmp_path / "scans.xlsx"
+    book = excel_of(path, [row | {"dose": dose} for row, dose in zip(rows, (12.5, "=2*E2"), strict=True)])
+    cell = next(cell for cell in book.active[3] if cell.value == "=2*E2").coordinate
+    refused = pytest.raises(
+        ManifestError, match=f"the formula in cell {cell} was never computed; open .* Excel"
+    )
+    with refused:
+        read_table(path)
+    edit_book(path, (b"<v />", b"<v>0</v>"))  # as XlsxWriter does
+    with refused:
+        read_table(path)
+    edit_book(path, (b"<v>0</v>", b"<v>25</v>"))
+    assert read_table(path).rows[1].get("dose") == "25"
+    edit_book(path, (b"<v>25</v>", b"<v>0</v>"), (b' fullCalcOnLoad="1"', b""))  # computed by Excel
+    assert read_table(path).rows[1].get("dose") == "0"
+    edit_book(path, (f'r="{cell}"'.encode(), f'r="{cell}" t="str"'.encode()), (b"<v>0</v>", b"<v></v>"))
+    assert read_table(path).rows[1].get("dose") == ""
+    book.active[cell].value = 25
+    book["notes"]["A2"] = "=1+1"
+    book.save(path)
+    assert read_table(path).rows[1].get("dose") == "25"
 
 
 def test_excel_without_openpyxl_says_what_to_install(tmp_path, rows, monkeypatch):

@@ -361,6 +361,20 @@ def _zip(path, names, content=b"x", mode=None):
     return path
 
 
+def test_a_mask_of_many_values_alone_is_told(server, world, tmp_path):
+    """A label map that comes without its scan is taken for one, and a note says so; a scan has none."""
+    image, affine = load_image(world / "new.nii.gz")
+    block = np.add.outer(np.arange(image.shape[0]) // 6, 8 * (np.arange(image.shape[1]) // 6))
+    labels = np.repeat(block[:, :, None], image.shape[2], axis=2).astype(np.uint8)
+    save_nifti(tmp_path / "atlas.nii.gz", labels, affine)
+    found = server.upload(tmp_path / "atlas.nii.gz").json()
+    assert not found["mask_like"]
+    assert re.search(
+        r"'atlas\.nii\.gz' was taken for a scan, but has \d+ values in even", " ".join(found["notes"])
+    )
+    assert server.upload(world / "new.nii.gz").json()["notes"] == []
+
+
 def test_hostile_uploads(server, world, tmp_path):
     """Bombs, paths out of the folder, links, and too many bytes are refused in words, and nothing is left."""
     attacks = {

@@ -21,7 +21,7 @@ _MOST_BYTES = 2**28  # of an Excel file, unpacked
 
 
 def read_cells(path):
-    """Return the rows of a table that are not blank as (line, list of text), and what separates cells.
+    """Return the rows of a table that are not blank as (line, list of text), and what separates those of CSV.
 
     CSV may be separated by commas, semicolons or tabs, and written as UTF-8, UTF-16 or Windows-1252; of an
     Excel file the first sheet is read. The kind is told by the content, not by the name; ManifestError says
@@ -34,7 +34,7 @@ def read_cells(path):
         raise FileNotFoundError(f"Table '{path}' does not exist.")
     with open(path, "rb") as file:
         start = file.read(8)
-    separator = ","
+    separator = None
     if start.startswith(b"PAR1"):
         records = _read_parquet(path)
     elif start.startswith(b"PK\x03\x04"):
@@ -122,24 +122,44 @@ def _decoded(path):
 def _read_excel(path):
     """Return (row, cells) of the first visible sheet of an Excel file, cells as a person sees them."""
     _require("openpyxl", path, "Excel", extra="xlsx")
-    import openpyxl
-
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MOST_BYTES:
                 raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 20} MB; save it as CSV")
-            sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/sheet")]
-            if any(b"<mergeCell " in archive.read(name) for name in sheets):
-                merged = "merged cells, of which only the first holds a value. Unmerge them and fill them in."
-                warnings.warn(f"'{path}' has {merged}", stacklevel=2)
+            content = b"".join(
+                archive.read(name) for name in archive.namelist() if name.startswith("xl/work")
+            )
+        if b"<mergeCell " in content:
+            merged = "merged cells, of which only the first holds a value. Unmerge them and fill them in."
+            warnings.warn(f"'{path}' has {merged}", stacklevel=2)
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # of styles and extensions that are not read
-            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-            sheet = next(one for one in book.worksheets if one.sheet_state == "visible")
-            sheet.reset_dimensions()
-            return [(i, [_shown(cell) for cell in row]) for i, row in enumerate(sheet.iter_rows(), 1)]
+            rows = list(_first_sheet(file, data_only=True))
+            if re.search(rb"[<:]f[ />]", content):
+                unset = (None, 0) if b'fullCalcOnLoad="1"' in content else (None,)  # some programs write 0
+                _check_computed(rows, _first_sheet(file, data_only=False), unset)
+        return [(i, [_shown(cell) for cell in row]) for i, row in enumerate(rows, 1)]
     except Exception as err:  # zipfile, XML parsers and openpyxl raise kinds of their own
         raise ManifestError(f"'{path}' cannot be read as Excel: {printable(err)}. Save it anew.") from err
+
+
+def _first_sheet(file, *, data_only):
+    """Yield the rows of the first visible sheet of an Excel file, with `data_only` values for formulas."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(file, read_only=True, data_only=data_only)
+    sheet = next(one for one in book.worksheets if one.sheet_state == "visible")
+    sheet.reset_dimensions()
+    yield from sheet.iter_rows()
+
+
+def _check_computed(rows, formulas, unset):
+    """Raise unless the formulas of a sheet have values other than `unset`; an empty text is one."""
+    for row, own in zip(rows, formulas, strict=True):
+        for cell, formula in zip(row, own, strict=True):
+            if formula.data_type == "f" and cell.value in unset and cell.data_type != "str":
+                what = f"the formula in cell {formula.coordinate} was never computed"
+                raise ValueError(f"{what}; open the file in Excel or LibreOffice, which compute it")
 
 
 def _shown(cell):

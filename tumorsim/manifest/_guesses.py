@@ -3,6 +3,7 @@
 import difflib
 import re
 
+from tumorsim.exceptions import ManifestError
 from tumorsim.records.columns import (
     BOX_COLUMNS,
     LABEL_PREFIX,
@@ -15,6 +16,7 @@ from tumorsim.records.columns import (
 
 _COMMA = re.compile(r"[+-]?(\d{1,3}([.\s'’]\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")  # 1.234,5 and 1234,5
 _NUMBER = re.compile(_COMMA.pattern + r"|[+-]?\d*\.?\d+([eE][+-]?\d+)?")
+_GROUPS = re.compile(r"[+-]?(0|[1-9]\d{0,2}(\.\d{3})*)")  # 1.528 may be 1528
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # may be 1234 as well
 _ALSO = {  # how tables call our columns, in small letters and digits
     "patient_id": "patient patientid patientnr patientennummer patno pid subject subjectid mrn fallnummer",
@@ -60,8 +62,11 @@ def remarks_of(table):
 
 
 def point_columns(table, separator):
-    """Write decimal commas of whole columns as points, in place; return remarks on unsure columns."""
-    remarks = []
+    """Write decimal commas of whole columns as points, in place; return remarks on unsure columns.
+
+    In a CSV with such columns the points of another may group digits; ``ManifestError`` if it does not tell.
+    """
+    remarks, written, grouped, decimal = [], {}, {}, None
     for name in (*BOX_COLUMNS, *further_columns(table.columns)):
         cells = [row.cells.get(name, "").strip() for row in table.rows]
         plain = [re.sub(r"^\u2212(?=[\d.,])", "-", clean_text(cell)) for cell in cells]
@@ -74,7 +79,19 @@ def point_columns(table, separator):
             where = f"{table.problems.unit} {table.rows[odd[0]].line}"
             problem = f"Column '{name}' holds numbers, but '{plain[odd[0]]}' in {where}, so it stays text."
             remarks.append(("no number", table.rows[odd[0]].line, problem, "Leave such cells empty."))
-        for row, cell in zip(table.rows, changed if changed != cells else (), strict=False):
+        if changed != cells:
+            written[name] = changed
+            decimal = name if any("," in cell for cell in cells) else decimal
+        elif any("." in cell for cell in cells) and all(is_blank(c) or _GROUPS.fullmatch(c) for c in cells):
+            grouped[name] = max(cells, key=lambda cell: cell.count("."))
+    for name, example in grouped.items() if decimal and separator else ():
+        if example.count(".") == 1:
+            rule = f"'{table.path}': column '{name}' holds {example}, and '{decimal}' has decimal commas"
+            ways = f"{example.replace('.', '')} or {example.replace('.', ',')}"
+            raise ManifestError(f"{rule}, so its points may group digits. Write {ways}.")
+        written[name] = [row.cells.get(name, "").replace(".", "") for row in table.rows]
+    for name, cells in written.items():
+        for row, cell in zip(table.rows, cells, strict=True):
             row.cells[name] = cell
     return remarks
 

@@ -47,10 +47,10 @@ class Row:
 class Table:
     """A table of text cells.
 
-    `path`, `columns`, `rows` (list of Row), `problems`; `unit` is what a row is, `separator` that of CSV.
+    `path`, `columns`, `rows` (list of Row), `problems`; `unit` is what a row is, `separator` that of a CSV.
     """
 
-    def __init__(self, path, columns, rows, unit="line", separator=","):
+    def __init__(self, path, columns, rows, unit="line", separator=None):
         self.path, self.columns, self.rows = path, columns, rows
         self.problems = Problems(path, unit)
         self.tasks = label_columns(columns)  # column → task
