@@ -20,6 +20,7 @@ from test_io_dicom_masks import GRID, PLATE, square
 from tumorsim import Tumor, TumorEmbedder
 from tumorsim.exceptions import DicomError
 from tumorsim.geometry import to_ras
+from tumorsim.io import save_nifti
 from tumorsim.io.dicom import (
     Region,
     draw_tumors,
@@ -163,6 +164,7 @@ def test_packed_files_are_named(tmp_path):
     dicoms.write_rtstruct(tmp_path / "rt", {"GTV": [square(6)]}, paths)
     (tmp_path / "rt.dcm.gz").write_bytes(gzip.compress((tmp_path / "rt").read_bytes()))
     (tmp_path / "rt").unlink()
+    save_nifti(tmp_path / "other.nii.gz", np.zeros(PLATE, np.uint8), GRID)
     reason = "packed (1 such file here): unpack what holds DICOM"
     assert find_scans(tmp_path)[2] == [("rt.dcm.gz", reason)]
     with pytest.warns(UserWarning, match=r"^'rt\.dcm\.gz' cannot be used: packed"):

@@ -323,23 +323,18 @@ def _nibabel_voxels(image, holder):
     offset, n_bytes = getattr(proxy, "offset", 0), math.prod(image.shape) * image.get_data_dtype().itemsize
     if stream is not None:
         stream.longest, stream.end = n_bytes, offset + n_bytes + SPARE
-    if type(proxy) is not ArrayProxy:
-        array = np.asanyarray(proxy)
-        if stream is not None:
-            stream.finish()
-        return array
-    if offset + n_bytes > size:
+    plain, start = type(proxy) is ArrayProxy, getattr(image.header, "single_vox_offset", 0)
+    if plain and offset + n_bytes > size:
         raise ValueError(f"it is too short to hold {math.prod(image.shape)}")
-    start = getattr(image.header, "single_vox_offset", 0)
-    if offset < start and image.header.is_single:  # the header says that voxels begin where it does itself
+    if plain and offset < start and image.header.is_single:  # it says that voxels begin where it does itself
         if (size if stream is None else stream.finish()) != start + n_bytes:
             raise ValueError("its header says that they begin at byte 0 (vox_offset)")
         spec = (proxy.shape, proxy.dtype, start, proxy.slope, proxy.inter)
         proxy = type(proxy)(proxy.file_like, spec)
-    raw = np.asanyarray(proxy.get_unscaled())
+    raw = np.asanyarray(proxy.get_unscaled() if plain else proxy)
     if stream is not None:
         stream.finish()
-    if (proxy.slope, proxy.inter) == (1, 0):
+    if not plain or (proxy.slope, proxy.inter) == (1, 0):
         return raw
     slope, inter, array = np.array([proxy.slope]), np.array([proxy.inter]), np.empty(raw.shape, np.float32)
     for x in range(len(raw)):  # plane by plane: the product is float64

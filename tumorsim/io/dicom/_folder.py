@@ -1,6 +1,7 @@
 """A folder of mixed DICOM → series, from headers alone: what there is, where it lies, what is damaged."""
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ _READ = (
     "ReferencedFrameOfReferenceSequence ReferencedSeriesSequence RescaleIntercept RescaleSlope Rows "
     "SharedFunctionalGroupsSequence SliceLocation StructureSetROISequence"
 ).split() + _ABOUT
-_PACKED = (".dcm.gz", ".ima.gz", ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_PACKED = re.compile(r"((?<!\.nii|\.img|\.hdr)\.(gz|bz2|xz)|\.(zip|7z|rar|tar|tgz))$", re.IGNORECASE)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _KINDS = {  # SOP class → kind; the first two are Segmentation and Label Map Segmentation
     f"{_STORAGE}66.4": "seg",
@@ -92,7 +93,7 @@ def read_folder(folder, *, progress=False):
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
     paths = [path for path in paths if os.path.isfile(path)]  # a pipe would be waited for
     found, abouts, damaged = {}, {}, []
-    if packed := sorted(path for path in paths if path.lower().endswith(_PACKED)):
+    if packed := sorted(filter(_PACKED.search, paths)):
         reason = f"packed ({counted(len(packed), 'such file')} here): unpack what holds DICOM"
         damaged.append((os.path.relpath(packed[0], folder), reason))
     for path in tqdm(sorted(paths), "reading headers", disable=None if progress else True, leave=False):
