@@ -22,9 +22,7 @@ ORIENTATION_REMEDY = (
     "nibabel.load(FILE); image.set_sform(image.affine, 1); image.set_qform(image.affine, 1); "
     "nibabel.save(image, NEW_FILE)."
 )
-ORIENTATION_UNKNOWN = (
-    "states no orientation, or two that contradict each other, so left and right are a guess"
-)
+ORIENTATION_UNKNOWN = "states no orientation, or two that disagree, so left and right are a guess"
 MAX_VOXELS = 512**3  # of a file; ``TUMORSIM_MAX_VOXELS`` in the environment replaces it
 
 

@@ -126,9 +126,8 @@ def _read_excel(path):
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MOST_BYTES:
                 raise ValueError(f"it unpacks to more than {_MOST_BYTES >> 20} MB; save it as CSV")
-            content = b"".join(
-                archive.read(name) for name in archive.namelist() if name.startswith("xl/work")
-            )
+            parts = [name for name in archive.namelist() if name.startswith("xl/work")]
+            content = b"".join(map(archive.read, parts))
         if b"<mergeCell " in content:
             merged = "merged cells, of which only the first holds a value. Unmerge them and fill them in."
             warnings.warn(f"'{path}' has {merged}", stacklevel=2)

@@ -79,17 +79,18 @@ def point_columns(table, separator):
             where = f"{table.problems.unit} {table.rows[odd[0]].line}"
             problem = f"Column '{name}' holds numbers, but '{plain[odd[0]]}' in {where}, so it stays text."
             remarks.append(("no number", table.rows[odd[0]].line, problem, "Leave such cells empty."))
-        if changed != cells:
-            written[name] = changed
-            decimal = name if any("," in cell for cell in cells) else decimal
-        elif any("." in cell for cell in cells) and all(is_blank(c) or _GROUPS.fullmatch(c) for c in cells):
-            grouped[name] = max(cells, key=lambda cell: cell.count("."))
-    for name, example in grouped.items() if decimal and separator else ():
+        written |= {name: changed} if changed != cells else {}
+        filled = [cell for cell in changed if not is_blank(cell)]
+        if changed != cells and any("," in cell for cell in cells):
+            decimal = name
+        elif all(map(_GROUPS.fullmatch, filled)) and any("." in cell for cell in filled):
+            grouped[name] = changed, max(filled, key=lambda cell: cell.count("."))
+    for name, (cells, example) in grouped.items() if decimal and separator else ():
         if example.count(".") == 1:
             rule = f"'{table.path}': column '{name}' holds {example}, and '{decimal}' has decimal commas"
             ways = f"{example.replace('.', '')} or {example.replace('.', ',')}"
             raise ManifestError(f"{rule}, so its points may group digits. Write {ways}.")
-        written[name] = [row.cells.get(name, "").replace(".", "") for row in table.rows]
+        written[name] = [re.sub(r"(?<=\d)\.(?=\d)", "", cell) for cell in cells]
     for name, cells in written.items():
         for row, cell in zip(table.rows, cells, strict=True):
             row.cells[name] = cell

@@ -224,12 +224,8 @@ def read_scan(folder, limits, options):
     values, inside = len(np.unique(part)), image[1:] != image[0, 0, 0]
     known["mask_like"] = mask is None and values <= 16  # a scan has more gray values
     if mask is None and values > 16 and np.mean(image[1:][inside] == image[:-1][inside]) > 0.5:
-        taken = (
-            f"'{files[0].name}' was taken for a scan, but has {values} values in even areas, as a mask has."
-        )
-        warnings.warn(
-            f"{taken} If it is one, send it beside its scan, with 'mask' in its name.", stacklevel=1
-        )
+        taken = f"'{files[0].name}' was taken for a scan, but has {values} values in even areas, as masks do."
+        warnings.warn(f"{taken} Send a mask beside its scan, with 'mask' in its name.", stacklevel=1)
     return known | {"window": window, "dicom": dicom, "has_mask": case.has_mask}
 
 
