@@ -133,10 +133,8 @@ def check_box(bbox, *, shape=None, what="The box"):
         raise BoxError(f"{what} must start before it stops on every axis. Got start {start}, stop {stop}.")
     if (array[0] < 0).any() or (shape is not None and (array[1] > np.asarray(shape)).any()):
         inside = "" if shape is None else f" of shape {tuple(int(n) for n in shape)}"
-        raise BoxError(
-            f"{what} must lie inside the image{inside}. Got start {start}, stop {stop}. "
-            "Check that it is in voxels of this image, not in mm."
-        )
+        rule = f"{what} must lie inside the image{inside}. Got start {start}, stop {stop}."
+        raise BoxError(f"{rule} Check that it is in voxels of this image, not in mm.")
     return array
 
 

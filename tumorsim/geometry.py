@@ -34,10 +34,8 @@ def check_affine(affine, *, what="image"):
         raise GeometryError(f"The last row of the affine of {what} must be 0 0 0 1. Got {last}.")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing < 1e-6).any():
-        raise GeometryError(
-            f"The affine of {what} has zero spacing on an axis: {spacing.round(6).tolist()} mm. "
-            "Repair the header, for instance from the scanner's slice thickness."
-        )
+        rule = f"The affine of {what} has zero spacing on an axis: {spacing.round(6).tolist()} mm."
+        raise GeometryError(f"{rule} Repair the header, for instance from the scanner's slice thickness.")
     axes = affine[:3, :3] / spacing
     angles = np.abs(axes.T @ axes - np.eye(3)).max()
     if angles > 2e-3:  # sine of 0.11 degree: rounding in headers stays below this

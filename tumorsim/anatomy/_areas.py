@@ -69,10 +69,8 @@ class AreaMap:
         labels = np.asarray(labels)
         named = np.isin(labels, list(names))
         if not named.any():
-            raise GeometryError(
-                f"A label map of areas must hold a value that has a name ({', '.join(map(str, names))}). "
-                f"Got the values {', '.join(map(str, np.unique(labels)[:8]))}."
-            )
+            rule = f"A label map of areas must hold a value that has a name ({', '.join(map(str, names))})."
+            raise GeometryError(f"{rule} Got the values {', '.join(map(str, np.unique(labels)[:8]))}.")
         nearest = distance_transform_edt(
             ~named, sampling=spacing_from_affine(affine), return_distances=False, return_indices=True
         )
@@ -100,10 +98,8 @@ class AreaMap:
         for row in table.rows:
             value, region = row.get("value"), row.get("region")
             if not value.isdigit() or int(value) == 0 or not region:
-                raise ManifestError(
-                    f"'{names}', line {row.line}: an area needs a whole number above 0 and a name. "
-                    f"Got '{value}' and '{region}'."
-                )
+                rule = f"'{names}', line {row.line}: an area needs a whole number above 0 and a name."
+                raise ManifestError(f"{rule} Got '{value}' and '{region}'.")
             found[int(value)] = region
         return cls(*load_image(image), found)
 

@@ -345,10 +345,8 @@ def _checked_geometry(shape, affine, what):
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise GeometryError(
-            f"{what} must be a 3-D image. Got {len(shape)} dimensions of shape {tuple(shape)}. "
-            "Split it, and name the contrast-enhanced T1 volume."
-        )
+        rule = f"{what} must be a 3-D image. Got {len(shape)} dimensions of shape {tuple(shape)}."
+        raise GeometryError(f"{rule} Split it, and name the contrast-enhanced T1 volume.")
     if min(shape) < 1:
         raise GeometryError(f"{what} has no voxels: its shape is {tuple(shape)}.")
     most = _most_voxels()

@@ -151,10 +151,8 @@ def _recognize(name, root, folder=None, progress=False):
                 break
     if not matches:
         what = "No case of any known data set" if name == "auto" else f"No case of '{name}'"
-        raise ValueError(
-            f"{what} lies below '{root}' ({len(files)} files). "
-            "docs/public_sets.md says how each set names its files."
-        )
+        rule = f"{what} lies below '{root}' ({len(files)} files)."
+        raise ValueError(f"{rule} docs/public_sets.md says how each set names its files.")
     names = [one for one in LAYOUTS if one in matches]
     return [Found(one, LAYOUTS[one], root, files, matches[one], folder, progress) for one in names]
 

@@ -198,10 +198,8 @@ def _step(network, optimizer, batches, lr, *, recipe, task_weights, device, clas
     norm = float(torch.nn.utils.clip_grad_norm_(_trainable(network), recipe.gradient_clip))
     if not np.isfinite([values["total"], norm]).all():
         bad = ", ".join(f"{name} {value:g}" for name, value in (values | {"gradient": norm}).items())
-        raise TrainingError(
-            f"The loss must stay finite. Got {bad} on a batch of the cases {', '.join(case_ids)}. "
-            "Look at these scans, or lower 'lr'."
-        )
+        rule = f"The loss must stay finite. Got {bad} on a batch of the cases {', '.join(case_ids)}."
+        raise TrainingError(f"{rule} Look at these scans, or lower 'lr'.")
     optimizer.step()
     return values
 

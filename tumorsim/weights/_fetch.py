@@ -45,11 +45,9 @@ def fetch_weights(name=None, *, force=False, progress=False, registry=None):
         return path
     target = _places(weights, registry)[1]
     if os.environ.get("TUMORSIM_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off"):
-        raise WeightsError(
-            f"Weights '{weights.name}' must be downloaded, and TUMORSIM_OFFLINE forbids it. "
-            f"Missing: '{target}' ({weights.size} bytes, SHA-256 {weights.sha256}). "
-            "Put the file there by hand, or unset TUMORSIM_OFFLINE."
-        )
+        rule = f"Weights '{weights.name}' must be downloaded, and TUMORSIM_OFFLINE forbids it."
+        missing = f"Missing: '{target}' ({weights.size} bytes, SHA-256 {weights.sha256})."
+        raise WeightsError(f"{rule} {missing} Put the file there by hand, or unset TUMORSIM_OFFLINE.")
     try:
         with alone(target):
             if force or _find(weights, registry) is None:  # else another process was quicker
@@ -87,10 +85,8 @@ def find_weights(source=None, *, progress=False, registry=None):
     path = Path(source)
     if not os.path.isfile(path):  # unlike Path.is_file, it is False where a folder cannot be entered
         names = ", ".join(registry.weights) or "this build ships none"
-        raise WeightsError(
-            f"A model must be the path of a file or a name of shipped weights ({names}). "
-            f"Got '{source}', which is neither."
-        )
+        rule = f"A model must be the path of a file or a name of shipped weights ({names})."
+        raise WeightsError(f"{rule} Got '{source}', which is neither.")
     return path
 
 
