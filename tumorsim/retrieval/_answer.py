@@ -1,7 +1,5 @@
 """`Answer`: what an archive says to a query, as tables, text and a page."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike

@@ -1,7 +1,5 @@
 """A whole archive: embed it scan by scan, read its embeddings, evaluate its neighbors."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a query may be → its tumors, or their proposed mask."""
 
-from __future__ import annotations
-
 import warnings
 from os import PathLike
 from pathlib import Path

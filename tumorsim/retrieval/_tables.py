@@ -1,7 +1,5 @@
 """Tables of scans: propose a mask for each, or answer for each; what cannot be used is set aside."""
 
-from __future__ import annotations
-
 import json
 from os import PathLike
 from pathlib import Path
