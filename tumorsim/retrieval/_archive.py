@@ -74,11 +74,8 @@ def embed_to_file(
     if where["skipped"]:
         lines = (f"case '{case}': {printable(err)}\n" for case, err in where["skipped"].items())
         io.write_text(f"{path}.errors.txt", "".join(lines))
-        warnings.warn(
-            f"{counted(len(where['skipped']), 'scan')} could not be used and left out; see "
-            f"'{path}.errors.txt'.",
-            stacklevel=2,
-        )
+        lost = counted(len(where["skipped"]), "scan")
+        warnings.warn(f"{lost} could not be used and left out; see '{path}.errors.txt'.", stacklevel=2)
     io.save_embeddings(path, X, columns, embedder.space_.to_dict())
     io.remove_partial(f"{path}.partial", ".npy")
     return X
