@@ -58,11 +58,9 @@ class VoxelCache:
             except OSError as err:  # a full disk; Windows refuses to replace what another process has mapped
                 if not all(file.exists() for file in files.values()):
                     reason = os.strerror(err.errno) if err.errno else err
-                    lost = (
-                        f"Scans are not kept in the voxel cache '{self.directory}', which slows later runs."
-                    )
+                    lost = f"Scans are not kept in the voxel cache '{self.directory}'"
                     remedy = "Make room there, or choose another folder."
-                    warnings.warn(f"{lost} Got: {reason}. {remedy}", stacklevel=2)
+                    warnings.warn(f"{lost}, which slows later runs. Got: {reason}. {remedy}", stacklevel=2)
             for name, file in files.items():  # another process may have removed it by now
                 mapped = _map(file, _KINDS[name], shape)
                 arrays[name] = getattr(volume, name) if mapped is None else mapped

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from nibabel.affines import from_matvec
 from scipy.spatial.transform import Rotation
 
 from tumorsim.simulation._anatomy import Head
@@ -44,9 +45,7 @@ class Scan:
     @property
     def affine(self):
         """Voxel → RAS+ mm, shape (4, 4)."""
-        affine = np.diag([*self.spacing, 1.0])
-        affine[:3, 3] = self.origin
-        return affine
+        return from_matvec(np.diag(self.spacing), self.origin)
 
 
 def draw_scan(rng, spacing, head, body=None):

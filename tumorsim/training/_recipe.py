@@ -1,10 +1,9 @@
 """`Recipe`: how an embedder is built and trained, as one set of parameters."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -112,7 +111,7 @@ class Recipe(BaseEstimator):
     precision: str = "float32"
 
     @classmethod
-    def named(cls, name: str, *, trained: dict | None = None) -> Recipe:
+    def named(cls, name: str, *, trained: dict | None = None) -> Self:
         """Return a recipe by its name.
 
         Parameters
@@ -133,7 +132,7 @@ class Recipe(BaseEstimator):
         check_choice(name, "recipe", RECIPES)
         return cls(**((trained or {}) if name == "fine-tune" else {}) | RECIPES[name])
 
-    def check(self) -> Recipe:
+    def check(self) -> "Recipe":
         """Return a copy with plain Python numbers.
 
         Raises
