@@ -4,18 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorsim import (
-    TumorEmbedder,
-    TumorIndex,
-    evaluate_knn,
-    find_similar,
-    load_dataset,
-    make_cohort,
-    plotting,
-)
+from tumorsim import TumorEmbedder, TumorIndex, evaluate_knn, find_similar, load_dataset, make_cohort
 from tumorsim.evaluation import format_knn_table, split_patients
 from tumorsim.io import atomic_path
 from tumorsim.manifest import save_manifest
+from tumorsim.plotting import plot_cohort, plot_knn_curve, plot_map, plot_neighbors
 from tumorsim.retrieval import embed_archive, neighbor_tumors
 
 __all__ = ["QUERY", "WEIGHTS", "run_demo"]
@@ -88,10 +81,10 @@ def _draw(folder, cohort, result, answer):
     points, types = index.coordinates(aspects=answer.aspects or "embedding"), index.metadata_["label_type"]
     distances = neighbors["distance"].to_numpy()
     drawn = {
-        "cohort": plotting.plot_cohort(cohort),
-        "knn": plotting.plot_knn_curve(result),
-        "map": plotting.plot_map(points, types.rename("type")),
-        "neighbors": plotting.plot_neighbors(answer.queries[0], neighbor_tumors(neighbors), distances),
+        "cohort": plot_cohort(cohort),
+        "knn": plot_knn_curve(result),
+        "map": plot_map(points, types.rename("type")),
+        "neighbors": plot_neighbors(answer.queries[0], neighbor_tumors(neighbors), distances),
     }
     files = {name: folder / f"{name}.png" for name in drawn}
     for name, axes in drawn.items():
