@@ -32,27 +32,25 @@ TRUE = {"true type, sides and size": (1, 1, 1), "the same, size 2": (1, 1, 2), "
 N_RESAMPLES = 1000
 SAME_SIZE = 2.0
 SIDES = ("hemisphere", "front_rear", "upper_lower")
+THREE = {"type": 1, "place": 1, "size": 1}
+DEFAULT = THREE | {"look": 0.05}
 WEIGHTS = {
     "plain embedding": "embedding",
-    "type, place, size": {"type": 1, "place": 1, "size": 1},
-    "type, place, size, look": {"type": 1, "place": 1, "size": 1, "look": 1},
-    "look 1/2": {"type": 1, "place": 1, "size": 1, "look": 0.5},
-    "look 1/4": {"type": 1, "place": 1, "size": 1, "look": 0.25},
-    "size 2, look 1/4": {"type": 1, "place": 1, "size": 2, "look": 0.25},
-    "place 1.5, size 2, look 1/4": {"type": 1, "place": 1.5, "size": 2, "look": 0.25},
-    "place 2, look 1/4": {"type": 1, "place": 2, "size": 1, "look": 0.25},
-    "place 2, size 2, look 1/4": {"type": 1, "place": 2, "size": 2, "look": 0.25},
-    "place 2, size 3, look 1/4": {"type": 1, "place": 2, "size": 3, "look": 0.25},
+    "type, place, size": THREE,
+    "default: look 0.05": DEFAULT,
+    "look 0.25": THREE | {"look": 0.25},
+    "type 2": DEFAULT | {"type": 2},
+    "place 2": DEFAULT | {"place": 2},
+    "size 2": DEFAULT | {"size": 2},
+    "logarithm of the volume in place of size": {"type": 1, "place": 1, "look": 0.05, "volume_mm3": 1},
     "type": {"type": 1},
     "place": {"place": 1},
     "size": {"size": 1},
     "look": {"look": 1},
     "chances": "chances",  # no aspects of an index, see `chances`
 }
-for weight in (0.25, 0.5, 1):  # each of the three measured columns
-    measured = dict.fromkeys(ENHANCEMENT, weight)
-    WEIGHTS[f"look 1/4, measured {weight:g}"] = WEIGHTS["look 1/4"] | measured
-    WEIGHTS[f"no look, measured {weight:g}"] = WEIGHTS["type, place, size"] | measured
+for weight in (0.05, 0.1, 0.25):  # each of the three measured columns
+    WEIGHTS[f"default, measured {weight:g}"] = DEFAULT | dict.fromkeys(ENHANCEMENT, weight)
 
 
 def main():
@@ -177,7 +175,8 @@ def chances(space, X, table, others, known):
     """
 
     def agree(task):
-        one, two = (space.aspect_coordinates(task, points) ** 2 for points in (X, others))
+        known_of = ((X, table), (others, known))
+        one, two = (space.aspect_coordinates(task, points, about) ** 2 for points, about in known_of)
         return one @ two.T
 
     apart = np.abs(logs_of(table)[:, None] - logs_of(known)) / np.log(SAME_SIZE)

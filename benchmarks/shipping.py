@@ -2,9 +2,12 @@
 
     python -m benchmarks.shipping t1c-v6 --scans STACKS/scans.csv
     python -m benchmarks.shipping t1c-v6-simulated --no-scans
+    python -m benchmarks.shipping t1c-v6 --measured PATIENTS/*.npz --real STACKS.npz
 
-writes into the metadata of registered weights the salted hashes of the real scans that trained them, and
-``docs/model_card.md``. Tensors and fingerprint stay; the registry gets the file's new SHA-256.
+writes into the metadata of registered weights ``docs/model_card.md`` and the salted hashes of the real scans
+that trained them, or the head of the type that reads measured columns as well. It is learned from files of
+``tumorsim embed`` by the same weights: of simulated patients that the network has not seen, and of real
+tumors, which count five times. Tensors and fingerprint stay; the registry gets the file's new SHA-256.
 """
 
 import argparse
@@ -16,15 +19,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tumorsim.exceptions import WeightsError
-from tumorsim.io import atomic_path, content_key
+from tumorsim.io import atomic_path, content_key, load_embeddings
 from tumorsim.manifest import build_manifest
 from tumorsim.nn import Network
-from tumorsim.training import hash_scans
+from tumorsim.training import fit_measured_head, hash_scans
 from tumorsim.weights import (
     Weights,
     find_weights,
@@ -38,6 +42,7 @@ from tumorsim.weights import (
 __all__ = ["average_models", "describe_again", "register"]
 
 MAX_BYTES = 6_000_000  # the wheel's limit
+REAL = 5.0  # simulated tumors that a real one counts as in a measured head (docs/results.md)
 
 CARD = Path(__file__).parents[1] / "docs/model_card.md"
 
@@ -152,6 +157,7 @@ def _mean_config(network, configs, classes):
     return first | {
         "classes": classes,
         "aspects": head_aspects(network),
+        "measured": {},  # of features that are not these
         "scale": np.mean([config["scale"] for config in configs], axis=0),
         "fingerprint": fingerprint(network.state_dict(), first["preprocessing"]),
         "training": record | {"averaged": [config["fingerprint"] for config in configs]},
@@ -219,15 +225,17 @@ def register(path, name, version, *, license, description, card=None, default=Tr
     return weights
 
 
-def describe_again(name, cases, *, card=None, registry_path=None):
-    """Write anew what registered weights say of the real scans that trained them, and their model card.
+def describe_again(name, cases=None, *, measured=None, card=None, registry_path=None):
+    """Write anew what registered weights say: scans that trained them, measured heads, model card.
 
     Parameters
     ----------
     name : str
         Of the registry; the file lies beside it.
-    cases : sequence of Case
-        The real scans; none, where all of them were simulated.
+    cases : sequence of Case, optional
+        The real scans; an empty one, where all of them were simulated. Default: what the file says.
+    measured : dict of MeasuredHead, optional
+        Task → head. Default: those of the file.
     card : str, optional
         Model card (Markdown). Default: the one that the file has.
     registry_path : str or Path, optional
@@ -246,29 +254,52 @@ def describe_again(name, cases, *, card=None, registry_path=None):
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}
             metadata = opened.metadata()
         config = json.loads(metadata["config"])
-        config["training"]["scans"] = hash_scans(cases)
+        if cases is not None:
+            config["training"]["scans"] = hash_scans(cases)
+        if measured is not None:
+            config["measured"] = {task: head.to_dict() for task, head in measured.items()}
         made = Path(folder) / old.file
         save_file(tensors, made, metadata=metadata | {"config": json.dumps(config)})
         about = {"license": old.license, "description": old.description, "registry_path": registry.path}
         return register(made, name, old.version, card=card, default=registry.default == name, **about)
 
 
+def learn_type(name, simulated, real=(), *, registry_path=None):
+    """Return the measured head of the type of registered weights, from files of their embeddings."""
+    registry = load_registry(registry_path)
+    _, config = load_model(registry.path.parent / registry.get(name).file)
+    files = [load_embeddings(path) for path in (*simulated, *real)]
+    strange = [space for _, _, space in files if space["fingerprint"] != config["fingerprint"]]
+    if strange:
+        raise ValueError(f"Embeddings must be of '{name}'. Got {len(strange)} files of other weights.")
+    table = pd.concat([pd.DataFrame(columns) for _, columns, _ in files], ignore_index=True)
+    weight = np.repeat([1.0] * len(simulated) + [REAL] * len(real), [len(X) for X, _, _ in files])
+    types = table["label_type"].to_numpy(dtype=object)
+    X = np.concatenate([X for X, _, _ in files]).astype(np.float64)
+    return fit_measured_head(X, table, types, config["classes"]["type"], sample_weight=weight)
+
+
 def main(arguments=None):
-    """Write anew what registered weights say of their training scans."""
+    """Write anew what registered weights say of their training scans, or their measured head."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name")
-    scans = parser.add_mutually_exclusive_group(required=True)
-    scans.add_argument("--scans", type=Path, help="scan table of the real scans that trained the weights")
-    scans.add_argument("--no-scans", action="store_true", help="no real scan trained them")
+    about = parser.add_mutually_exclusive_group(required=True)
+    about.add_argument("--scans", type=Path, help="scan table of the real scans that trained the weights")
+    about.add_argument("--no-scans", action="store_true", help="no real scan trained them")
+    about.add_argument("--measured", type=Path, nargs="+", help="embeddings of simulated patients")
+    parser.add_argument("--real", type=Path, nargs="+", default=[], help="with --measured, of real tumors")
     options = parser.parse_args(arguments)
-    cases = []
+    cases, measured = [] if options.no_scans else None, None
     if options.scans is not None:
         with tempfile.TemporaryDirectory() as folder:
             cases = build_manifest(options.scans, Path(folder) / "scans.csv").cases
-    weights = describe_again(options.name, cases, card=CARD.read_text(encoding="utf-8"))
-    print(f"{weights.file}: {len(cases)} real scans, {weights.size} bytes, SHA-256 {weights.sha256}")
+    if options.measured:
+        measured = {"type": learn_type(options.name, options.measured, options.real)}
+    card = CARD.read_text(encoding="utf-8")
+    weights = describe_again(options.name, cases, measured=measured, card=card)
+    print(f"{weights.file}: {weights.size} bytes, SHA-256 {weights.sha256}")
 
 
 if __name__ == "__main__":
