@@ -99,7 +99,7 @@ def test_votes_are_calibrated_on_held_out_patients(folder, tmp_path):
     plain = ask(folder, *asked, "-n 3 --aspect embedding").output
     assert "of such votes of held-out patients" in plain
     refused = ask(folder, *asked, "-n 3", code=2).output
-    assert "Its aspects is embedding, got type 1, place 1, size 1, look 0.25. Calibrate again" in refused
+    assert "Its aspects is embedding, got type 1, place 1, size 1, look 0.05. Calibrate again" in refused
 
 
 def test_index_info_counts(folder):

@@ -184,11 +184,20 @@ def test_size_place_and_percentiles_equal_brute_force(data):
         for name in ("type", "hemisphere", "region")
     }
     parts = [aspects[name] for name in ("hemisphere", "region")]
-    total = [np.sqrt(parts[0][i] ** 2 + parts[1][i] ** 2) for i in (0, 1)]
+    total = [np.sqrt(parts[0][i] ** 2 + 0.1 * parts[1][i] ** 2) for i in (0, 1)]  # the area counts a tenth
     unit = ((np.median(total[1]) or total[1].mean()) if len(total[1]) else 0) or 1.0
     aspects["place"] = tuple(values / unit for values in total)
-    size = np.log(table["volume_mm3"].to_numpy())[:, None], np.log(volumes)[:, None]
-    aspects["size"] = in_units(size)
+
+    def unlike(one, other):
+        """Return the distance of sizes: a jump at a ratio of 2, and a little of the ratio itself."""
+        one, other = (np.round(np.log2(volumes) * 2**17) / 2**17 for volumes in (one, other))
+        doublings = np.abs(one - other)
+        part = 0.15 * doublings**2 / (1 + doublings**2)
+        return np.sqrt(np.where(np.isnan(doublings), np.nan, part + 0.85 * (doublings > 1)))
+
+    own = table["volume_mm3"].to_numpy()
+    among = unlike(own[first], own[second])
+    aspects["size"] = unlike(volumes[:, None], own), among[~np.isnan(among)]
     given = dict.fromkeys(("type", "place", "size"), 1) if weights is None else weights
     squares = np.stack([aspects[name][0] ** 2 for name in given])
     w = np.array(list(given.values()), dtype=float)[:, None, None]
@@ -280,7 +289,7 @@ def test_look_is_what_no_head_reads():
 
 
 def test_default_aspects_are_those_that_exist():
-    """Heads, place and size weigh alike, look a quarter; bare arrays keep the plain distance."""
+    """Heads, place and size weigh alike, look a twentieth; bare arrays keep the plain distance."""
     X, rng = np.random.default_rng(8).normal(size=(20, 3)), np.random.default_rng(8)
     sized, heads = {"volume_mm3": rng.uniform(1, 9, size=20)}, {"type": [[1, 0, 0]], "region": [[0, 1, 0]]}
     of_heads = EmbeddingSpace("f", heads)
@@ -300,7 +309,7 @@ def test_default_aspects_are_those_that_exist():
             assert_allclose(answer["distance"].to_numpy().reshape(2, 4), index.kneighbors(X[:2], 4)[0])
             continue
         weights = index.aspect_weights()
-        assert set(weights.values()) == {1.0, 0.25} and weights["look"] == 0.25
+        assert set(weights.values()) == {1.0, 0.05} and weights["look"] == 0.05
         total = sum(weights[name] * answer[f"distance_{name}"] ** 2 for name in expected)
         assert_allclose(answer["distance"], np.sqrt(total), atol=1e-9)
     with pytest.raises(TypeError, match="or be 'embedding'"):
@@ -325,14 +334,18 @@ def test_any_column_of_numbers_is_an_aspect(engine):
 
 
 def test_points_of_aspects_order_tumors_as_a_search_does():
-    """Their distances are a search's; a missing volume lies at the archive's mean."""
+    """Their distances are a search's, but for size; a missing volume lies at the archive's mean."""
     X, table = make_archive(np.random.default_rng(9), 30, 30, missing=0)
     index = TumorIndex().fit(X, metadata=table, space=EmbeddingSpace("f", HEADS))
-    points = index.coordinates(aspects=None)
-    found = index.search(X[:2], 30, query_metadata=table[:2].drop(columns="patient_id"))
+    points = index.coordinates(aspects={"type": 1, "place": 0.5})
+    found = index.search(X[:2], 30, aspects={"type": 1, "place": 0.5})
     expected = cdist(points[:2], points)[found["query"], found["tumor_id"].astype(int)]
     assert_allclose(found["distance"], expected, atol=1e-9)
-    assert_allclose(index.coordinates(X[:2], metadata=table[:2], aspects=None), points[:2])
+    doublings = np.log2(table["volume_mm3"].to_numpy(dtype=float))
+    sizes = index.coordinates(aspects={"size": 4})[:, -1]
+    assert_allclose(sizes[0] - sizes[1], 2 / 3 * (doublings[0] - doublings[1]), atol=1e-3)
+    everything = index.coordinates(aspects=None)
+    assert_allclose(index.coordinates(X[:2], metadata=table[:2], aspects=None), everything[:2])
     assert_allclose(
         index.coordinates(X[:1], aspects={"size": 1}), [index.coordinates(aspects={"size": 1}).mean(axis=0)]
     )

@@ -99,7 +99,7 @@ def test_an_answer_says_all_of_it(embedder, index, archive, tmp_path):
     told = json.loads(json.dumps(answer.to_dict()))
     assert [query["tumor_id"] for query in told["queries"]] == ["s0/1", "s1/1"]
     assert told["queries"][1]["left_out"][0]["tumor_id"] == "s1/1" and not told["proposed"]
-    assert told["aspects"] == {"type": 1, "place": 1, "size": 1, "look": 0.25}
+    assert told["aspects"] == {"type": 1, "place": 1, "size": 1, "look": 0.05}
     assert {row["rank"] for row in told["queries"][0]["inferred"]} == {0, 1, 2, 3, 4}
     assert told["queries"][0]["closeness"]["p_value"] is None
     page = answer.save_html(tmp_path / "a.html", archive_name="ours").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 
 from tumorsim import EmbeddingSpace
-from tumorsim.spaces import feature_scale
+from tumorsim.spaces import MeasuredHead, feature_scale
 
 numbers = st.floats(-1e300, 1e300, allow_subnormal=False)
 
@@ -163,3 +164,79 @@ def test_without_heads_features_are_divided_by_their_spread():
     ):
         np.testing.assert_allclose(scale[:2], expected)
         assert np.isfinite(scale[2])
+
+
+# -- heads that read measured columns ---------------------------------------------------------------------
+
+ZERO = [0.0, 0.0]
+HEAD = MeasuredHead(
+    [[1.0, 0.0], [0.0, 1.0]],
+    [0.5, -0.5],
+    {
+        "volume_mm3": ((0.0, 2.0, 4.0), [[1.0, -1.0], [0.25, 0.0]]),
+        "sphericity": ((0, 0.5, 1), [ZERO, [2, 0]]),
+    },
+)
+
+
+def test_a_measured_head_adds_what_columns_say():
+    """Logits are linear in features, in the distance of each column from its middle, and in its square."""
+    X, table = np.array([[1.0, 2.0], [0.0, 0.0]]), {"volume_mm3": [np.e**3, 1e9], "sphericity": [0.75, None]}
+    expected = softmax([[1.5 + 1 + 0.25 + 2 / 16, 1.5 - 1], [0.5 + 2 + 1, -0.5 - 2]], axis=1)
+    np.testing.assert_allclose(HEAD.probabilities(X, table), expected)  # 1e9 mm3 counts as the limit, e^4
+
+
+@pytest.mark.parametrize("cell", [None, np.nan, "large", 0, -3.0, np.inf])
+def test_what_is_not_measured_adds_nothing(cell):
+    """A missing column, a cell without a number, or one without a logarithm leaves the features alone."""
+    X = np.array([[1.0, 2.0]])
+    np.testing.assert_array_equal(
+        HEAD.probabilities(X, {"volume_mm3": [cell]}), HEAD.probabilities(X, {"other": [1]})
+    )
+    np.testing.assert_allclose(HEAD.probabilities(X, {}), softmax([[1.5, 1.5]], axis=1))
+
+
+def test_an_aspect_reads_its_measured_head_where_there_is_a_table():
+    """Plain distances never do; files written before such heads keep theirs, and JSON loses nothing."""
+    space = EmbeddingSpace("f", {"t": HEAD.rows, "s": HEAD.rows}, None, {"t": ZERO, "s": ZERO}, {"t": 1.0})
+    measured = replace(space, measured={"t": HEAD})
+    X, table = np.array([[1.0, 2.0]]), {"volume_mm3": [7.0]}
+    np.testing.assert_array_equal(measured.coordinates(X), space.coordinates(X))
+    np.testing.assert_array_equal(measured.aspect_coordinates("t", X), space.aspect_coordinates("t", X))
+    found = measured.aspect_coordinates("t", X, table) ** 2
+    np.testing.assert_allclose(found, HEAD.probabilities(X, table))
+    np.testing.assert_array_equal(
+        measured.aspect_coordinates("s", X, table), space.aspect_coordinates("s", X)
+    )
+    told = json.loads(json.dumps(measured.to_dict()))
+    assert EmbeddingSpace.from_dict(told) == measured != space
+    assert EmbeddingSpace.from_dict({name: told[name] for name in told if name != "measured"}) == space
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([[1.0]], [0.0, 0.0], {}), "a number a class"),
+        (([[1.0], [1.0]], ZERO, {"age": ((0, 1), [ZERO, ZERO])}), "limits three numbers"),
+        (([[1.0], [1.0]], ZERO, {"age": ((0, 1, 2), [ZERO])}), "a number a class"),
+        (([[1.0], [1.0]], ZERO, {"age": ((0, 1, 2), [[0.0], [0.0]])}), "a number a class"),
+        (([[1.0], [np.inf]], ZERO, {}), "finite"),
+    ],
+)
+def test_malformed_measured_heads_are_refused(arguments, match):
+    """Numbers of classes, limits and slopes are checked."""
+    with pytest.raises(ValueError, match=match):
+        MeasuredHead(*arguments)
+
+
+def test_measured_heads_must_fit_their_aspects():
+    """An aspect that is not there, without offsets, or of another size is an error that names it."""
+    for aspects, offsets in (
+        ({"s": HEAD.rows}, {"s": ZERO}),
+        ({"t": HEAD.rows}, {}),
+        ({"t": [[1.0, 2.0]]}, {"t": [0]}),
+    ):
+        with pytest.raises(ValueError, match=r"must name aspects with offsets.* Got 't'"):
+            EmbeddingSpace("f", aspects, offsets=offsets, measured={"t": HEAD})
+    with pytest.raises(TypeError, match="'measured' must map"):
+        EmbeddingSpace("f", measured=[HEAD])

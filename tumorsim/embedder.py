@@ -19,7 +19,7 @@ from tumorsim.inference import classify, embed_tumors, segment_case
 from tumorsim.nn import agreed, choose_device, joined_processes, to_device
 from tumorsim.preprocessing import MAX_VOXELS, Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, Tumor, check_tumors
-from tumorsim.spaces import feature_scale
+from tumorsim.spaces import MeasuredHead, feature_scale
 from tumorsim.training import Recipe
 
 __all__ = ["TumorEmbedder"]
@@ -344,6 +344,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             "aspects": dict(self.space_.aspects),
             "scale": self.space_.scale,
             "weights": dict(self.space_.weights),
+            "measured": self.space_.to_dict()["measured"],
             "fingerprint": self.fingerprint_,
             "history": self.history_,
             "training": self.training_,
@@ -374,6 +375,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             return embedder._set_fitted(
                 network, embedder.recipe.check(), preprocessing, config["classes"], scale,
                 config["weights"], config["history"], config["training"],
+                {name: MeasuredHead(**head) for name, head in config.get("measured", {}).items()},
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, ArithmeticError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {printable(err)}.") from err
@@ -418,14 +420,16 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_fitted(self, "network_")
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _set_fitted(self, network, recipe, preprocessing, classes, scale, counts, history, training):
+    def _set_fitted(
+        self, network, recipe, preprocessing, classes, scale, counts, history, training, measured=None
+    ):  # fmt: skip
         self.network_ = network.eval()
         self.recipe_ = recipe
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
         self.n_features_out_ = network.config["n_channels"]
-        self.space_ = weights.embedding_space(network, preprocessing, scale, counts)
+        self.space_ = weights.embedding_space(network, preprocessing, scale, counts, measured or {})
         self.fingerprint_ = self.space_.fingerprint
         self.history_ = history
         self.training_ = training

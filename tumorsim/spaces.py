@@ -7,9 +7,81 @@ import numpy as np
 
 from tumorsim._validation import check_real, check_text, printable
 
-__all__ = ["EmbeddingSpace", "feature_scale"]
+__all__ = ["EmbeddingSpace", "MeasuredHead", "feature_scale"]
 
 LOOKS = 0.3  # variance of the scaled features, in units of the heads' weights
+LOGARITHMS = ("volume_mm3", "tumors_in_scan")  # columns that are read as their logarithms
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredHead:
+    """A linear head that reads features and measured columns side by side (late fusion).
+
+    Parameters
+    ----------
+    rows : array-like of shape (k, n_features)
+        A row a class, of unscaled features.
+    offsets : array-like of shape (k,)
+        A number a class.
+    columns : mapping of str to pair
+        Column → its limits, (3,): the least value, the one that says nothing, and the largest; and what one
+        more than the middle adds to each class, and its square, (2, k). Of ``volume_mm3`` and
+        ``tumors_in_scan`` the natural logarithm is read. Values beyond the limits count as the limits, and
+        what is missing adds nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is malformed, or the numbers of classes differ.
+
+    Examples
+    --------
+    >>> ratio = (0, 1, 2), [[1.0, -1.0], [0.0, 0.0]]
+    >>> head = MeasuredHead([[1.0], [-1.0]], [0, 0], {"contrast": ratio})
+    >>> head.probabilities([[0.0], [0.0]], {"contrast": [7.5, None]}).round(3).tolist()
+    [[0.881, 0.119], [0.5, 0.5]]
+    """
+
+    rows: np.ndarray
+    offsets: np.ndarray
+    columns: Mapping[str, tuple]
+
+    def __post_init__(self):
+        rows, offsets = _frozen(self.rows, "rows", 2), _frozen(self.offsets, "offsets", 1)
+        columns = {
+            check_text(name, "column"): (_frozen(limits, "limits", 1), _frozen(slopes, "slopes", 2))
+            for name, (limits, slopes) in self.columns.items()
+        }
+        wrong = [name for name, held in columns.items() if [len(one) for one in held] != [3, 2]]
+        if wrong or {len(rows), *(slopes.shape[1] for _, slopes in columns.values())} != {len(offsets)}:
+            raise ValueError("'rows', 'offsets' and slopes must have a number a class, limits three numbers.")
+        for name, value in {"rows": rows, "offsets": offsets, "columns": columns}.items():
+            object.__setattr__(self, name, value)
+
+    def terms(self, table):
+        """Return of each column of a table how far values are from the middle, and the squares, (n, 2 m)."""
+        terms = []
+        for name, (limits, _) in self.columns.items():
+            values = np.array([_number(cell) for cell in table[name]] if name in table else [np.nan])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log(values) if name in LOGARITHMS else values
+            values = np.where(np.isfinite(values), np.clip(values, limits[0], limits[2]) - limits[1], 0)
+            terms += [values, values**2]
+        return np.stack(np.broadcast_arrays(*terms), axis=1)
+
+    def probabilities(self, X, table):
+        """Return class probabilities (n, k) of embeddings (n, n_features) and their table's columns."""
+        logits = np.einsum("ij,kj->ik", np.asarray(X, dtype=np.float64), self.rows) + self.offsets
+        if self.columns:
+            slopes = np.concatenate([slopes for _, slopes in self.columns.values()])
+            logits += np.einsum("ij,jk->ik", self.terms(table), slopes)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    def to_dict(self):
+        """Return the content as a dict that JSON can hold without loss."""
+        columns = {name: [one.tolist() for one in held] for name, held in self.columns.items()}
+        return {"rows": self.rows.tolist(), "offsets": self.offsets.tolist(), "columns": columns}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +105,8 @@ class EmbeddingSpace:
         The head's bias for each of its rows; of all aspects or of none.
     weights : mapping of str to float, optional
         How much an aspect counts in the plain distance; default 0. Needs `offsets`.
+    measured : mapping of str to MeasuredHead, optional
+        Aspect → the head that is read in its place where a table of measures is at hand. Needs `offsets`.
 
     Attributes
     ----------
@@ -58,10 +132,11 @@ class EmbeddingSpace:
     scale: np.ndarray | None = None
     offsets: Mapping[str, np.ndarray] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, MeasuredHead] = field(default_factory=dict)
 
     def __post_init__(self):
         check_text(self.fingerprint, "fingerprint")
-        for name in ("aspects", "offsets", "weights"):
+        for name in ("aspects", "offsets", "weights", "measured"):
             if not isinstance(getattr(self, name), Mapping):
                 got = type(getattr(self, name)).__name__
                 raise TypeError(f"'{name}' must map names to arrays or numbers. Got {got}.")
@@ -82,6 +157,11 @@ class EmbeddingSpace:
         weights = {k: check_real(v, f"weights of '{k}'", minimum=0) for k, v in self.weights.items()}
         if not set(weights) <= set(offsets):
             raise ValueError(f"'weights' must name aspects with offsets. Got {sorted(weights)}.")
+        for name, head in self.measured.items():
+            shape = aspects[name].shape if name in offsets else None
+            if head.rows.shape != shape:
+                rule = "'measured' must name aspects with offsets, of as many classes and features"
+                raise ValueError(f"{rule}. Got '{printable(name)}' of {head.rows.shape}, and {shape}.")
         checked = {"aspects": aspects, "scale": scale, "offsets": offsets, "weights": weights}
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -99,12 +179,15 @@ class EmbeddingSpace:
         points += [np.sqrt(w) * self.aspect_coordinates(name, X) for name, w in self.weights.items() if w > 0]
         return points[0] if len(points) == 1 else np.hstack(points)
 
-    def aspect_coordinates(self, name, X):
-        """Return square roots of class probabilities (n, k) by the head of an aspect with offsets."""
-        logits = np.einsum("ij,kj->ik", np.asarray(X, dtype=np.float64), self.aspects[name])
-        logits += self.offsets[name]
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.sqrt(shares / shares.sum(axis=1, keepdims=True))
+    def aspect_coordinates(self, name, X, table=None):
+        """Return square roots of class probabilities (n, k) by the head of an aspect with offsets.
+
+        With `table`, columns of the n tumors, it is the measured head where the aspect has one.
+        """
+        head = MeasuredHead(self.aspects[name], self.offsets[name], {})
+        if table is not None:
+            head = self.measured.get(name, head)
+        return np.sqrt(head.probabilities(X, table))
 
     def __eq__(self, other):
         """Tell whether two spaces have the same content."""
@@ -123,16 +206,27 @@ class EmbeddingSpace:
             "scale": None if self.scale is None else self.scale.tolist(),
             "offsets": {name: offsets.tolist() for name, offsets in self.offsets.items()},
             "weights": dict(self.weights),
+            "measured": {name: head.to_dict() for name, head in self.measured.items()},
         }
 
     @classmethod
     def from_dict(cls, content):
         """Return the space that `to_dict` wrote, or raise ValueError if `content` is not of its form."""
         try:
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except (KeyError, TypeError) as err:
+            known = {field.name: content[field.name] for field in fields(cls) if field.name != "measured"}
+            heads = content.get("measured", {}).items()  # which older files do not have
+            return cls(**known, measured={name: MeasuredHead(**head) for name, head in heads})
+        except (AttributeError, KeyError, TypeError) as err:
             names = ", ".join(field.name for field in fields(cls))
             raise ValueError(f"An embedding space needs {names}. Got {printable(repr(content))}.") from err
+
+
+def _number(cell):
+    """Return a cell of a table as float, NaN where it holds no number."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def _frozen(values, name, ndim):

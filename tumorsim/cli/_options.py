@@ -30,7 +30,7 @@ Overwrite = flag("Replace what is there.", "--overwrite")
 SkipBad = flag("Go on without rows that cannot be used.", "--skip-bad")
 Aspect = texts(
     "Weight of an aspect or of a column of numbers, such as type=1 or age=0.5; or embedding. "
-    "Default: type, place and size 1, look 0.25."
+    "Default: type, place and size 1, look 0.05."
 )
 MaskValue = option(str, "Voxels of masks that are tumor: 1, 1+3, or >0 for any.")
 MinVolume = option(float, "Drop smaller lesions; 14 is a ball of 3 mm.", "--min-volume-mm3")

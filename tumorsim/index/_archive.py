@@ -15,6 +15,7 @@ from tumorsim.index._tables import as_table, check_metadata, group_codes, join_t
 from tumorsim.spaces import EmbeddingSpace
 
 METRICS = ("euclidean", "cosine", "whitened")
+MAPPED_DOUBLINGS = 3  # of volume that are as far in a map as all else in the unit of an aspect
 
 
 class Archive:
@@ -154,8 +155,8 @@ class Archive:
             columns = [name for name in weights if name not in self.aspects]
             pairs = random_pairs(self.patients()[0]) if columns else None
             aspects = self.aspects | {name: measured_aspect(self.metadata, [name], pairs) for name in columns}
-            points, which = weighted_points(aspects, weights, self.embeddings, self.metadata)
-            return aspects, PartialEngine(points, which, [w for w in weights.values() if w > 0]), points
+            points, *about = weighted_points(aspects, weights, self.embeddings, self.metadata)
+            return aspects, PartialEngine(points, *about), points
 
         return self.last("weighted", tuple(weights.items()), make)
 
@@ -163,12 +164,15 @@ class Archive:
         """Return points of embeddings, default the archive's, whose distances a search by weights takes."""
         if not weights:
             return self.coordinates(self.embeddings if X is None else X)
-        held, _, points = self.weighted(weights)
+        held, engine, points = self.weighted(weights)
         middle = np.nan_to_num(np.nanmean(points, axis=0))
         if X is not None:
             table = None if metadata is None else as_table(metadata, len(X), "metadata")
             points = weighted_points(held, weights, X, table)[0]
-        return np.where(np.isnan(points), middle, points)
+        points = np.where(np.isnan(points), middle, points)
+        if engine.size_weight:
+            points[:, -1] *= np.sqrt(engine.size_weight) / MAPPED_DOUBLINGS
+        return points
 
     def last(self, name, key, make):
         """Return what was made under `key`, keeping only the last one of `name`, since it may be large."""

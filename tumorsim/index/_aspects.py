@@ -1,7 +1,7 @@
 """Aspects of similarity: what one head says of a tumor, or a measured size, each in its own unit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -9,13 +9,14 @@ import pandas as pd
 
 from tumorsim._validation import check_real
 from tumorsim.answers import PLACE
-from tumorsim.index._exact import Coordinates, pair_distances
+from tumorsim.index._exact import Coordinates, log_sizes, pair_distances, unlike_sizes
 from tumorsim.index._tables import TO_MEASURE, kind_of, kind_of_dtype
 
 PAIRS = 10_000  # random pairs of the archive that an aspect's spread is measured on
 SIZE_COLUMN = "volume_mm3"
 COURSE = ("volume_ratio_per_month", "diameter_mm_per_month")  # columns of tumorsim.matching
-LOOK = 0.25  # weight where all others weigh 1, from simulated validation patients (docs/results.md)
+AREA = 0.1  # of place, what the area counts where a side counts 1
+LOOK = 0.05  # weight where all others weigh 1, from simulated validation patients (docs/results.md)
 ROWS = 16_384  # mapped at once: bounds the float64 copies
 
 
@@ -25,6 +26,7 @@ class Aspect:
 
     parts: tuple  # of Coordinates; of a measured aspect pairs of a column and what divides its numbers
     pairs: np.ndarray  # (n_pairs,) distances of random pairs of different patients, ascending
+    is_size: bool = False  # whether points are `log_sizes`, compared by `unlike_sizes`
 
     @property
     def measured(self):
@@ -38,18 +40,24 @@ class Aspect:
 
     def points(self, X, table):
         """Return float64 points (n, n_coordinates), NaN where a measure is missing."""
+        if self.is_size:
+            return log_sizes(measure(table, SIZE_COLUMN, len(X)))[:, None]
         if self.measured:
             points = np.column_stack([measure(table, name, len(X)) / unit for name, unit in self.parts])
             return np.where(np.isnan(points).any(axis=1, keepdims=True), np.nan, points)
-        return _mapped(self.parts, X)
+        return _mapped(self.parts, X, table)
 
     def between(self, rows, embeddings, table, of_query, queries, query_table):
         """Return distances (n_pairs,) of pairs of a row of the archive and a query, NaN where unknown."""
+        reads = self.measured or any(part.reads_table for part in self.parts)
 
         def held(part):
-            return self.points(embeddings[part], table.iloc[part] if self.measured else None)
+            return self.points(embeddings[part], table.iloc[part] if reads else None)
 
-        return pair_distances(held, rows, self.points(queries, query_table), of_query, ROWS)
+        points = self.points(queries, query_table)
+        if self.is_size:
+            return np.sqrt(unlike_sizes(held(rows)[:, 0], points[of_query, 0]))
+        return pair_distances(held, rows, points, of_query, ROWS)
 
     def closer_than(self, distances):
         """Return the share of random pairs that are farther apart than `distances`, NaN where unknown."""
@@ -63,7 +71,7 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     """Return name → `Aspect` of an archive, `codes` (n_rows,) being its patients.
 
     They are those of the space that have a distance; ``place``, the sum of its tasks that tell it; ``size``,
-    the logarithm of the column volume_mm3; ``look``, what features carry beyond the heads; and ``course``,
+    how unlike volumes are (`unlike_sizes`); ``look``, what features carry beyond the heads; and ``course``,
     changes per month, where they are known. A task of one of these names comes first.
     """
     pairs, aspects = random_pairs(codes), {}
@@ -71,15 +79,19 @@ def make_aspects(embeddings, table, space, unit_length, codes):
     for name in named:
         coordinates = _coordinates(space, name, unit_length)
         if coordinates is not None:
-            aspects[name] = _scaled([coordinates], embeddings, pairs)
+            aspects[name] = _scaled([coordinates], embeddings, table, pairs, space)
     place = [part for name in PLACE if name in aspects for part in aspects[name].parts]
     if place and "place" not in named:
-        aspects["place"] = _scaled(place, embeddings, pairs)
+        if len(place) > 1 and "region" in aspects:  # the last of them, as PLACE has it
+            place[-1] = replace(place[-1], basis=np.sqrt(AREA) * place[-1].basis)
+        aspects["place"] = _scaled(place, embeddings, table, pairs, space)
     if SIZE_COLUMN in table and "size" not in named:
-        aspects["size"] = measured_aspect(table, [SIZE_COLUMN], pairs)
+        first, second = log_sizes(measure(table, SIZE_COLUMN, len(table)))[np.stack(pairs)]
+        apart = np.sqrt(unlike_sizes(first, second))
+        aspects["size"] = Aspect(((SIZE_COLUMN, 1.0),), np.sort(apart[~np.isnan(apart)]), is_size=True)
     look = None if space is None else _look(space, embeddings.shape[1])
     if look is not None and "look" not in named:
-        aspects["look"] = _scaled([look], embeddings, pairs)
+        aspects["look"] = _scaled([look], embeddings, table, pairs)
     if all(is_measure(table, name) for name in COURSE) and "course" not in named:
         aspects["course"] = measured_aspect(table, COURSE, pairs)
     return aspects
@@ -143,12 +155,22 @@ def check_weights(aspects, archive):
 
 
 def weighted_points(aspects, weights, X, table):
-    """Return points (n, n_coordinates) and the aspect of each coordinate, (n_coordinates,).
+    """Return points (n, n_coordinates) of aspects, and how `PartialEngine` takes them.
 
-    Their squared distance is the weighted sum of those of the aspects; what is missing is NaN.
+    Their squared distance is the weighted sum of those of the aspects; what is missing is NaN. Size is the
+    last coordinate, unweighted, beside one that is 0 for all that have a size.
     """
-    parts = [np.sqrt(w) * aspects[name].points(X, table) for name, w in weights.items() if w > 0]
-    return np.hstack(parts), np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
+    names = [name for name, weight in weights.items() if weight > 0]
+    names.sort(key=lambda name: aspects[name].is_size)
+    parts = [aspects[name].points(X, table) for name in names]
+    size = weights[names[-1]] if aspects[names[-1]].is_size else 0.0
+    scaled = [np.sqrt(weights[name]) * part for name, part in zip(names, parts, strict=True)]
+    scaled = [*scaled[:-1], 0 * parts[-1], parts[-1]] if size else scaled
+    which = np.repeat(
+        np.arange(len(parts)),
+        [part.shape[1] + aspects[n].is_size for n, part in zip(names, parts, strict=True)],
+    )
+    return np.hstack(scaled), which, [weights[name] for name in names], size
 
 
 def measure(table, column, n_rows):
@@ -178,8 +200,9 @@ def _coordinates(space, name, unit_length):
     """Return `Coordinates` of an aspect, None if it has no distance."""
     rows = space.aspects[name]
     if space.offsets:
-        says = partial(space.aspect_coordinates, name)
-        return Coordinates(says, basis=np.eye(len(rows))) if rows.any() else None
+        says, reads = partial(space.aspect_coordinates, name), name in space.measured
+        basis = np.sqrt(0.5) * np.eye(len(rows))  # so that certain and different are 1 apart
+        return Coordinates(says, basis=basis, reads_table=reads) if rows.any() else None
     basis = _directions(rows if space.scale is None else rows / space.scale)[0]
     return Coordinates(space.coordinates, unit_length, basis) if len(basis) else None
 
@@ -199,12 +222,15 @@ def _directions(rows):
     return directions[:rank], directions[rank:]
 
 
-def _scaled(parts, embeddings, pairs):
-    """Return the aspect of `parts` with distances divided by their median over the pairs."""
-    first, second = pairs
-    difference = _mapped(parts, embeddings[first]) - _mapped(parts, embeddings[second])
-    apart, spread = _in_units(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    return Aspect(tuple(Coordinates(c.features, c.unit_length, c.basis / spread) for c in parts), apart)
+def _scaled(parts, embeddings, table, pairs, space=None):
+    """Return the aspect of `parts`, with distances of Hellinger where heads of a space have offsets.
+
+    Distances of other parts are divided by their median over the pairs.
+    """
+    first, second = (_mapped(parts, embeddings[rows], table.iloc[rows]) for rows in pairs)
+    apart = np.sqrt(((first - second) ** 2).sum(axis=1))
+    apart, spread = (np.sort(apart), 1.0) if space is not None and space.offsets else _in_units(apart)
+    return Aspect(tuple(replace(part, basis=part.basis / spread) for part in parts), apart)
 
 
 def _in_units(distances):
@@ -214,7 +240,8 @@ def _in_units(distances):
     return np.sort(distances) / spread, spread
 
 
-def _mapped(parts, X):
+def _mapped(parts, X, table):
     """Return the coordinates of all parts side by side, float64; a row's bits do not depend on other rows."""
-    starts = range(0, max(len(X), 1), ROWS)
-    return np.concatenate([np.hstack([part(X[i : i + ROWS]) for part in parts]) for i in starts])
+    table = pd.DataFrame(index=range(len(X))) if table is None else table
+    blocks = [slice(i, i + ROWS) for i in range(0, max(len(X), 1), ROWS)]
+    return np.concatenate([np.hstack([part(X[b], table.iloc[b]) for part in parts]) for b in blocks])

@@ -15,6 +15,7 @@ COVARIANCE_ROWS = 50_000  # at most, that the whitening is estimated on
 APPROXIMATE_FROM = 1_000  # rows below which candidates would only be slower than exact search
 SELECTIVE = 0.2  # share of allowed rows below which exact search compares with all of them
 TINY = 1e-30  # products below float32's range
+TWOFOLD = 0.85  # of 1, what a ratio of volumes above two costs at once; the rest grows with the ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +25,16 @@ class Coordinates:
     features: Callable | None = None  # of float64 embeddings; None: themselves
     unit_length: bool = False
     basis: np.ndarray | None = None  # (n_coordinates, number of features)
+    reads_table: bool = False  # whether `features` take the table of the rows as well
 
-    def __call__(self, X, *, in_bulk=False):
+    def __call__(self, X, table=None, *, in_bulk=False):
         """Return float64 coordinates (n, n_coordinates); a row's bits do not depend on the other rows.
 
         `in_bulk` they are rounded by BLAS, which does so differently from block to block.
         """
         points = np.asarray(X, dtype=np.float64)
-        points = points if self.features is None else self.features(points)
+        if self.features is not None:
+            points = self.features(points, table) if self.reads_table else self.features(points)
         if self.unit_length:
             points = points / np.abs(points).max(axis=1, keepdims=True)  # squares must not underflow
             points = points / np.sqrt(np.einsum("ij,ij->i", points, points))[:, None]
@@ -53,6 +56,21 @@ def pair_distances(held, rows, queries, of_query, step):
         difference = held(rows[part]) - queries[of_query[part]]
         found[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
     return found
+
+
+def unlike_sizes(one, other):
+    """Return how unlike volumes are, 0 to 1, from their base-2 logarithms as `log_sizes` returns them.
+
+    It is 0.15 r² / (1 + r²), r being the number of doublings between them, and 0.85 more above one.
+    """
+    apart = np.abs(one - other)
+    square = apart * apart
+    return (1 - TWOFOLD) * (square / (1 + square)) + TWOFOLD * (apart > 1).astype(apart.dtype)
+
+
+def log_sizes(logarithms):
+    """Return natural logarithms as base-2 ones, rounded so that their differences are exact in float32."""
+    return np.round(np.clip(logarithms / np.log(2), -63, 63) * 2**17) / 2**17
 
 
 def whitening_basis(embeddings, features):
@@ -135,13 +153,17 @@ class ExactEngine:
     |x|² ≤ 2 |q|² + 2 D for a squared distance D = g + |q|², the n-th smallest L bounds the n-th smallest D
     from above: (1 - 4 b) D ≤ L + (1 + 5 b) |q|². Every row whose L does not exceed that bound by the first
     inequality is a candidate, and float64 distances decide among them.
+
+    With `sizes` (n,), which queries bring as their last column, `weight` times `unlike_sizes` is added to
+    squared distances, and to L as well.
     """
 
-    def __init__(self, embeddings, coordinates):
+    def __init__(self, embeddings, coordinates, sizes=None, weight=0.0):
         self.embeddings, self.coordinates = embeddings, coordinates
+        self.sizes, self.weight = sizes, weight
         self.frame = Frame.of(embeddings, coordinates)
         n, width = len(embeddings), len(self.frame.center)
-        self._bound = (width + 8) * float(np.finfo(np.float32).eps)
+        self._bound = (width + 12) * float(np.finfo(np.float32).eps)
         self._points = np.empty((width + 1, n), dtype=np.float32)  # BLAS reads them fastest by coordinate
         for i in range(0, n, MAPPED):
             part = slice(i, i + MAPPED)
@@ -154,20 +176,24 @@ class ExactEngine:
 
         Where fewer rows are selected, the rest has distance inf and row -1.
         """
-        queries = self.coordinates(X)
+        sizes = None if self.sizes is None else X[:, -1]
+        queries = self.coordinates(X if sizes is None else X[:, :-1])
         distances, found = empty(len(queries), n_neighbors)
         rows = None if selection.allowed is None else np.flatnonzero(selection.allowed)
         wanted = n_neighbors + selection.most_excluded()
         for start in range(0, len(queries), N_QUERIES):
             part = slice(start, start + N_QUERIES)
-            of_query, row = self._candidates(queries[part], rows, wanted)
+            own = None if sizes is None else sizes[part]
+            of_query, row = self._candidates(queries[part], own, rows, wanted)
             keep = selection.of(part).pairs_allowed(of_query, row)
             of_query, row = of_query[keep], row[keep]
             exact = self.coordinates.distances(self.embeddings, row, queries[part], of_query)
+            if sizes is not None:
+                exact = np.sqrt(exact**2 + self.weight * unlike_sizes(self.sizes[row], own[of_query]))
             fill(distances[part], found[part], of_query, row, exact)
         return distances, found
 
-    def _candidates(self, queries, rows, wanted):
+    def _candidates(self, queries, sizes, rows, wanted):
         """Return pairs (query of this block, row of the archive) that hold every true neighbor in `rows`."""
         if rows is not None and not len(rows):
             return rows, rows
@@ -181,13 +207,19 @@ class ExactEngine:
         # Queries that are absurdly far overflow: all rows are candidates then, and so is a NaN.
         with np.errstate(over="ignore", invalid="ignore"):
             left[:, :-1] = -2 * scaled
+            weight = np.float32(self.weight / self.frame.unit**2)
             for start in range(0, n, step):
                 some = slice(start, start + step)
                 points = self._points[:, some] if rows is None else self._points.take(rows[some], axis=1)
                 product = left @ points
+                if sizes is not None:
+                    near = self.sizes[some] if rows is None else self.sizes[rows[some]]
+                    pairs = near.astype(np.float32), sizes.astype(np.float32)[:, None]
+                    product += weight * unlike_sizes(*pairs)
                 smallest = np.hstack([smallest, _group_minima(product, wanted)])
                 smallest = np.partition(smallest, wanted - 1, axis=1)[:, :wanted]
                 distance = (smallest.max(axis=1) + (1 + 5 * b) * square + 2 * TINY) / (1 - 4 * b)
+                distance += b * weight  # to which the sizes' share is rounded
                 limit = np.nextafter((distance - (1 - b) * square).astype(np.float32), np.float32(np.inf))
                 flat = np.flatnonzero(~(product > limit[:, None]))
                 query, column = np.divmod(flat, product.shape[1])
@@ -204,11 +236,12 @@ class PartialEngine:
 
     `aspects` (n_coordinates,) tells the aspect of each coordinate, `weights` (n_aspects,) how much it counts.
     Rows, and queries, that lack the same aspects are searched together; pairs without a common one are no
-    neighbors.
+    neighbors. `size_weight`, where it is not 0, is that of the last coordinate, as `ExactEngine` takes sizes.
     """
 
-    def __init__(self, points, aspects, weights):
+    def __init__(self, points, aspects, weights, size_weight=0.0):
         self._points, self._aspects, self._weights = points, aspects, np.asarray(weights, dtype=float)
+        self.size_weight = size_weight
         self._rows = _by_gaps(points)
         self._engines = {}
 
@@ -231,17 +264,25 @@ class PartialEngine:
                 found[queries] = np.take_along_axis(row, order, axis=1)
         return distances, found
 
+    def _share(self, keep):
+        """Return how much more the aspects that are kept count, since they share the weight of all."""
+        return self._weights.sum() / self._weights[np.unique(self._aspects[keep])].sum()
+
     def _scaled(self, points, keep):
-        """Return the coordinates of the aspects that are kept, which share the weight of all."""
-        share = self._weights.sum() / self._weights[np.unique(self._aspects[keep])].sum()
-        return points[:, keep] * np.sqrt(share)
+        """Return the coordinates of the aspects that are kept, but for sizes by the root of their share."""
+        factors = np.full(keep.sum(), np.sqrt(self._share(keep)))
+        if self.size_weight and keep[-1]:
+            factors[-1] = 1
+        return points[:, keep] * factors
 
     def _engine(self, number, keep):
         """Return the engine of the rows of a group, of the coordinates that are kept, made at first use."""
         key = number, keep.tobytes()
         if key not in self._engines:
-            points = self._scaled(self._points[self._rows[number][1]], keep)
-            self._engines[key] = ExactEngine(points, Coordinates())
+            points, sizes = self._scaled(self._points[self._rows[number][1]], keep), ()
+            if self.size_weight and keep[-1]:
+                points, sizes = points[:, :-1], (points[:, -1], self.size_weight * self._share(keep))
+            self._engines[key] = ExactEngine(points, Coordinates(), *sizes)
         return self._engines[key]
 
 

@@ -7,9 +7,10 @@ from tumorsim._validation import check_text, is_missing
 from tumorsim.geometry import ENHANCEMENT
 
 __all__ = [
-    "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES", "OWN_COLUMNS",
-    "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "course_columns", "further_columns",
-    "id_key", "id_variants", "is_blank", "is_missing", "known_measures", "label_column", "label_columns",
+    "BOX_COLUMNS", "FILE_COLUMNS", "ID_COLUMNS", "IN_SCAN", "LABEL_PREFIX", "MEASURED_FROM", "MEASURES",
+    "OWN_COLUMNS", "PLACE_TASKS", "box_of", "clean_id", "clean_label", "clean_text", "course_columns",
+    "further_columns", "id_key", "id_variants", "is_blank", "is_missing", "known_measures", "label_column",
+    "label_columns",
 ]  # fmt: skip
 
 ID_COLUMNS = ("patient_id", "case_id", "tumor_id")
@@ -18,6 +19,7 @@ BOX_COLUMNS = ("x0", "y0", "z0", "x1", "y1", "z1")
 OWN_COLUMNS = (*ID_COLUMNS, *FILE_COLUMNS, "mask_value", *BOX_COLUMNS)
 LABEL_PREFIX = "label_"
 MEASURES = ("volume_mm3", "diameter_mm", "sphericity", "elongation", "x_mm", "y_mm", "z_mm")
+IN_SCAN = "tumors_in_scan"  # drawn or not, where a manifest tells it; else how many are drawn
 MEASURED_FROM = "measured_from"  # "mask", or "box" where size is only that of the box
 PLACE_TASKS = ("region", "hemisphere", "front_rear", "upper_lower")
 
@@ -70,7 +72,7 @@ def course_columns(columns):
     ['dose_gy', 'local_control_12m', 'scan_date']
     """
     found = [name for name in further_columns(columns) if _COURSE.search(str(name))]
-    return [name for name in found if name not in (*MEASURES, *ENHANCEMENT)]
+    return [name for name in found if name not in (*MEASURES, *ENHANCEMENT, IN_SCAN)]
 
 
 def is_blank(value):

@@ -113,8 +113,8 @@ def embed_archive(
     X : ndarray of shape (n_tumors, n_features), dtype=float32
     columns : dict of list
         The cohort's table, with absolute paths of images and masks; of tumors with a mask also ``contrast``,
-        ``rim_fraction`` and ``necrotic_share`` (`geometry.lesion_enhancement`), unless such columns are
-        there. Where the model knows, ``in_training`` tells which tumors it was trained on.
+        ``rim_fraction`` and ``necrotic_share`` (`geometry.lesion_enhancement`) and ``tumors_in_scan``, unless
+        such columns are there. Where the model knows, ``in_training`` tells which tumors it was trained on.
 
     Raises
     ------

@@ -139,7 +139,7 @@ def find_similar(
     weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
     tumors, notes = with_course(tumors, weights)
     X, _, measures = embed_measured(embedder, tumors)
-    tumors = with_measures(tumors, measures)
+    tumors = with_measures(tumors, measures, proposed=proposed)
     options |= {"alpha": None if proposed else alpha, "calibration": calibration, "space": embedder.space_}
     options |= {"compared": _compared(tumors.table, index, exclude), "keep_same": keep_same}
     neighbors, left_out = search_others(index, tumors, X, n_neighbors, **options)
@@ -152,7 +152,8 @@ def find_similar(
     return Answer(
         queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
-        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, neighbors), index=index,
+        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, tumors.table, neighbors),
+        index=index,
         notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, len(X)), show=tuple(show),
         aspects=weights, embedder=embedder, history=tumors.table if history is None else history,
     )  # fmt: skip
@@ -172,14 +173,15 @@ def _accepted(tumors, accept, proposed):
     return tumors[[number - 1 for number in numbers]], False
 
 
-def _inferred(embedder, index, X, neighbors):
+def _inferred(embedder, index, X, table, neighbors):
     """Return what the network infers: a row per task, of each query (rank 0) and each of its neighbors."""
     space, rows = embedder.space_, []
     held = Index(index.metadata_["tumor_id"]).get_indexer(neighbors["tumor_id"])
     points = np.concatenate([X, index.embeddings_[held]])
+    table = concat([table, index.metadata_.iloc[held]])
     query, rank = np.r_[np.arange(len(X)), neighbors["query"]], np.r_[[0] * len(X), neighbors["rank"]]
     for task in space.offsets:
-        shares = space.aspect_coordinates(task, points) ** 2
+        shares = space.aspect_coordinates(task, points, table) ** 2
         labels = np.array(embedder.classes_[task], dtype=object)[shares.argmax(axis=1)]
         row = {"query": query, "rank": rank, "task": task, "label": labels, "probability": shares.max(axis=1)}
         rows.append(DataFrame(row))

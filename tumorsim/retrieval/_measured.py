@@ -6,8 +6,8 @@ import numpy as np
 
 from tumorsim import geometry
 from tumorsim.preprocessing import head_level
-from tumorsim.records import Case, Cohort
-from tumorsim.records.columns import MEASURES
+from tumorsim.records import Case, Cohort, group_by_case
+from tumorsim.records.columns import IN_SCAN, MEASURES
 
 NAMES = (*MEASURES, *geometry.ENHANCEMENT)
 
@@ -61,10 +61,16 @@ def embed_measured(embedder, tumors):
     return X, trained, measures
 
 
-def with_measures(tumors, measures):
-    """Return a Cohort of tumors whose tables have what was measured and is not in them already."""
+def with_measures(tumors, measures, *, proposed=False):
+    """Return a Cohort of tumors whose tables have what was measured and is not in them already.
+
+    To it belongs the number of the scan's tumors, unless they are only `proposed`.
+    """
     found = [copy.copy(tumor) for tumor in tumors]
-    for tumor, row in zip(found, measures.tolist(), strict=True):
-        if not np.isnan(row[0]):
-            tumor.metadata = dict(zip(NAMES, row, strict=True)) | tumor.metadata
+    for rows in group_by_case(found):
+        known = {} if proposed else {IN_SCAN: len(rows)}
+        for i in rows:
+            if not np.isnan(measures[i, 0]):
+                measured = zip(NAMES, measures[i].tolist(), strict=True)
+                found[i].metadata = known | dict(measured) | found[i].metadata
     return Cohort(found)

@@ -15,6 +15,7 @@ _FORMAT = "tumorsim-model-1"
 _DAMAGE = (AttributeError, LookupError, RuntimeError, OSError, TypeError, ValueError)  # what it can raise
 _NEEDED = {"architecture": dict, "classes": dict, "fingerprint": str, "preprocessing": dict}
 _SCHEMA = _NEEDED | {"scale": list, "weights": dict, "history": list, "training": dict, "parameters": dict}
+_SCHEMA |= {"measured": dict}
 
 
 def fingerprint(state, preprocessing):
@@ -39,15 +40,15 @@ def head_aspects(network):
     return {task: _centered(head.weight) for task, head in zip(network.tasks, network.heads, strict=True)}
 
 
-def embedding_space(network, preprocessing, scale, weights):
+def embedding_space(network, preprocessing, scale, weights, measured):
     """Return the `EmbeddingSpace` of a network: fingerprint, tasks' aspects, plain distance.
 
     `scale` (n_channels,) is that of `spaces.feature_scale`; `weights` says how much each task's head counts
-    in the plain distance, and is empty for an untrained network.
+    in the plain distance, and is empty for an untrained network; `measured` are heads that read measures.
     """
     state = fingerprint(network.state_dict(), preprocessing.to_dict())
     offsets = {task: _centered(head.bias) for task, head in zip(network.tasks, network.heads, strict=True)}
-    return EmbeddingSpace(state, head_aspects(network), scale, offsets, weights)
+    return EmbeddingSpace(state, head_aspects(network), scale, offsets, weights, measured)
 
 
 def _centered(tensor):
