@@ -39,7 +39,7 @@ from tumorsim.weights import (
     save_model,
 )
 
-__all__ = ["average_models", "describe_again", "register"]
+__all__ = ["average_models", "describe_again", "learn_type", "register"]
 
 MAX_BYTES = 6_000_000  # the wheel's limit
 REAL = 5.0  # simulated tumors that a real one counts as in a measured head (docs/results.md)

@@ -1,15 +1,16 @@
 """Shipped weights are made of trained models: their mean, and its entry in the registry."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from phantoms import TINY, cohort, tiny
 from safetensors import safe_open
 
-from benchmarks.shipping import average_models, describe_again, register
+from benchmarks.shipping import average_models, describe_again, learn_type, register
 from tumorsim import TumorEmbedder
 from tumorsim.exceptions import WeightsError
-from tumorsim.io import content_key
+from tumorsim.io import content_key, save_embeddings
 from tumorsim.weights import load_model, load_registry, save_model, verify_weights
 
 EMPTY = '{"default": null, "url": "http://127.0.0.1:9", "weights": {}}'
@@ -187,3 +188,39 @@ def test_a_mean_knows_the_scans_of_all_its_parts(siblings, tumors, tmp_path):
     silent.save(tmp_path / "silent")
     average_models([tmp_path / "silent", siblings[1]], tmp_path / "mean")
     assert TumorEmbedder.load(tmp_path / "mean", device="cpu").trained_on(tumors) is None
+
+
+def test_a_measured_head_is_written_into_registered_weights(model, tumors, packaged, tmp_path):
+    """It is learned from files of embeddings, real tumors counting more; a mean of models has none."""
+    embedder = TumorEmbedder.load(model, device="cpu")
+    classes, rng, files = embedder.classes_["type"], np.random.default_rng(0), []
+    for name, n in (("simulated", 200), ("real", 40)):
+        label = rng.integers(len(classes), size=n)
+        if name == "real":
+            label[:] = 0
+        table = pd.DataFrame({"volume_mm3": np.exp(5 + 2 * label + rng.normal(size=n))})
+        table = table.assign(
+            label_type=np.array(classes)[label], **dict.fromkeys(("patient_id", "case_id"), "p")
+        )
+        table["tumor_id"] = [f"{name}-{i}" for i in range(n)]
+        X = rng.normal(size=(n, embedder.n_features_out_)).astype(np.float32)
+        files.append(tmp_path / f"{name}.npz")
+        save_embeddings(files[-1], X, table, embedder.space_.to_dict())
+    heads = {
+        real: learn_type("t1c-v1", files[:1], files[1:] if real else (), registry_path=packaged)
+        for real in (False, True)
+    }
+    apart = [heads[True].columns["volume_mm3"][0], heads[False].columns["volume_mm3"][0]]
+    assert apart[0][1] < apart[1][1]  # the real ones, all of the first class, are small
+    describe_again("t1c-v1", measured={"type": heads[True]}, registry_path=packaged)
+    path = packaged.parent / load_registry(packaged).get().file
+    space = TumorEmbedder.load(path, device="cpu").space_
+    assert space.fingerprint == embedder.fingerprint_ and embedder.space_.measured == {}
+    nothing = np.zeros((2, embedder.n_features_out_))
+    big, small = space.aspect_coordinates("type", nothing, {"volume_mm3": [1e5, 50]}) ** 2
+    assert small[0] > 0.8 > 0.2 > big[0]
+    assert TumorEmbedder.load(path, device="cpu").trained_on(tumors).all()  # hashes are left as they were
+    other = dict(embedder.space_.to_dict(), fingerprint="of another")
+    save_embeddings(files[0], X, table, other)
+    with pytest.raises(ValueError, match="must be of 't1c-v1'"):
+        learn_type("t1c-v1", files[:1], registry_path=packaged)

@@ -22,7 +22,7 @@ ROWS = 16_384  # mapped at once: bounds the float64 copies
 
 @dataclass(frozen=True, eq=False)
 class Aspect:
-    """One aspect of an archive: points whose distances are in units of its median over random pairs."""
+    """One aspect of an archive: points whose distances it is, or sizes."""
 
     parts: tuple  # of Coordinates; of a measured aspect pairs of a column and what divides its numbers
     pairs: np.ndarray  # (n_pairs,) distances of random pairs of different patients, ascending

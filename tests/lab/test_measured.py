@@ -1,0 +1,51 @@
+"""The gain of heads that read measures, on made-up embeddings whose volumes tell the type."""
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import measured
+from tumorsim import TumorEmbedder
+from tumorsim.io import save_embeddings
+
+NAME = "t1c-v6-simulated"
+TYPES = ["glioma", "meningioma", "metastasis", "pituitary_adenoma", "schwannoma"]
+
+
+def write(path, n, seed, types=TYPES, **columns):
+    """Write a file of `n` tumors, a patient each, whose volume and number of tumors go by their type."""
+    embedder, rng = TumorEmbedder.from_pretrained(NAME), np.random.default_rng(seed)
+    label = rng.integers(len(types), size=n)
+    table = pd.DataFrame(
+        {"label_type": np.array(types)[label], "tumor_id": np.arange(n).astype(str), **columns}
+    )
+    table["patient_id"] = table["case_id"] = table["tumor_id"]
+    table["volume_mm3"] = np.exp(
+        4 + 2 * np.array([TYPES.index(types[i]) for i in label]) + rng.normal(size=n)
+    )
+    table["tumors_in_scan"] = 1
+    X = rng.normal(size=(n, 48)).astype(np.float32)
+    save_embeddings(path, X, table, embedder.space_.to_dict())
+    return path
+
+
+def test_a_measured_head_is_scored_beside_the_network(tmp_path, monkeypatch):
+    """A row a file, subset and head; pairs of rings where a file has them, folds where tumors are real."""
+    rings = {"ring": True}
+    files = [
+        write(tmp_path / "train.npz", 400, 0, ring=False),
+        write(tmp_path / "rings.npz", 80, 1, ["glioma", "metastasis"], **rings),
+        write(tmp_path / "stacks.npz", 60, 2, TYPES[:2]),
+    ]
+    arguments = ["measured", "--train", str(files[0]), "--test", *map(str, files[1:])]
+    monkeypatch.setattr("sys.argv", [*arguments, "--model", NAME, "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        measured, "matched_in_volume", lambda table, chosen, ratio: chosen
+    )  # volumes tell all
+    measured.main()
+    found = pd.read_csv(tmp_path / "out" / f"measured-{NAME}.csv").set_index(["file", "tumors", "by"])
+    assert sorted(set(found.index.droplevel(2))) == [("rings", "all"), ("rings", "pairs"), ("stacks", "all")]
+    types = found["type"]
+    assert types["rings", "pairs", "measured head"] > 0.9 > 0.7 > types["rings", "pairs", "own head"]
+    assert types["stacks", "all", "measured head"] > 0.5 > types["stacks", "all", "own head"]
+    assert types["stacks", "all", "measured head, by folds"] >= types["stacks", "all", "measured head"] - 0.05
+    assert (found["low"] <= found["type"]).all() and (found["type"] <= found["high"]).all()
