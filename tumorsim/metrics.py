@@ -4,6 +4,11 @@ import numpy as np
 
 from tumorsim._validation import check_integer
 
+__all__ = [
+    "average_precision", "dice", "mean_average_precision", "ndcg_at_k", "neighbor_overlap_at_k",
+    "precision_at_k", "recall_at_k", "reciprocal_rank",
+]  # fmt: skip
+
 
 def precision_at_k(relevance, k):
     """Return the share of relevant tumors among the `k` nearest.
