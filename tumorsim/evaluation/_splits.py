@@ -81,7 +81,6 @@ def check_one_patient(table: pd.DataFrame, query_table: pd.DataFrame) -> None:
     wrong = both[both["patient_id_x"] != both["patient_id_y"]]
     if len(wrong):
         first = wrong.iloc[0]
-        raise ValueError(
-            f"A tumor must have one patient. Got '{first['tumor_id']}' of '{first['patient_id_x']}' in the "
-            f"gallery and of '{first['patient_id_y']}' in the queries ({len(wrong)} such tumors)."
-        )
+        got = f"'{first['tumor_id']}' of '{first['patient_id_x']}' in the gallery and"
+        also = f"of '{first['patient_id_y']}' in the queries ({len(wrong)} such tumors)"
+        raise ValueError(f"A tumor must have one patient. Got {got} {also}.")

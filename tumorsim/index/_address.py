@@ -22,10 +22,9 @@ def allowed_uri(uri, given, what):
         return given
     if is_file(check_text(uri, "uri")) or _server(uri) == _own_server():
         return uri
-    raise IndexMismatchError(
-        f"{what} names the Milvus server {printable(uri)!r}, and a file may not choose where to connect. If "
-        f"that server is yours, give uri={printable(uri)!r} to TumorIndex.load, or set {URI} to it."
-    )
+    rule = f"{what} names the Milvus server {printable(uri)!r}, and a file may not choose where to connect."
+    remedy = f"give uri={printable(uri)!r} to TumorIndex.load, or set {URI} to it."
+    raise IndexMismatchError(f"{rule} If that server is yours, {remedy}")
 
 
 def token_for(uri):

@@ -63,10 +63,9 @@ def check_ids(table, name):
     for column in ID_COLUMNS:
         for row, value in enumerate(table[column] if column in table else ()):
             if not isinstance(value, str) or not value.strip():
-                raise TypeError(
-                    f"Column '{column}' of '{name}' must be text in every row. Got {value!r} in row {row}. "
-                    f"Read tables with dtype={{'{column}': str}}, and fill in missing ids."
-                )
+                rule = f"Column '{column}' of '{name}' must be text in every row. Got {value!r} in row {row}."
+                remedy = f"Read tables with dtype={{'{column}': str}}, and fill in missing ids."
+                raise TypeError(f"{rule} {remedy}")
 
 
 def join_tables(old, new):

@@ -351,10 +351,9 @@ def _checked_geometry(shape, affine, what):
         raise GeometryError(f"{what} has no voxels: its shape is {tuple(shape)}.")
     most = _most_voxels()
     if math.prod(int(n) for n in shape) > most:
-        raise GeometryError(
-            f"{what} must have at most {most} voxels. Got {' x '.join(map(str, shape))}. If the header is "
-            "right, crop it, or set the environment variable TUMORSIM_MAX_VOXELS to what memory can hold."
-        )
+        rule = f"{what} must have at most {most} voxels. Got {' x '.join(map(str, shape))}."
+        remedy = "crop it, or set the environment variable TUMORSIM_MAX_VOXELS to what memory can hold."
+        raise GeometryError(f"{rule} If the header is right, {remedy}")
     return tuple(int(n) for n in shape), check_affine(affine, what=what)
 
 

@@ -112,10 +112,9 @@ def rescaled(affine, units, what):
     affine = np.diag([*factors, 1.0]) @ affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not ((spacing > 0.01) & (spacing < 100)).all():
-        raise GeometryError(
-            f"{what} states its units as {', '.join(units)}, so its voxels would have "
-            f"{' x '.join(f'{s:.3g}' for s in spacing)} mm. Correct the unit in its header."
-        )
+        found = f"its voxels would have {' x '.join(f'{s:.3g}' for s in spacing)} mm"
+        stated = f"{what} states its units as {', '.join(units)}"
+        raise GeometryError(f"{stated}, so {found}. Correct the unit in its header.")
     return affine
 
 

@@ -121,10 +121,9 @@ class Preprocessing:
         ras_shape, ras = ras_affine(image.shape, affine)
         spacing, shape = spacing_from_affine(ras), self.shape_of(image.shape, affine)
         if math.prod(shape) > MAX_VOXELS:
-            raise GeometryError(
-                f"The scan would have {shape} voxels at {self.spacing} mm, which is too many. Check its "
-                f"header: it states a field of view of {(spacing * ras_shape).round().tolist()} mm."
-            )
+            rule = f"The scan would have {shape} voxels at {self.spacing} mm, which is too many."
+            field = f"it states a field of view of {(spacing * ras_shape).round().tolist()} mm"
+            raise GeometryError(f"{rule} Check its header: {field}.")
         _intensity_range(image)  # before resampling, whose rounding makes a constant image vary
         on_grid = resample(to_ras(image, affine), spacing, self.spacing, shape)
         on_grid = normalize_intensity(on_grid, self.spacing).astype(np.float16)

@@ -133,10 +133,8 @@ def _contours(found):
         contours, folder = row["image"], series.get(row["case_id"])
         structures = _tumor_structures(contours, row)
         if folder is None:
-            raise ManifestError(
-                "there is no T1 series of this patient. Put the DICOM folders and "
-                "DirectoryNamesMappingModality.csv below the root"
-            )
+            remedy = "Put the DICOM folders and DirectoryNamesMappingModality.csv below the root"
+            raise ManifestError(f"there is no T1 series of this patient. {remedy}")
         _convert(found, row, "image", [folder], lambda: _as_stored(*read_series(folder)))
         _convert(found, row, "mask", [contours, row["image"]], lambda: _filled(structures, row["image"]))
         return {number: {"label_type": kind} for number, (kind, _) in enumerate(structures, start=1)}

@@ -103,10 +103,9 @@ class Case:
         array = load_image(self.image)[0] if isinstance(self.image, str) else self.image[0]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int((~np.isfinite(array)).sum())
-            raise GeometryError(
-                f"The image of case '{self.case_id}' must be finite. Got {bad} NaN or infinite voxels"
-                f"{of_file(self.image)}. Replace them, for instance by the background value."
-            )
+            rule = f"The image of case '{self.case_id}' must be finite."
+            got = f"Got {bad} NaN or infinite voxels{of_file(self.image)}."
+            raise GeometryError(f"{rule} {got} Replace them, for instance by the background value.")
         self._voxel_key = voxel_key(array, self.affine)
         return array
 
@@ -136,11 +135,9 @@ class Case:
         if array.dtype.kind == "f":
             whole = np.isfinite(array) & (array == np.round(array))
             if not whole.all():
-                raise GeometryError(
-                    f"The mask of case '{self.case_id}' must hold whole numbers{of_file(self.mask)}. Got "
-                    f"{int((~whole).sum())} voxels that are not. Resample masks with nearest-neighbor "
-                    "interpolation."
-                )
+                rule = f"The mask of case '{self.case_id}' must hold whole numbers{of_file(self.mask)}."
+                got = f"Got {int((~whole).sum())} voxels that are not."
+                raise GeometryError(f"{rule} {got} Resample masks with nearest-neighbor interpolation.")
             array = array.astype(np.int32)
         if array.max() > _MOST_LESIONS and np.array_equal(array, self.load_image()):
             raise ValueError(f"The mask of case '{self.case_id}' has the voxels of its image. {_MASK_REMEDY}")

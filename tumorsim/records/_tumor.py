@@ -107,10 +107,9 @@ class Tumor:
         else:
             inside = self.select(mask)
             if not inside.any():
-                raise GeometryError(
-                    f"The mask of case '{self.case.case_id}' has no voxel of value {self.mask_value} in the "
-                    f"box of tumor '{self.tumor_id}'{of_file(self.case.mask)}. Check mask_value."
-                )
+                what = f"The mask of case '{self.case.case_id}' has no voxel of value {self.mask_value}"
+                where = f"in the box of tumor '{self.tumor_id}'{of_file(self.case.mask)}"
+                raise GeometryError(f"{what} {where}. Check mask_value.")
             shape = lesion_shape(inside, spacing)
             center = self.bbox[0] + np.argwhere(inside).mean(axis=0)
         x, y, z = self.case.affine[:3, :3] @ center + self.case.affine[:3, 3]

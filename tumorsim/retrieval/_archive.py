@@ -240,10 +240,8 @@ def evaluate_files(
         If files cannot be used, come from different models, or `calibrate` lacks what it needs.
     """
     if calibrate and (queries is None or len(n_neighbors) != 1):
-        raise ValueError(
-            "Calibrating votes (--calibrate-votes) needs queries (--queries), embeddings of held-out "
-            "patients, and one number of neighbors, such as --n-neighbors 5."
-        )
+        rule = "Calibrating votes (--calibrate-votes) needs queries (--queries), embeddings of held-out"
+        raise ValueError(f"{rule} patients, and one number of neighbors, such as --n-neighbors 5.")
     if Path(source).is_dir():
         index = TumorIndex.load(source)
     else:

@@ -62,10 +62,8 @@ def check_known(query, exclude, *, patient_id, case_id, key_file):
     else:
         known = name == "case" or not isinstance(query, Cohort) or UNKNOWN_PATIENT not in query.patient_ids
     if not known:
-        raise ValueError(
-            f"exclude='{exclude}' needs the query's {name}. Give {name}_id (--{name}-id), or with DICOM the "
-            "archive's key_file (--key-file)."
-        )
+        rule = f"exclude='{exclude}' needs the query's {name}. Give {name}_id (--{name}-id),"
+        raise ValueError(f"{rule} or with DICOM the archive's key_file (--key-file).")
 
 
 def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Cohort:
@@ -89,10 +87,8 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
     probability = embedder.segment(case, threshold=None)
     proposed = (probability >= threshold).astype(np.uint8)
     if not proposed.any():
-        raise ValueError(
-            f"The model proposes no lesion in '{case.case_id}'. Lower the threshold, or give a mask, or a "
-            "box in voxels of the image."
-        )
+        rule = f"The model proposes no lesion in '{case.case_id}'."
+        raise ValueError(f"{rule} Lower the threshold, or give a mask, or a box in voxels of the image.")
     case = Case(case.image, (proposed, case.affine), case_id=case.case_id, patient_id=case.patient_id)
     cohort = tumors_from_case(case, **(lesions | {"mask_value": ">0"}))
     largest = list(cohort[: check_integer(max_lesions, "max_lesions", minimum=1)])
@@ -156,10 +152,8 @@ def _case_of(query, mask, box, patient_id, case_id, dicom):
         with_mask = mask is None and box is None
         query, _ = load_dicom_case(query, patient_id=patient_id, with_mask=with_mask, **dicom)
     elif any(value is not None for value in dicom.values()):
-        raise ValueError(
-            "A key file, and patterns of series and regions, belong to a folder of DICOM. Got a scan that is "
-            "none; leave them out."
-        )
+        rule = "A key file, and patterns of series and regions, belong to a folder of DICOM."
+        raise ValueError(f"{rule} Got a scan that is none; leave them out.")
     if isinstance(query, Case):
         ids = {"case_id": case_id or query.case_id, "patient_id": patient_id or query.patient_id}
         mask = query.mask if mask is None and box is None else mask

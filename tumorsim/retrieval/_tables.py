@@ -66,10 +66,8 @@ def segment_table(embedder, scans, folder, *, threshold=0.5, overwrite=False, pr
     taken = [file for _, _, file, kept in jobs if file.exists() and not kept.is_file()]
     taken += [file for file in (folder / "scans.csv",) if file.exists()]
     if taken and not overwrite:
-        raise FileExistsError(
-            f"'{taken[-1]}' exists already; somebody may have corrected it. Give another folder, or "
-            "overwrite it (--overwrite)."
-        )
+        what = f"'{taken[-1]}' exists already; somebody may have corrected it."
+        raise FileExistsError(f"{what} Give another folder, or overwrite it (--overwrite).")
     cards = {}
     bar = tqdm(jobs, "proposing", unit="scan", disable=None if progress else True)
     for row, case, file, kept in bar:

@@ -92,10 +92,9 @@ def _by_processes(embedder, scans, workers):
                     again.append(scan)
                     deaths += 1
                     if deaths == _MOST_DEATHS:
-                        raise RuntimeError(
-                            f"Workers died {deaths} times, the last at scan '{scan[1][0].case.case_id}'. "
-                            "Most often memory is too small: give fewer --workers, or look at this scan."
-                        ) from err
+                        what = f"Workers died {deaths} times, the last at scan '{scan[1][0].case.case_id}'."
+                        likely = "Most often memory is too small: give fewer --workers, or look at this scan."
+                        raise RuntimeError(f"{what} {likely}") from err
     finally:
         crew = idle + [(pipe, process) for pipe, (process, _) in busy.items()]
         for pipe, _ in crew:

@@ -146,10 +146,8 @@ def check_anatomies(anatomies):
         if path.is_dir():
             files = sorted(p for p in path.iterdir() if p.name.endswith((".nii.gz", ".nii", ".nrrd")))
         if not files or not (str(name) == TEMPLATE or path.exists()):
-            raise ValueError(
-                "'anatomies' must name files of label maps, folders that hold NIfTI or NRRD files, or "
-                f"{TEMPLATE!r}. Got '{name}'."
-            )
+            rule = "'anatomies' must name files of label maps, folders that hold NIfTI or NRRD files,"
+            raise ValueError(f"{rule} or {TEMPLATE!r}. Got '{name}'.")
         found += [TEMPLATE if str(file) == TEMPLATE else os.path.abspath(file) for file in files]
     return tuple(found)
 

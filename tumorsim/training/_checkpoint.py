@@ -52,10 +52,9 @@ def save_checkpoint(directory, network, optimizer, identity, seed, history):
     try:
         save_tensors(directory / CHECKPOINT, tensors, metadata)
     except OSError as err:
-        raise TrainingError(
-            f"The checkpoint of epoch {len(history)} cannot be written: {err.strerror or err}. Go on from "
-            "that of the epoch before, if any, with fit(resume=True) (--resume)."
-        ) from err
+        what = f"The checkpoint of epoch {len(history)} cannot be written: {err.strerror or err}."
+        remedy = "Go on from that of the epoch before, if any, with fit(resume=True) (--resume)."
+        raise TrainingError(f"{what} {remedy}") from err
 
 
 def _digest(tensors, metadata):
@@ -126,10 +125,9 @@ def load_checkpoint(directory, network, optimizer, identity, device):
     if not metadata:
         return []
     if metadata["identity"] != identity:
-        raise TrainingError(
-            f"The checkpoint '{directory / CHECKPOINT}' must come from the same tumors and parameters. "
-            "Got another run's. Use another checkpoint_dir, or fit with resume=False."
-        )
+        rule = f"The checkpoint '{directory / CHECKPOINT}' must come from the same tumors and parameters."
+        remedy = "Use another checkpoint_dir, or fit with resume=False."
+        raise TrainingError(f"{rule} Got another run's. {remedy}")
     state = {}
     groups = optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

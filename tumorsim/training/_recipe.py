@@ -183,8 +183,6 @@ def _check_patch(patch_size):
     patch = np.asarray(patch_size)
     whole = patch.shape in ((), (3,)) and patch.dtype.kind in "iu"
     if not whole or (patch < 8).any() or (patch % 4).any():
-        raise ValueError(
-            "Parameter 'patch_size' must be one or three whole numbers of voxels, multiples of 4 and at "
-            f"least 8. Got {patch_size!r}."
-        )
+        rule = "Parameter 'patch_size' must be one or three whole numbers of voxels, multiples of 4"
+        raise ValueError(f"{rule} and at least 8. Got {patch_size!r}.")
     return tuple(int(n) for n in np.broadcast_to(patch, 3))

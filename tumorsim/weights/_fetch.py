@@ -162,10 +162,9 @@ def verify_weights(name=None, *, registry=None):
         weights = registry.get(name)
         path = _find(weights, registry)
         if path is None:
-            raise WeightsError(
-                f"Weights '{weights.name}' are not on this machine: '{_places(weights, registry)[1]}' does "
-                f"not exist. Run 'tumorsim weights fetch {weights.name}'."
-            )
+            what = f"Weights '{weights.name}' are not on this machine"
+            missing = f"'{_places(weights, registry)[1]}' does not exist"
+            raise WeightsError(f"{what}: {missing}. Run 'tumorsim weights fetch {weights.name}'.")
     else:
         path = find_weights(name, registry=registry)
     config = load_model(path)[1]

@@ -63,10 +63,8 @@ class Registry:
     def get(self, name=None):
         """Return the weights of a name, or the default ones; ``WeightsError`` if there are none."""
         if not self.weights:
-            raise WeightsError(
-                "This build of tumorsim ships no weights. Train a model with 'tumorsim fit', "
-                "or install a release that has weights."
-            )
+            rule = "This build of tumorsim ships no weights. Train a model with 'tumorsim fit',"
+            raise WeightsError(f"{rule} or install a release that has weights.")
         name = self.default if name is None else name
         if name is None:
             raise WeightsError(f"This build has no default weights. Name one of {sorted(self.weights)}.")
