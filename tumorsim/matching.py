@@ -245,9 +245,8 @@ def _names(cohort, owner):
     changed = [f"'{one}': '{name}' became '{names[one]}'" for one, name in held.items() if names[one] != name]
     if changed:
         listed = "; ".join(changed[:5]) + " …" * (len(changed) > 5)
-        warnings.warn(
-            f"The match disagrees with the lesion_id of {len(changed)} tumors: {listed}.", stacklevel=3
-        )
+        what = f"The match disagrees with the lesion_id of {len(changed)} tumors"
+        warnings.warn(f"{what}: {listed}.", stacklevel=3)
     return names
 
 

@@ -81,11 +81,9 @@ def import_dicom(
     names = Pseudonyms.of_file(key_file or output.with_suffix(".key"))
     variants = id_variants(sorted({known_id(scan.series.patient) for scan in scans}))
     if variants:  # without the ids, which may be names
-        warnings.warn(
-            f"{counted(len(variants), 'patient')} may have several ids: PatientIDs that differ only in "
-            "letter case or leading zeros are taken for different patients. Write one id, if they are one.",
-            stacklevel=2,
-        )
+        which = "PatientIDs that differ only in letter case or leading zeros are taken for different patients"
+        what = f"{counted(len(variants), 'patient')} may have several ids: {which}."
+        warnings.warn(f"{what} Write one id, if they are one.", stacklevel=2)
     hidden = (lambda kind, value: value) if keep_patient_ids else names.tracking
     files = output.with_name(f"{output.stem}_files")
     files.mkdir(0o700, parents=True, exist_ok=True)  # faces and dates: for the owner alone

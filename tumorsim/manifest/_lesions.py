@@ -86,11 +86,8 @@ def _large_enough(volumes, minimum, what):
     if kept.size or not len(volumes):
         return kept
     largest = int(np.argmax(volumes))
-    warnings.warn(
-        f"Every lesion of {what} is smaller than {minimum:g} mm3; kept the largest, of "
-        f"{volumes[largest]:.2f} mm3. Lower min_volume_mm3 if the others matter.",
-        stacklevel=3,
-    )
+    kept = f"kept the largest, of {volumes[largest]:.2f} mm3. Lower min_volume_mm3 if the others matter."
+    warnings.warn(f"Every lesion of {what} is smaller than {minimum:g} mm3; {kept}", stacklevel=3)
     return np.array([largest])
 
 
