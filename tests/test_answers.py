@@ -210,6 +210,15 @@ def test_calibration_of_an_index_is_for_that_index(tmp_path):
         calibration.check(other, 5)
     with pytest.raises(ValueError, match=r"Got 120 that it holds, among them '0'"):
         calibrate_votes(index, X[:120], table[:120])
+    sized = TumorIndex().fit(X[:120], metadata=table[:120].assign(volume_mm3=np.arange(1, 121)))
+    by_size = {"n_neighbors": 5, "aspects": {"size": 1}}
+    made = calibrate_votes(sized, X[120:], table[120:].assign(volume_mm3=np.arange(1, 121)), **by_size)
+    made.check(sized, **by_size)
+    del made.made_for_["unit of distances"]  # as files had it when each aspect was over its median
+    with pytest.raises(
+        IndexMismatchError, match=r"unit of distances is medians, got Hellinger's\. Calibrate again"
+    ):
+        made.check(sized, **by_size)
 
 
 @pytest.mark.parametrize(

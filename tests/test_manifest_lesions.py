@@ -152,7 +152,8 @@ def test_tumors_from_case_are_named_and_measured(make_case):
     assert cohort.labels["type"].tolist() == ["glioma", "glioma"]
     assert cohort[0].metadata["visit"] == 1 and cohort[0].metadata["measured_from"] == "mask"
     plain = Cohort(Tumor(case, t.bbox, tumor_id=t.tumor_id, labels=t.labels) for t in cohort)
-    pd.testing.assert_frame_equal(cohort.table.drop(columns="visit"), plain.table)
+    pd.testing.assert_frame_equal(cohort.table.drop(columns=["visit", "tumors_in_scan"]), plain.table)
+    assert cohort.table["tumors_in_scan"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "PIR", "ASL"])

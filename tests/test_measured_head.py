@@ -1,16 +1,22 @@
 """A head that is learned from embeddings and measured columns, and what an index and an answer make of it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from tumorsim import EmbeddingSpace, TumorEmbedder, TumorIndex, find_similar, make_cohort
+from tumorsim import Case, Cohort, EmbeddingSpace, Tumor, TumorEmbedder, TumorIndex, find_similar, make_cohort
+from tumorsim.exceptions import WeightsError
 from tumorsim.geometry import ENHANCEMENT
 from tumorsim.index._exact import Coordinates, ExactEngine, log_sizes, unlike_sizes
 from tumorsim.index._filters import Selection
-from tumorsim.retrieval import embed_archive
+from tumorsim.manifest import tumors_from_case
+from tumorsim.retrieval import embed_archive, neighbor_tumors
+from tumorsim.retrieval._measured import with_measures
 from tumorsim.training import fit_measured_head
 
 TYPES = ["glioma", "metastasis"]
@@ -134,3 +140,58 @@ def test_an_answer_infers_by_the_measured_head(tmp_path):
     many = find_similar(embedder, index, query, n_neighbors=2)
     assert many.queries.table["tumors_in_scan"][0] == 6
     assert not many.inferred["probability"].equals(answer.inferred["probability"])
+    assert any("6 speak for metastases" in note for note in many.notes)
+    near = neighbor_tumors(answer.neighbors)
+    known = table.set_index("tumor_id")["tumors_in_scan"][near.tumor_ids].tolist()
+    assert [tumor.metadata["tumors_in_scan"] for tumor in near] == known
+    old = TumorIndex().fit(X, metadata=table, space=replace(embedder.space_, measured={}))
+    plain = find_similar(embedder, old, query, n_neighbors=2)  # an index keeps the heads it was built with
+    type_of = plain.inferred[plain.inferred["task"] == "type"]["probability"].to_numpy()
+    first = table.index[table["tumor_id"] == query[0].tumor_id][0]
+    assert type_of[0] == pytest.approx(
+        (embedder.space_.aspect_coordinates("type", X[[first]]) ** 2).max(), abs=1e-6
+    )
+    assert not any("speak for metastases" in note for note in plain.notes)
+
+
+def test_the_number_of_tumors_is_that_of_the_scan(tmp_path):
+    """A part of a scan's tumors keeps it, a box does not know it, blank cells do not hide what rows tell."""
+    mask = np.zeros((30, 30, 30), np.uint8)
+    mask[2:8, 2:8, 2:8] = mask[12:20, 12:20, 12:20] = mask[25:28, 25:28, 25:28] = 1
+    case = Case(
+        (np.random.default_rng(0).random(mask.shape) * 100, np.eye(4)),
+        (mask, np.eye(4)),
+        case_id="a",
+        patient_id="a",
+    )
+    assert tumors_from_case(case).table["tumors_in_scan"].tolist() == [3, 3, 3]
+    assert tumors_from_case(case, min_volume_mm3=400).table["tumors_in_scan"].tolist() == [3]
+    found = tumors_from_case(case)
+    measures = np.full((3, 10), np.nan)
+    told = Cohort(
+        Tumor(case, t.bbox, tumor_id=t.tumor_id, metadata={"tumors_in_scan": n})
+        for t, n in zip(found, (None, 7, np.nan), strict=True)
+    )
+    assert with_measures(told, measures, complete=True).table["tumors_in_scan"].tolist() == [3, 7, 3]
+    alone = with_measures(told[:1], measures[:1]).table
+    assert "tumors_in_scan" not in alone or alone["tumors_in_scan"].isna().all()
+
+
+def test_malformed_heads_in_a_model_file_are_named(tmp_path):
+    """Whatever stands in place of a head is an error of the file, not of the program."""
+    path = tmp_path / "model"
+    TumorEmbedder.from_pretrained().save(path)
+    with safe_open(path, framework="np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    head = json.loads(metadata["config"])["measured"]["type"]
+    for wrong in (
+        {**head, "columns": []},
+        {**head, "columns": None},
+        {**head, "rows": [[1.0]]},
+        3,
+        {"rows": "a"},
+    ):
+        config = json.loads(metadata["config"]) | {"measured": {"type": wrong}}
+        save_file(tensors, path, metadata=metadata | {"config": json.dumps(config)})
+        with pytest.raises(WeightsError):
+            TumorEmbedder.load(path)

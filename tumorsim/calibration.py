@@ -149,7 +149,7 @@ class VoteCalibration:
     ) -> None:
         """Raise ``IndexMismatchError`` if made for another embedder, number of neighbors or distance."""
         check_fitted(self, "curves_")
-        held = {"aspects": {}} | self.made_for_  # before aspects the plain distance was the only one
+        held = {"aspects": {}, "unit of distances": "medians"} | self.made_for_  # of older files
         for name, value in _made_for(index, n_neighbors, aspects).items():
             if self.made_for_ and name in held and held[name] != value:
                 rule = "The vote calibration must be made for this index, number of neighbors and aspects."
@@ -233,7 +233,8 @@ def _share(counted):
 def _made_for(index, n_neighbors, aspects):
     """Return what a calibration holds for: fingerprint, number of neighbors and weights of aspects."""
     fingerprint, weights = getattr(index.space_, "fingerprint", None), index.aspect_weights(aspects)
-    return {"fingerprint": fingerprint, "n_neighbors": int(n_neighbors), "aspects": weights}
+    made_for = {"fingerprint": fingerprint, "n_neighbors": int(n_neighbors), "aspects": weights}
+    return made_for | ({"unit of distances": "Hellinger's"} if weights else {})  # else the plain distance's
 
 
 def _said(value):

@@ -377,7 +377,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
                 config["weights"], config["history"], config["training"],
                 {name: MeasuredHead(**head) for name, head in config.get("measured", {}).items()},
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, ArithmeticError) as err:
+        except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {printable(err)}.") from err
 
     @classmethod
@@ -421,18 +421,18 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
     def _set_fitted(
-        self, network, recipe, preprocessing, classes, scale, counts, history, training, measured=None
-    ):  # fmt: skip
+        self, network, recipe, preprocessing, classes, scale, counts, history, record, heads=None
+    ):
         self.network_ = network.eval()
         self.recipe_ = recipe
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
         self.n_features_out_ = network.config["n_channels"]
-        self.space_ = weights.embedding_space(network, preprocessing, scale, counts, measured or {})
+        self.space_ = weights.embedding_space(network, preprocessing, scale, counts, heads or {})
         self.fingerprint_ = self.space_.fingerprint
         self.history_ = history
-        self.training_ = training
+        self.training_ = record
         return self
 
     def _ready_network(self):

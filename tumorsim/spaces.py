@@ -53,8 +53,9 @@ class MeasuredHead:
             for name, (limits, slopes) in self.columns.items()
         }
         wrong = [name for name, held in columns.items() if [len(one) for one in held] != [3, 2]]
+        wrong += [name for name, (limits, _) in columns.items() if (np.diff(limits) < 0).any()]
         if wrong or {len(rows), *(slopes.shape[1] for _, slopes in columns.values())} != {len(offsets)}:
-            raise ValueError("'rows', 'offsets' and slopes must have a number a class, limits three numbers.")
+            raise ValueError("'rows', 'offsets', slopes must have a number a class, limits three that rise.")
         for name, value in {"rows": rows, "offsets": offsets, "columns": columns}.items():
             object.__setattr__(self, name, value)
 
@@ -158,11 +159,14 @@ class EmbeddingSpace:
         if not set(weights) <= set(offsets):
             raise ValueError(f"'weights' must name aspects with offsets. Got {sorted(weights)}.")
         for name, head in self.measured.items():
+            if not isinstance(head, MeasuredHead):
+                raise TypeError(f"'measured' must hold MeasuredHead. Got {type(head).__name__}.")
             shape = aspects[name].shape if name in offsets else None
             if head.rows.shape != shape:
                 rule = "'measured' must name aspects with offsets, of as many classes and features"
                 raise ValueError(f"{rule}. Got '{printable(name)}' of {head.rows.shape}, and {shape}.")
         checked = {"aspects": aspects, "scale": scale, "offsets": offsets, "weights": weights}
+        checked["measured"] = dict(self.measured)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -182,12 +186,15 @@ class EmbeddingSpace:
     def aspect_coordinates(self, name, X, table=None):
         """Return square roots of class probabilities (n, k) by the head of an aspect with offsets.
 
-        With `table`, columns of the n tumors, it is the measured head where the aspect has one.
+        With `table`, columns of the n tumors, it is the measured head where the aspect has one, for tumors of
+        which it reads at least three columns: others have no mask, and the features alone say more.
         """
-        head = MeasuredHead(self.aspects[name], self.offsets[name], {})
-        if table is not None:
-            head = self.measured.get(name, head)
-        return np.sqrt(head.probabilities(X, table))
+        chances = MeasuredHead(self.aspects[name], self.offsets[name], {}).probabilities(X, {})
+        if table is not None and name in self.measured:
+            head = self.measured[name]
+            enough = np.count_nonzero(head.terms(table)[:, ::2], axis=1) >= min(3, len(head.columns))
+            chances = np.where(enough[:, None], head.probabilities(X, table), chances)
+        return np.sqrt(chances)
 
     def __eq__(self, other):
         """Tell whether two spaces have the same content."""
@@ -225,7 +232,7 @@ def _number(cell):
     """Return a cell of a table as float, NaN where it holds no number."""
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return np.nan
 
 

@@ -166,10 +166,8 @@ def weighted_points(aspects, weights, X, table):
     size = weights[names[-1]] if aspects[names[-1]].is_size else 0.0
     scaled = [np.sqrt(weights[name]) * part for name, part in zip(names, parts, strict=True)]
     scaled = [*scaled[:-1], 0 * parts[-1], parts[-1]] if size else scaled
-    which = np.repeat(
-        np.arange(len(parts)),
-        [part.shape[1] + aspects[n].is_size for n, part in zip(names, parts, strict=True)],
-    )
+    widths = [part.shape[1] + aspects[name].is_size for name, part in zip(names, parts, strict=True)]
+    which = np.repeat(np.arange(len(parts)), widths)
     return np.hstack(scaled), which, [weights[name] for name in names], size
 
 

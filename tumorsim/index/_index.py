@@ -183,11 +183,11 @@ class TumorIndex(BaseEstimator):
             Leave out tumors of the query's patient or case, or these tumor ids, or for each query a list.
         aspects : mapping of str to float or "embedding", optional
             Weights of `aspects_` and of columns of numbers. The distance is the root of the weighted sum of
-            their squares: of Hellinger between what heads infer, others in units of their median. Where a
-            tumor lacks a measure, the other aspects share its weight. Default: 1 for ``type`` (else all
-            tasks), ``place`` and ``size`` (volume_mm3; within twofold is nearly alike), 0.05 for ``look``
-            (features beyond the heads). ``"embedding"``: the plain distance, also the default of other
-            metrics and of bare arrays.
+            their squares: Hellinger's between what heads infer, 0 to 1 of size, others in units of their
+            median. Where a tumor lacks a measure, the other aspects share its weight. Default: 1 for ``type``
+            (else all tasks), ``place`` and ``size`` (volume_mm3; within twofold is nearly alike), 0.05 for
+            ``look`` (features beyond the heads). ``"embedding"``: the plain distance, also the default of
+            other metrics and of bare arrays.
         max_per_patient : int or None, default=1
             Most tumors of one patient among the results of a query, if the metadata have ``patient_id``.
         alpha : float or None, default=0.05
@@ -218,7 +218,7 @@ class TumorIndex(BaseEstimator):
         self, X: ArrayLike | None = None, *, metadata: Metadata | None = None,
         aspects: Mapping[str, float] | str | None = "embedding",
     ) -> np.ndarray:  # fmt: skip
-        """Return points whose Euclidean distances order tumors as a search does, for maps and plots.
+        """Return points whose Euclidean distances order tumors as a search does, but for size; for maps.
 
         Of aspects, and under the metrics euclidean and whitened, the distance of two points is that of their
         tumors; but sizes lie along an axis of their logarithms, three doublings apart being 1, and a missing

@@ -10,6 +10,7 @@ import numpy as np
 from tumorsim.exceptions import CohortError
 from tumorsim.records._table import row_of_tumor, tumors_of_table
 from tumorsim.records._tumor import Tumor
+from tumorsim.records._view import cohort_html
 from tumorsim.records.columns import ID_COLUMNS, LABEL_PREFIX, MEASURED_FROM, MEASURES, OWN_COLUMNS
 
 if TYPE_CHECKING:
@@ -117,10 +118,7 @@ class Cohort:
     def __repr__(self):
         return f"Cohort({len(self)} tumors, {len(self.cases)} scans, {len(set(self.patient_ids))} patients)"
 
-    def _repr_html_(self):
-        from tumorsim.records._view import cohort_html
-
-        return cohort_html(self)
+    _repr_html_ = cohort_html
 
     @property
     def patient_ids(self) -> np.ndarray:

@@ -12,7 +12,7 @@ from tumorsim import answers
 from tumorsim._validation import counted
 from tumorsim.manifest import write_table
 from tumorsim.records import Cohort
-from tumorsim.records.columns import BOX_COLUMNS, OWN_COLUMNS, label_columns
+from tumorsim.records.columns import BOX_COLUMNS, IN_SCAN, OWN_COLUMNS, label_columns
 from tumorsim.report import describe_model, render_notebook, save_report
 from tumorsim.retrieval._query import UNKNOWN_PATIENT
 
@@ -220,7 +220,7 @@ def neighbor_tumors(neighbors: pd.DataFrame) -> Cohort:
     """
     if not {"tumor_id", "image", *BOX_COLUMNS} <= set(neighbors.columns):
         return Cohort([])
-    rows = neighbors.reindex(columns=[*OWN_COLUMNS, *label_columns(neighbors)])
+    rows = neighbors.reindex(columns=[*OWN_COLUMNS, IN_SCAN, *label_columns(neighbors)])
     rows = rows.dropna(subset=["image", *BOX_COLUMNS]).drop_duplicates("tumor_id")
     rows["case_id"] = rows["case_id"].fillna(rows["tumor_id"])
     rows["patient_id"] = rows["patient_id"].fillna(UNKNOWN_PATIENT)

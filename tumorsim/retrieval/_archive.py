@@ -112,9 +112,10 @@ def embed_archive(
     -------
     X : ndarray of shape (n_tumors, n_features), dtype=float32
     columns : dict of list
-        The cohort's table, with absolute paths of images and masks; of tumors with a mask also ``contrast``,
-        ``rim_fraction`` and ``necrotic_share`` (`geometry.lesion_enhancement`) and ``tumors_in_scan``, unless
-        such columns are there. Where the model knows, ``in_training`` tells which tumors it was trained on.
+        The cohort's table, with absolute paths of images and masks; ``tumors_in_scan``, those of the cohort
+        where nothing else tells it; and of tumors with a mask ``contrast``, ``rim_fraction`` and
+        ``necrotic_share`` (`geometry.lesion_enhancement`), unless such columns are there. Where the model
+        knows, ``in_training`` tells which tumors it was trained on.
 
     Raises
     ------
@@ -154,7 +155,7 @@ def embed_archive(
         kept = np.setdiff1d(np.arange(len(tumors)), bad)
         tumors, found = tumors[kept], found[kept]
     X, trained, measures = np.split(found, (n_features, n_features + 1), axis=1)
-    columns = with_measures(tumors, measures).table.to_dict("list")
+    columns = with_measures(tumors, measures, complete=True).table.to_dict("list")
     for name in {"image", "mask"} & set(columns):
         columns[name] = [str(Path(p).resolve()) if isinstance(p, str) else None for p in columns[name]]
     columns.pop("in_training", None)  # of another model

@@ -14,6 +14,7 @@ from tumorsim.answers import describe_left_out, describe_training, describe_wher
 from tumorsim.calibration import VoteCalibration
 from tumorsim.index import TumorIndex, where_mask
 from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records.columns import IN_SCAN
 from tumorsim.retrieval._answer import ACCEPTED, Answer
 from tumorsim.retrieval._course import change_since, read_earlier, with_course
 from tumorsim.retrieval._measured import embed_measured, with_measures
@@ -139,9 +140,10 @@ def find_similar(
     weights, calibrated = index.aspect_weights(aspects), {"calibration": vote_calibration}
     tumors, notes = with_course(tumors, weights)
     X, _, measures = embed_measured(embedder, tumors)
-    tumors = with_measures(tumors, measures, proposed=proposed)
+    tumors = with_measures(tumors, measures)
+    table = tumors.table
     options |= {"alpha": None if proposed else alpha, "calibration": calibration, "space": embedder.space_}
-    options |= {"compared": _compared(tumors.table, index, exclude), "keep_same": keep_same}
+    options |= {"compared": _compared(table, index, exclude), "keep_same": keep_same}
     neighbors, left_out = search_others(index, tumors, X, n_neighbors, **options)
     counting = neighbors[neighbors["same"].isna()] if "same" in neighbors else neighbors
     settings |= {"Neighbors per query": n_neighbors, "Most of one patient": max_per_patient}
@@ -152,10 +154,9 @@ def find_similar(
     return Answer(
         queries=tumors, X=X, neighbors=neighbors, left_out=left_out, proposed=proposed, settings=settings,
         votes=votes(counting[:0] if proposed else counting, base, n_neighbors=n_neighbors, **calibrated),
-        summary=summarize(counting, show), inferred=_inferred(embedder, index, X, tumors.table, neighbors),
-        index=index,
-        notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, len(X)), show=tuple(show),
-        aspects=weights, embedder=embedder, history=tumors.table if history is None else history,
+        summary=summarize(counting, show), inferred=_inferred(embedder.classes_, index, X, table, neighbors),
+        index=index, notes=notes + _notes(base, index, where, n_neighbors, left_out, neighbors, table),
+        show=tuple(show), aspects=weights, embedder=embedder, history=table if history is None else history,
     )  # fmt: skip
 
 
@@ -173,16 +174,16 @@ def _accepted(tumors, accept, proposed):
     return tumors[[number - 1 for number in numbers]], False
 
 
-def _inferred(embedder, index, X, table, neighbors):
-    """Return what the network infers: a row per task, of each query (rank 0) and each of its neighbors."""
-    space, rows = embedder.space_, []
+def _inferred(classes, index, X, table, neighbors):
+    """Return what the heads of the index infer, a row per task, of each query (rank 0) and its neighbors."""
+    space, rows = index.space_, []
     held = Index(index.metadata_["tumor_id"]).get_indexer(neighbors["tumor_id"])
     points = np.concatenate([X, index.embeddings_[held]])
     table = concat([table, index.metadata_.iloc[held]])
     query, rank = np.r_[np.arange(len(X)), neighbors["query"]], np.r_[[0] * len(X), neighbors["rank"]]
     for task in space.offsets:
         shares = space.aspect_coordinates(task, points, table) ** 2
-        labels = np.array(embedder.classes_[task], dtype=object)[shares.argmax(axis=1)]
+        labels = np.array(classes[task], dtype=object)[shares.argmax(axis=1)]
         row = {"query": query, "rank": rank, "task": task, "label": labels, "probability": shares.max(axis=1)}
         rows.append(DataFrame(row))
     names = ["query", "rank", "task", "label", "probability"]
@@ -190,7 +191,7 @@ def _inferred(embedder, index, X, table, neighbors):
     return found.sort_values(["query", "rank"], kind="stable", ignore_index=True)
 
 
-def _notes(base, index, where, n_neighbors, left_out, neighbors, n_queries):
+def _notes(base, index, where, n_neighbors, left_out, neighbors, table):
     """Return the warnings that stand at the top of an answer."""
     notes = [describe_training(base, "a new tumor looks less usual among them than it is")]
     own = neighbors["same"].notna() if "same" in neighbors else np.zeros(len(neighbors), dtype=bool)
@@ -198,12 +199,16 @@ def _notes(base, index, where, n_neighbors, left_out, neighbors, n_queries):
         searched = f"({describe_where(where)}) were searched, {len(base)} of {index.n_samples_fit_}"
         of_these = "votes, base rates and how usual the query is refer to these"
         notes.append(f"Only tumors that meet the conditions {searched}: {of_these}.")
-        found = np.bincount(neighbors["query"][~own].astype(int), minlength=n_queries)
+        found = np.bincount(neighbors["query"][~own].astype(int), minlength=len(table))
         if found.min() < n_neighbors:
             left = f"{found.min()} to " * bool(np.ptp(found)) + counted(found.max(), "neighbor")
             example = " One neighbor is an example, no vote." if found.max() == 1 else ""
             notes.append(f"The conditions leave {left} of {n_neighbors} asked for.{example}")
     notes += describe_left_out(left_out)
+    several = table[IN_SCAN].max() if IN_SCAN in table else 1
+    if several > 1 and any(IN_SCAN in head.columns for head in index.space_.measured.values()):
+        rule = "The network reads of how many tumors the scan has, too"
+        notes.append(f"{rule}: {several:g} speak for metastases, but other tumors can be several as well.")
     if own.any():
         n = counted(own.sum(), "neighbor")
         notes.append(f"{n} of the query's own scan or patient: marked, and never counted.")
@@ -235,10 +240,8 @@ def check_request(
     if vote_calibration is None:
         return rows, None
     if where or max_per_patient != 1:
-        raise ValueError(
-            "Votes are calibrated without conditions. Give a vote calibration, or conditions and more than "
-            "one tumor per patient, but not both."
-        )
+        either = "Give a vote calibration, or conditions and more than one tumor per patient, but not both."
+        raise ValueError(f"Votes are calibrated without conditions. {either}")
     if not isinstance(vote_calibration, VoteCalibration):
         vote_calibration = VoteCalibration.load(vote_calibration)
     vote_calibration.check(index, n_neighbors, aspects)

@@ -1,13 +1,14 @@
 """Size, shape, place and enhancement of tumors, measured while their scans are read to be embedded."""
 
 import copy
+from collections import Counter
 
 import numpy as np
 
 from tumorsim import geometry
 from tumorsim.preprocessing import head_level
-from tumorsim.records import Case, Cohort, group_by_case
-from tumorsim.records.columns import IN_SCAN, MEASURES
+from tumorsim.records import Case, Cohort
+from tumorsim.records.columns import IN_SCAN, MEASURES, is_blank
 
 NAMES = (*MEASURES, *geometry.ENHANCEMENT)
 
@@ -61,16 +62,16 @@ def embed_measured(embedder, tumors):
     return X, trained, measures
 
 
-def with_measures(tumors, measures, *, proposed=False):
+def with_measures(tumors, measures, *, complete=False):
     """Return a Cohort of tumors whose tables have what was measured and is not in them already.
 
-    To it belongs the number of the scan's tumors, unless they are only `proposed`.
+    Of a `complete` archive that is also the number of the scan's tumors, where nothing tells it.
     """
     found = [copy.copy(tumor) for tumor in tumors]
-    for rows in group_by_case(found):
-        known = {} if proposed else {IN_SCAN: len(rows)}
-        for i in rows:
-            if not np.isnan(measures[i, 0]):
-                measured = zip(NAMES, measures[i].tolist(), strict=True)
-                found[i].metadata = known | dict(measured) | found[i].metadata
+    in_scan = Counter((tumor.patient_id, tumor.case.case_id) for tumor in found)
+    for tumor, row in zip(found, measures.tolist(), strict=True):
+        known = {IN_SCAN: in_scan[tumor.patient_id, tumor.case.case_id]} if complete else {}
+        known |= {} if np.isnan(row[0]) else dict(zip(NAMES, row, strict=True))
+        told = {k: v for k, v in tumor.metadata.items() if k != IN_SCAN or not is_blank(v)}
+        tumor.metadata = known | told
     return Cohort(found)

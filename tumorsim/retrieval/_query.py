@@ -14,6 +14,7 @@ from tumorsim.io import ORIENTATION_REMEDY, ORIENTATION_UNKNOWN, save_nifti
 from tumorsim.io.dicom import save_seg
 from tumorsim.manifest import load_cohort, load_dicom_case, tumors_from_case
 from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records.columns import IN_SCAN
 
 UNKNOWN_PATIENT = "unknown"
 _TABLES = (".csv", ".parquet", ".pq", ".tsv", ".xlsm", ".xlsx")
@@ -95,6 +96,7 @@ def tumors_of(case, *, box, embedder, threshold, max_lesions, **lesions) -> Coho
     for tumor in largest:
         inside = probability[crop_slices(tumor.bbox)][tumor.select(proposed)]
         tumor.metadata["confidence"] = float(inside.mean())
+        tumor.metadata.pop(IN_SCAN)  # some are no tumors
     largest.sort(key=lambda tumor: -tumor.metadata["confidence"])
     for number, tumor in enumerate(largest, 1):
         tumor.tumor_id = f"{case.case_id}/{number}"

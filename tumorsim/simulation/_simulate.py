@@ -18,6 +18,7 @@ from tumorsim.geometry import bbox_from_mask, crop_slices, to_storage
 from tumorsim.io import save_nifti
 from tumorsim.manifest import save_manifest
 from tumorsim.records import Case, Cohort, Tumor
+from tumorsim.records.columns import IN_SCAN
 from tumorsim.simulation._anatomy import load_head, load_label_head
 from tumorsim.simulation._appearance import draw_intensities, to_scanner
 from tumorsim.simulation._scan import draw_scan
@@ -118,7 +119,7 @@ def make_cohort(
     for case_id, image, mask, found in (made[i] for i in range(n_patients)):
         case = Case(image, mask, case_id=case_id, patient_id=case_id)
         for j, (box, labels, notes) in enumerate(found, start=1):
-            known = {"labels": labels, "metadata": notes}
+            known = {"labels": labels, "metadata": notes | {IN_SCAN: len(found)}}
             tumors.append(Tumor(case, box, tumor_id=f"{case_id}/{j}", mask_value=j, **known))
     cohort = Cohort(tumors)
     if folder is not None:

@@ -1,7 +1,9 @@
 """A head that is learned from embeddings and measured columns, once the network is trained."""
 
 import numpy as np
+import pandas as pd
 
+from tumorsim._validation import is_missing
 from tumorsim.geometry import ENHANCEMENT
 from tumorsim.records.columns import IN_SCAN
 from tumorsim.spaces import LOGARITHMS, MeasuredHead
@@ -32,7 +34,7 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     """
     from sklearn.linear_model import LogisticRegression
 
-    labels = np.asarray(labels, dtype=object)
+    labels = np.array(["" if is_missing(label) else str(label) for label in labels], dtype=object)
     of = [np.flatnonzero(labels == name) for name in classes]
     empty = [name for name, rows in zip(classes, of, strict=True) if not len(rows)]
     if empty or len(classes) < 2:
@@ -40,8 +42,9 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     rows = np.sort(np.concatenate(of))
     k, columns = len(classes), {}
     for name in (name for name in COLUMNS if name in table):
-        values = table[name].to_numpy(dtype=float, na_value=np.nan)[rows]
-        values = np.log(values) if name in LOGARITHMS else values
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)[rows]
+        values = np.log(np.where(values > 0, values, np.nan)) if name in LOGARITHMS else values
+        values[~np.isfinite(values)] = np.nan
         if np.isfinite(values).any():
             low, high = np.nanpercentile(values, (1, 99))
             columns[name] = (low, np.nanmean(np.clip(values, low, high)), high), np.zeros((2, k))

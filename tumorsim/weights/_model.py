@@ -124,10 +124,8 @@ def load_model(path):
         network.to_empty(device="cpu").load_state_dict(tensors)
         found, expected = fingerprint(tensors, config["preprocessing"]), config["fingerprint"]
         if found != expected:
-            raise WeightsError(
-                f"'{path}' does not match its fingerprint. Expected {printable(expected, 12)}, got "
-                f"{found[:12]}…. Copy the file again."
-            )
+            got = f"Expected {printable(expected, 12)}, got {found[:12]}…. Copy the file again."
+            raise WeightsError(f"'{path}' does not match its fingerprint. {got}")
     except WeightsError:
         raise
     except FileNotFoundError as err:  # safetensors raises it also for a file without read permission

@@ -131,10 +131,9 @@ def _owners(mask, stated, unstated):
         if named or len(near) == 1:
             return named or near
         if near:
-            raise DicomError(
-                f"{len(near)} T1 scans share its frame of reference, and it names slices of none of them: it "
-                "is ambiguous which one it was drawn for. Name that series with a pattern (--series)."
-            )
+            what = f"{len(near)} T1 scans share its frame of reference, and it names slices of none of them"
+            rule = "it is ambiguous which one it was drawn for. Name that series with a pattern (--series)."
+            raise DicomError(f"{what}: {rule}")
     return []
 
 
@@ -152,18 +151,15 @@ def find_scan(folder, pattern=None):
     scans, skipped, damaged = find_scans(folder, pattern)
     if not scans:
         reasons = sorted({reason for _, reason in skipped} | {f"'{where}': {why}" for where, why in damaged})
-        raise DicomError(
-            f"'{folder}' holds no contrast-enhanced T1 series that can be used. "
-            f"Got: {'; '.join(reasons) or 'no series'}. Name the series with a pattern (--series)."
-        )
+        rule = f"'{folder}' holds no contrast-enhanced T1 series that can be used."
+        got = f"Got: {'; '.join(reasons) or 'no series'}. Name the series with a pattern (--series)."
+        raise DicomError(f"{rule} {got}")
     chosen = [scan for scan in scans if scan.masks] or scans
     if len(chosen) > 1:
         sizes = [(Path(s.series.files[0]).parent.name, " x ".join(map(str, s.shape))) for s in chosen]
         listed = "; ".join(f"{name}: {size} voxels" for name, size in sizes)
-        raise DicomError(
-            f"'{folder}' must hold one contrast-enhanced T1 series. Got {len(chosen)} ({listed}). "
-            "Give a series' own folder, or name it with a pattern (--series)."
-        )
+        rule = f"'{folder}' must hold one contrast-enhanced T1 series. Got {len(chosen)} ({listed})."
+        raise DicomError(f"{rule} Give a series' own folder, or name it with a pattern (--series).")
     others = [problem for problem in damaged if problem not in chosen[0].series.problems]
     for where, reason in others[:1]:
         more = f", and {counted(len(others) - 1, 'more file')}" if others[1:] else ""

@@ -112,10 +112,8 @@ def _stack(frames):
         check_affine(affine, what="the slices")
     except GeometryError as err:
         tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
-        raise DicomError(
-            f"Gantry tilt: the slices are stacked at {tilt:.2f} degrees to their normal (allowed: 0.1). "
-            "Resample the series to a rectangular grid."
-        ) from err
+        rule = f"Gantry tilt: the slices are stacked at {tilt:.2f} degrees to their normal (allowed: 0.1)."
+        raise DicomError(f"{rule} Resample the series to a rectangular grid.") from err
     stray = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
     if stray > max(_UNEVEN * np.linalg.norm(step), _ROUNDING_MM):
         raise DicomError(f"Mixed geometry: a slice lies {stray:.2f} mm from its place in the stack.")
@@ -176,10 +174,9 @@ def _decoded(arrays):
         yield from arrays
     except (RuntimeError, NotImplementedError) as err:
         if isinstance(err, NotImplementedError) or "missing dependencies" in str(err):
-            raise DicomError(
-                f"No decoder is installed for these compressed pixels. {install_hint('dicom')} For HTJ2K run "
-                "also 'pip install pylibjpeg[openjpeg]'. Or export uncompressed."
-            ) from err
+            remedy = "For HTJ2K run also 'pip install pylibjpeg[openjpeg]'. Or export uncompressed."
+            what = f"No decoder is installed for these compressed pixels. {install_hint('dicom')} {remedy}"
+            raise DicomError(what) from err
         raise
 
 
@@ -188,10 +185,9 @@ def _check_even(gaps):
     typical = np.median(gaps)
     twice = int((gaps < max(_UNEVEN * typical, 1e-3)).sum())
     if twice:
-        raise DicomError(
-            f"Duplicates: {counted(twice, 'slice')} {'lies' if twice == 1 else 'lie'} where another does. "
-            "Several volumes (echoes, times) are in the series, or files were exported twice."
-        )
+        what = f"Duplicates: {counted(twice, 'slice')} {'lies' if twice == 1 else 'lie'} where another does."
+        why = "Several volumes (echoes, times) are in the series, or files were exported twice."
+        raise DicomError(f"{what} {why}")
     odd = gaps[np.abs(gaps - typical) > _UNEVEN * typical + _ROUNDING_MM]
     if odd.size:
         missing = int(np.maximum(np.round(odd / typical) - 1, 0).sum())
