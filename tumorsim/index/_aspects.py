@@ -86,8 +86,8 @@ def make_aspects(embeddings, table, space, unit_length, codes):
             place[-1] = replace(place[-1], basis=np.sqrt(AREA) * place[-1].basis)
         aspects["place"] = _scaled(place, embeddings, table, pairs, space)
     if SIZE_COLUMN in table and "size" not in named:
-        first, second = log_sizes(measure(table, SIZE_COLUMN, len(table)))[np.stack(pairs)]
-        apart = np.sqrt(unlike_sizes(first, second))
+        sizes = log_sizes(measure(table, SIZE_COLUMN, len(table)))
+        apart = np.sqrt(unlike_sizes(*sizes[np.stack(pairs)]))
         aspects["size"] = Aspect(((SIZE_COLUMN, 1.0),), np.sort(apart[~np.isnan(apart)]), is_size=True)
     look = None if space is None else _look(space, embeddings.shape[1])
     if look is not None and "look" not in named:
@@ -157,8 +157,8 @@ def check_weights(aspects, archive):
 def weighted_points(aspects, weights, X, table):
     """Return points (n, n_coordinates) of aspects, and how `PartialEngine` takes them.
 
-    Their squared distance is the weighted sum of those of the aspects; what is missing is NaN. Size is the
-    last coordinate, unweighted, beside one that is 0 for all that have a size.
+    Squared distances are weighted sums of those of the aspects; what is missing is NaN. Size comes last,
+    unweighted, beside a coordinate that is 0 for all that have a size.
     """
     names = [name for name, weight in weights.items() if weight > 0]
     names.sort(key=lambda name: aspects[name].is_size)
@@ -221,10 +221,7 @@ def _directions(rows):
 
 
 def _scaled(parts, embeddings, table, pairs, space=None):
-    """Return the aspect of `parts`, with distances of Hellinger where heads of a space have offsets.
-
-    Distances of other parts are divided by their median over the pairs.
-    """
+    """Return the aspect of `parts`, distances over their median, but Hellinger's of heads with offsets."""
     first, second = (_mapped(parts, embeddings[rows], table.iloc[rows]) for rows in pairs)
     apart = np.sqrt(((first - second) ** 2).sum(axis=1))
     apart, spread = (np.sort(apart), 1.0) if space is not None and space.offsets else _in_units(apart)

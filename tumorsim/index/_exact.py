@@ -63,9 +63,13 @@ def unlike_sizes(one, other):
 
     It is 0.15 r² / (1 + r²), r being the number of doublings between them, and 0.85 more above one.
     """
-    apart = np.abs(one - other)
-    square = apart * apart
-    return (1 - TWOFOLD) * (square / (1 + square)) + TWOFOLD * (apart > 1).astype(apart.dtype)
+    found = np.square(one - other)
+    far = found > 1
+    found += 1
+    np.divide(TWOFOLD - 1, found, out=found)
+    found += 1 - TWOFOLD
+    found += found.dtype.type(TWOFOLD) * far
+    return found
 
 
 def log_sizes(logarithms):
@@ -213,9 +217,8 @@ class ExactEngine:
                 points = self._points[:, some] if rows is None else self._points.take(rows[some], axis=1)
                 product = left @ points
                 if sizes is not None:
-                    near = self.sizes[some] if rows is None else self.sizes[rows[some]]
-                    pairs = near.astype(np.float32), sizes.astype(np.float32)[:, None]
-                    product += weight * unlike_sizes(*pairs)
+                    near = self.sizes[some if rows is None else rows[some]].astype(np.float32)
+                    product += weight * unlike_sizes(near, sizes.astype(np.float32)[:, None])
                 smallest = np.hstack([smallest, _group_minima(product, wanted)])
                 smallest = np.partition(smallest, wanted - 1, axis=1)[:, :wanted]
                 distance = (smallest.max(axis=1) + (1 + 5 * b) * square + 2 * TINY) / (1 - 4 * b)
