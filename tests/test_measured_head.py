@@ -140,7 +140,12 @@ def test_an_answer_infers_by_the_measured_head(tmp_path):
     many = find_similar(embedder, index, query, n_neighbors=2)
     assert many.queries.table["tumors_in_scan"][0] == 6
     assert not many.inferred["probability"].equals(answer.inferred["probability"])
-    assert any("6 speak for metastases" in note for note in many.notes)
+    assert any("6 tumors in a scan count" in note for note in many.notes)
+    query[0].metadata["tumors_in_scan"] = "many"  # is no number
+    unknown = find_similar(embedder, index, query, n_neighbors=2)
+    assert (
+        unknown.queries.table["tumors_in_scan"][0] == "many" and unknown.inferred["probability"].notna().all()
+    )
     near = neighbor_tumors(answer.neighbors)
     known = table.set_index("tumor_id")["tumors_in_scan"][near.tumor_ids].tolist()
     assert [tumor.metadata["tumors_in_scan"] for tumor in near] == known
@@ -151,7 +156,7 @@ def test_an_answer_infers_by_the_measured_head(tmp_path):
     assert type_of[0] == pytest.approx(
         (embedder.space_.aspect_coordinates("type", X[[first]]) ** 2).max(), abs=1e-6
     )
-    assert not any("speak for metastases" in note for note in plain.notes)
+    assert not any("sign of metastases" in note for note in plain.notes)
 
 
 def test_the_number_of_tumors_is_that_of_the_scan(tmp_path):

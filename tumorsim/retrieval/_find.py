@@ -7,7 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pandas import DataFrame, Index, concat
+from pandas import DataFrame, Index, concat, to_numeric
 
 from tumorsim._validation import check_choice, check_fitted, check_integer, counted
 from tumorsim.answers import describe_left_out, describe_training, describe_where, summarize, votes
@@ -205,10 +205,10 @@ def _notes(base, index, where, n_neighbors, left_out, neighbors, table):
             example = " One neighbor is an example, no vote." if found.max() == 1 else ""
             notes.append(f"The conditions leave {left} of {n_neighbors} asked for.{example}")
     notes += describe_left_out(left_out)
-    several = table[IN_SCAN].max() if IN_SCAN in table else 1
+    several = to_numeric(table[IN_SCAN], errors="coerce").max() if IN_SCAN in table else 1
     if several > 1 and any(IN_SCAN in head.columns for head in index.space_.measured.values()):
-        rule = "The network reads of how many tumors the scan has, too"
-        notes.append(f"{rule}: {several:g} speak for metastases, but other tumors can be several as well.")
+        what = f"{several:g} tumors in a scan count as a sign of metastases in the inferred type"
+        notes.append(f"{what}. Meningiomas and schwannomas can be several, too.")
     if own.any():
         n = counted(own.sum(), "neighbor")
         notes.append(f"{n} of the query's own scan or patient: marked, and never counted.")
