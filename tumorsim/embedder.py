@@ -19,7 +19,7 @@ from tumorsim.inference import classify, embed_tumors, segment_case
 from tumorsim.nn import agreed, choose_device, joined_processes, to_device
 from tumorsim.preprocessing import MAX_VOXELS, Preprocessing, VoxelCache
 from tumorsim.records import Case, Cohort, Tumor, check_tumors
-from tumorsim.spaces import MeasuredHead, feature_scale
+from tumorsim.spaces import feature_scale
 from tumorsim.training import Recipe
 
 __all__ = ["TumorEmbedder"]
@@ -191,7 +191,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         counts = {task: factors[task] for task in plan.classes}
         return self._set_fitted(
             network, plan.recipe, preprocessing, plan.classes, scale, counts, history,
-            training.describe_data(plan.tumors, model and model.training_) | start,
+            training.describe_data(plan.tumors, model and model.training_) | start, {},
         )  # fmt: skip
 
     def initialize(self, tumors: Cohort | Sequence[Tumor], y=None) -> TumorEmbedder:
@@ -229,7 +229,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         cases = plan.load_cases(plan.preprocessing, n_scans=SETTLING_SCANS, **self._reading())
         scale = feature_scale(training.settle_batch_norms(network, cases, device, seed=seed))
         return self._set_fitted(
-            network, plan.recipe, plan.preprocessing, plan.classes, scale, {}, [], {"untrained": seed}
+            network, plan.recipe, plan.preprocessing, plan.classes, scale, {}, [], {"untrained": seed}, {}
         )
 
     def _initial_model(self):
@@ -374,8 +374,7 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
             scale = np.asarray(config["scale"], dtype=np.float64)
             return embedder._set_fitted(
                 network, embedder.recipe.check(), preprocessing, config["classes"], scale,
-                config["weights"], config["history"], config["training"],
-                {name: MeasuredHead(**head) for name, head in config.get("measured", {}).items()},
+                config["weights"], config["history"], config["training"], config.get("measured", {}),
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as err:
             raise WeightsError(f"The configuration in '{path}' cannot be used: {printable(err)}.") from err
@@ -420,16 +419,14 @@ class TumorEmbedder(TransformerMixin, BaseEstimator):
         check_fitted(self, "network_")
         return np.array([f"embedding_{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    def _set_fitted(
-        self, network, recipe, preprocessing, classes, scale, counts, history, record, heads=None
-    ):
+    def _set_fitted(self, network, recipe, preprocessing, classes, scale, counts, history, record, heads):
         self.network_ = network.eval()
         self.recipe_ = recipe
         self.preprocessing_ = preprocessing
         self.tasks_ = list(classes)
         self.classes_ = {task: list(names) for task, names in classes.items()}
         self.n_features_out_ = network.config["n_channels"]
-        self.space_ = weights.embedding_space(network, preprocessing, scale, counts, heads or {})
+        self.space_ = weights.embedding_space(network, preprocessing, scale, counts, heads)
         self.fingerprint_ = self.space_.fingerprint
         self.history_ = history
         self.training_ = record

@@ -1,13 +1,14 @@
 """`EmbeddingSpace`: what an index must know of the embedder that its rows come from."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from tumorsim._validation import check_real, check_text, printable
 
-__all__ = ["EmbeddingSpace", "MeasuredHead", "feature_scale"]
+__all__ = ["EmbeddingSpace", "MeasuredHead", "feature_scale", "read_measure"]
 
 LOOKS = 0.3  # variance of the scaled features, in units of the heads' weights
 LOGARITHMS = ("volume_mm3", "tumors_in_scan")  # columns that are read as their logarithms
@@ -48,13 +49,11 @@ class MeasuredHead:
 
     def __post_init__(self):
         rows, offsets = _frozen(self.rows, "rows", 2), _frozen(self.offsets, "offsets", 1)
-        columns = {
-            check_text(name, "column"): (_frozen(limits, "limits", 1), _frozen(slopes, "slopes", 2))
-            for name, (limits, slopes) in self.columns.items()
-        }
-        wrong = [name for name, held in columns.items() if [len(one) for one in held] != [3, 2]]
-        wrong += [name for name, (limits, _) in columns.items() if (np.diff(limits) < 0).any()]
-        if wrong or {len(rows), *(slopes.shape[1] for _, slopes in columns.values())} != {len(offsets)}:
+        columns = {}
+        for name, (limits, slopes) in self.columns.items():
+            columns[check_text(name, "column")] = _frozen(limits, "limits", 1), _frozen(slopes, "slopes", 2)
+        held = {(len(a), *slopes.shape, (np.diff(a) >= 0).all()) for a, slopes in columns.values()}
+        if len(rows) != len(offsets) or held - {(3, 2, len(rows), True)}:
             raise ValueError("'rows', 'offsets', slopes must have a number a class, limits three that rise.")
         for name, value in {"rows": rows, "offsets": offsets, "columns": columns}.items():
             object.__setattr__(self, name, value)
@@ -63,21 +62,18 @@ class MeasuredHead:
         """Return of each column of a table how far values are from the middle, and the squares, (n, 2 m)."""
         terms = []
         for name, (limits, _) in self.columns.items():
-            values = np.array([_number(cell) for cell in table[name]] if name in table else [np.nan])
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.log(values) if name in LOGARITHMS else values
-            values = np.where(np.isfinite(values), np.clip(values, limits[0], limits[2]) - limits[1], 0)
+            values = read_measure(table, name) if name in table else np.array([np.nan])
+            values = np.where(np.isnan(values), 0, np.clip(values, limits[0], limits[2]) - limits[1])
             terms += [values, values**2]
-        return np.stack(np.broadcast_arrays(*terms), axis=1)
+        return np.stack(np.broadcast_arrays(*terms), axis=1) if terms else np.zeros((1, 0))
 
-    def probabilities(self, X, table):
-        """Return class probabilities (n, k) of embeddings (n, n_features) and their table's columns."""
-        logits = np.einsum("ij,kj->ik", np.asarray(X, dtype=np.float64), self.rows) + self.offsets
-        if self.columns:
-            slopes = np.concatenate([slopes for _, slopes in self.columns.values()])
-            logits += np.einsum("ij,jk->ik", self.terms(table), slopes)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shares / shares.sum(axis=1, keepdims=True)
+    def probabilities(self, X, table, others=None):
+        """Return class probabilities (n, k) of X and table; of `others` where it knows under 3 columns."""
+        terms = self.terms(table)
+        slopes = np.concatenate([np.zeros((0, len(self.rows))), *(held[1] for held in self.columns.values())])
+        found = _chances(X, self.rows, self.offsets, np.einsum("ij,jk->ik", terms, slopes))
+        enough = np.count_nonzero(terms[:, ::2], axis=1) >= min(3, len(self.columns))
+        return found if others is None else np.where(enough[:, None], found, others)
 
     def to_dict(self):
         """Return the content as a dict that JSON can hold without loss."""
@@ -106,7 +102,7 @@ class EmbeddingSpace:
         The head's bias for each of its rows; of all aspects or of none.
     weights : mapping of str to float, optional
         How much an aspect counts in the plain distance; default 0. Needs `offsets`.
-    measured : mapping of str to MeasuredHead, optional
+    measured : mapping of str to MeasuredHead or its ``to_dict``, optional
         Aspect → the head that is read in its place where a table of measures is at hand. Needs `offsets`.
 
     Attributes
@@ -158,15 +154,15 @@ class EmbeddingSpace:
         weights = {k: check_real(v, f"weights of '{k}'", minimum=0) for k, v in self.weights.items()}
         if not set(weights) <= set(offsets):
             raise ValueError(f"'weights' must name aspects with offsets. Got {sorted(weights)}.")
-        for name, head in self.measured.items():
-            if not isinstance(head, MeasuredHead):
-                raise TypeError(f"'measured' must hold MeasuredHead. Got {type(head).__name__}.")
+        held = self.measured.items()
+        measured = {k: v if isinstance(v, MeasuredHead) else MeasuredHead(**v) for k, v in held}
+        for name, head in measured.items():
             shape = aspects[name].shape if name in offsets else None
             if head.rows.shape != shape:
                 rule = "'measured' must name aspects with offsets, of as many classes and features"
                 raise ValueError(f"{rule}. Got '{printable(name)}' of {head.rows.shape}, and {shape}.")
         checked = {"aspects": aspects, "scale": scale, "offsets": offsets, "weights": weights}
-        checked["measured"] = dict(self.measured)
+        checked["measured"] = measured
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -186,14 +182,12 @@ class EmbeddingSpace:
     def aspect_coordinates(self, name, X, table=None):
         """Return square roots of class probabilities (n, k) by the head of an aspect with offsets.
 
-        With `table`, columns of the n tumors, it is the measured head where the aspect has one, for tumors of
-        which it reads at least three columns: others have no mask, and the features alone say more.
+        With `table`, columns of the n tumors, it is the measured head where the aspect has one, but not for
+        tumors without a mask, of which it knows fewer than three columns: the features alone say more.
         """
-        chances = MeasuredHead(self.aspects[name], self.offsets[name], {}).probabilities(X, {})
+        chances = _chances(X, self.aspects[name], self.offsets[name])
         if table is not None and name in self.measured:
-            head = self.measured[name]
-            enough = np.count_nonzero(head.terms(table)[:, ::2], axis=1) >= min(3, len(head.columns))
-            chances = np.where(enough[:, None], head.probabilities(X, table), chances)
+            chances = self.measured[name].probabilities(X, table, chances)
         return np.sqrt(chances)
 
     def __eq__(self, other):
@@ -221,19 +215,30 @@ class EmbeddingSpace:
         """Return the space that `to_dict` wrote, or raise ValueError if `content` is not of its form."""
         try:
             known = {field.name: content[field.name] for field in fields(cls) if field.name != "measured"}
-            heads = content.get("measured", {}).items()  # which older files do not have
-            return cls(**known, measured={name: MeasuredHead(**head) for name, head in heads})
+            return cls(**known, measured=content.get("measured", {}))  # which older files do not have
         except (AttributeError, KeyError, TypeError) as err:
             names = ", ".join(field.name for field in fields(cls))
             raise ValueError(f"An embedding space needs {names}. Got {printable(repr(content))}.") from err
 
 
-def _number(cell):
-    """Return a cell of a table as float, NaN where it holds no number."""
+def _chances(X, rows, offsets, further=0.0):
+    """Return class probabilities (n, k) of a linear head, to whose logits `further` ones are added."""
+    logits = np.einsum("ij,kj->ik", np.asarray(X, dtype=np.float64), rows) + offsets + further
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def read_measure(table, name):
+    """Return a column's numbers (n,), of `LOGARITHMS` their logarithms, NaN where there is none."""
+    values = np.full(len(table[name]), np.nan)
     try:
-        return float(cell)
-    except (OverflowError, TypeError, ValueError):
-        return np.nan
+        values[:] = table[name]
+    except (OverflowError, TypeError, ValueError):  # a cell is no number
+        for i, cell in enumerate(table[name]):
+            with suppress(OverflowError, TypeError, ValueError):
+                values[i] = cell
+    values = np.log(np.where(values > 0, values, np.nan)) if name in LOGARITHMS else values
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _frozen(values, name, ndim):

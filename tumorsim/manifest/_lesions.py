@@ -10,7 +10,7 @@ from tumorsim.geometry import bbox_from_mask, crop_slices, select_mask
 from tumorsim.records import Cohort, Tumor
 from tumorsim.records.columns import IN_SCAN
 
-SPECK_MM3 = 13.99  # what is smaller is no tumor of the scan, unless asked for
+_TUMOR_MM3 = 14.0  # what is smaller is no tumor of the scan, unless asked for
 _MOST_PIECES = 10_000  # more is a thresholded image, not a mask
 _SLACK = 1e-6  # spacings come from float32 headers: 14 voxels of 1 mm must count as 14 mm3
 
@@ -79,7 +79,9 @@ def tumors_from_case(
         tumor = Tumor(case, boxes[i], tumor_id=f"{case.case_id}/{numbers[i]}", mask_value=values[i], **given)
         tumor.metadata |= tumor.measure(mask) | {"measured_from": "mask"}
         tumors.append(tumor)
-    in_scan = max(len(tumors), int((volumes >= SPECK_MM3).sum()))  # whatever of them was asked for
+    in_scan = max(
+        len(tumors), int((volumes >= _TUMOR_MM3 * (1 - _SLACK)).sum())
+    )  # whatever of them was asked for
     for tumor in tumors:
         tumor.metadata.setdefault(IN_SCAN, in_scan)
     return Cohort(tumors)

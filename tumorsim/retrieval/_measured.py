@@ -72,6 +72,5 @@ def with_measures(tumors, measures, *, complete=False):
     for tumor, row in zip(found, measures.tolist(), strict=True):
         known = {IN_SCAN: in_scan[tumor.patient_id, tumor.case.case_id]} if complete else {}
         known |= {} if np.isnan(row[0]) else dict(zip(NAMES, row, strict=True))
-        told = {k: v for k, v in tumor.metadata.items() if k != IN_SCAN or not is_blank(v)}
-        tumor.metadata = known | told
+        tumor.metadata = known | {k: v for k, v in tumor.metadata.items() if k != IN_SCAN or not is_blank(v)}
     return Cohort(found)

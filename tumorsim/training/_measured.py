@@ -1,12 +1,11 @@
 """A head that is learned from embeddings and measured columns, once the network is trained."""
 
 import numpy as np
-import pandas as pd
 
 from tumorsim._validation import is_missing
 from tumorsim.geometry import ENHANCEMENT
 from tumorsim.records.columns import IN_SCAN
-from tumorsim.spaces import LOGARITHMS, MeasuredHead
+from tumorsim.spaces import MeasuredHead, read_measure
 
 COLUMNS = ("volume_mm3", "sphericity", "elongation", *ENHANCEMENT, IN_SCAN)
 
@@ -42,14 +41,12 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     rows = np.sort(np.concatenate(of))
     k, columns = len(classes), {}
     for name in (name for name in COLUMNS if name in table):
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)[rows]
-        values = np.log(np.where(values > 0, values, np.nan)) if name in LOGARITHMS else values
-        values[~np.isfinite(values)] = np.nan
+        values = read_measure(table, name)[rows]
         if np.isfinite(values).any():
             low, high = np.nanpercentile(values, (1, 99))
             columns[name] = (low, np.nanmean(np.clip(values, low, high)), high), np.zeros((2, k))
-    blank = MeasuredHead(np.zeros((k, X.shape[1])), np.zeros(k), columns)
-    inputs = np.hstack([X[rows], blank.terms(table.iloc[rows])] if columns else [X[rows]])
+    terms = MeasuredHead(np.zeros((k, X.shape[1])), np.zeros(k), columns).terms(table)
+    inputs = np.hstack([X, np.broadcast_to(terms, (len(X), terms.shape[1]))])[rows]
     middle, unit = inputs.mean(axis=0), inputs.std(axis=0)
     unit[unit == 0] = 1
     weight = np.zeros(len(labels))
