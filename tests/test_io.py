@@ -2,7 +2,9 @@
 
 import contextlib
 import gzip
+import itertools
 import os
+import sys
 
 import nibabel as nib
 import nrrd
@@ -204,6 +206,49 @@ def test_atomic_path_keeps_the_old_file_on_error(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def interrupted(path, at):
+    """Replace a file, and press Ctrl-C at instruction number `at`; return whether there are as many."""
+
+    def write():
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+
+    codes, count = {atomic_path.__wrapped__.__code__, write.__code__}, itertools.count(1)
+
+    def trace(frame, event, _):
+        if frame.f_code not in codes:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(count) == at:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        write()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file opened, not yet named
+def test_atomic_path_interrupted_at_any_instruction_leaves_no_scraps(tmp_path):
+    """Ctrl-C between any two instructions leaves the old file or the new one, and nothing beside it."""
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    read = []
+    for at in itertools.count(1):
+        stopped = interrupted(target, at)
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"], at
+        read.append(target.read_text())
+        if not stopped:
+            break
+    assert len(read) > 100 and read == sorted(read, reverse=True) and set(read) == {"old", "new"}
 
 
 def test_atomic_path_keeps_the_suffix_and_makes_folders(tmp_path):

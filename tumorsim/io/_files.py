@@ -52,8 +52,8 @@ def atomic_path(path, *, mode=0o666):
         mode = kept = stat.S_IMODE(old)
     suffix = "".join(path.suffixes[-2:])  # nibabel chooses the format by suffix
     temporary = path.parent / f".{path.name[:40]}-{secrets.token_hex(4)}{suffix}"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR))
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode | stat.S_IWUSR))
         yield temporary
         with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
