@@ -106,14 +106,13 @@ def known_id(patient_id):
 def _write_once(path, content):
     """Write a file that only its owner can read, whole, unless another process has just written it."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    with atomic_path(temporary, mode=0o600) as file:
-        file.write_text(content, encoding="ascii")
     try:
-        os.link(temporary, path)
-    except FileExistsError:  # of two processes the first one wins
-        pass
-    except OSError:  # a file system without links
-        if not path.exists():
-            os.replace(temporary, path)
+        with atomic_path(temporary, mode=0o600) as file:
+            file.write_text(content, encoding="ascii")
+        try:
+            os.link(temporary, path)
+        except OSError:  # of two processes the first one wins; or a file system without links
+            if not os.path.lexists(path):
+                os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
