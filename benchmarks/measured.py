@@ -8,6 +8,12 @@ measured one, and of real tumors the measured one that learned from them too, wh
 contiguous blocks of case numbers within each type. ``pairs`` are solitary rings, glioma against metastasis,
 in pairs of equal volume, where a file has them. Balanced accuracy of the most probable of all types, of pairs
 of those two, with its interval by patient.
+
+    python -m benchmarks.measured --folds RUN --out OUT
+
+is the same of real stacks by the networks of `benchmarks.fine_tuning`, none of which has seen the stacks that
+it is asked about, ``RUN/fold-K.safetensors``: ``RUN/fold-K-stacks.npz`` are all stacks by the network of fold
+K, ``RUN/fold-K-*.npz`` the simulated patients that a head is learned from. Neighbors are five of other folds.
 """
 
 import argparse
@@ -15,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.aspects import read
-from benchmarks.pretrained import interval, is_ring, matched_in_volume
+from benchmarks.pretrained import interval, is_ring, matched_in_volume, score_of
 from benchmarks.protocol import block_folds
 from benchmarks.shipping import REAL
 from tumorsim.training import fit_measured_head
@@ -31,11 +38,22 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", type=Path, nargs="+", required=True)
-    parser.add_argument("--test", type=Path, nargs="+", required=True)
+    parser.add_argument("--train", type=Path, nargs="+", default=[])
+    parser.add_argument("--test", type=Path, nargs="+", default=[])
+    parser.add_argument("--folds", type=Path)
     parser.add_argument("--model", default="t1c-v6", help="registered weights of the embeddings")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if bool(args.train and args.test) == bool(args.folds):
+        parser.error("Give --train and --test, or --folds.")
+    found = networks_of_folds(args.folds) if args.folds else pd.DataFrame(heads(args))
+    args.out.mkdir(parents=True, exist_ok=True)
+    found.to_csv(args.out / f"measured-{'folds' if args.folds else args.model}.csv", index=False)
+    print(found.round(2).to_string(index=False))
+
+
+def heads(args):
+    """Return a row per file, subset and head."""
     registry = load_registry()
     classes = load_model(registry.path.parent / registry.get(args.model).file)[1]["classes"]["type"]
     parts = [read(path, f"{path.stem}/") for path in args.train]
@@ -55,10 +73,7 @@ def main():
             rows += [
                 score(path.stem, name, way, c, about, chosen, names, classes) for way, c in chances.items()
             ]
-    found = pd.DataFrame(rows)
-    args.out.mkdir(parents=True, exist_ok=True)
-    found.to_csv(args.out / f"measured-{args.model}.csv", index=False)
-    print(found.round(2).to_string(index=False))
+    return rows
 
 
 def is_simulated(table):
@@ -87,6 +102,46 @@ def by_folds(X, table, queries, about, classes):
         )
         found[~rest] = head.probabilities(queries[~rest], about[~rest])
     return found
+
+
+def networks_of_folds(run):
+    """Return a row per way to tell the type of real stacks, each by the network that has not seen it."""
+    parts = [told_by_fold(run, fold) for fold in range(N_FOLDS)]
+    said = pd.concat(parts).sort_values("case_id")
+    types = said["label_type"].to_numpy(dtype=str)
+    ways = said.columns.drop(["case_id", "label_type"])
+    rows = [score_of(way, types, said[way].to_numpy(dtype=str)) for way in ways]
+    return pd.DataFrame(rows).drop(columns="predicted")
+
+
+def told_by_fold(run, fold):
+    """Return the stacks of one fold with the type that each way tells, a row each."""
+    queries, about, space = read(run / f"fold-{fold}-stacks.npz")
+    order = np.argsort(about["case_id"].to_numpy(dtype=str), kind="stable")
+    queries, about = queries[order], about.iloc[order].reset_index(drop=True)
+    files = [path for path in sorted(run.glob(f"fold-{fold}-*.npz")) if not path.stem.endswith("-stacks")]
+    patients = [read(path, f"{path.stem}/") for path in files]
+    X, table = np.concatenate([part[0] for part in patients]), pd.concat([part[1] for part in patients])
+    asked = block_folds(about["label_type"], N_FOLDS) == fold
+    known, types = about[~asked], about["label_type"].to_numpy(dtype=str)
+    both = pd.concat([table, known], ignore_index=True)
+    weight = np.r_[np.ones(len(X)), np.full(len(known), REAL)]
+    names = sorted(set(table["label_type"]))
+    simulated = fit_measured_head(X, table, table["label_type"], names)
+    joint = fit_measured_head(
+        np.concatenate([X, queries[~asked]]), both, both["label_type"], names, sample_weight=weight
+    )
+    own = load_model(run / f"fold-{fold}.safetensors")[1]["classes"]["type"]
+    chances = {f"own head, {len(own)} types": (space.aspect_coordinates("type", queries), own)}
+    of_all = f"measured head, {len(names)} types"
+    chances |= {of_all: (simulated.probabilities(queries, about), names)}
+    chances |= {f"{of_all}, of real stacks too": (joint.probabilities(queries, about), names)}
+    told = {way: np.array(of)[c[asked].argmax(axis=1)] for way, (c, of) in chances.items()}
+    points = {"plain distance": space.coordinates(queries)}
+    points |= {f"{way}, as a distance": np.sqrt(c) for way, (c, _) in chances.items()}
+    for way, P in points.items():
+        told[f"5 neighbors, {way}"] = KNeighborsClassifier(5).fit(P[~asked], types[~asked]).predict(P[asked])
+    return pd.DataFrame({"case_id": about["case_id"][asked], "label_type": types[asked]} | told)
 
 
 def score(file, subset, way, chances, table, chosen, names, classes):
