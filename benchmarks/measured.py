@@ -4,7 +4,7 @@
 
 All files are of ``tumorsim embed`` by the same weights. The head is learned from ``--train``, simulated
 patients that neither the network nor ``--test`` has. Rows, for each test file: the network's own head, the
-measured one, and of real tumors the measured one that learned from them too, which count five times, by five
+measured one, and of real tumors the measured one that learned from them too (`shipping.beside`), by five
 contiguous blocks of case numbers within each type. ``pairs`` are solitary rings, glioma against metastasis,
 in pairs of equal volume, where a file has them. Balanced accuracy of the most probable of all types, of pairs
 of those two, with its interval by patient.
@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from benchmarks.aspects import read
 from benchmarks.pretrained import interval, is_ring, matched_in_volume, score_of
 from benchmarks.protocol import block_folds
-from benchmarks.shipping import REAL
+from benchmarks.shipping import beside
 from tumorsim.training import fit_measured_head
 from tumorsim.weights import load_model, load_registry
 
@@ -96,9 +96,9 @@ def by_folds(X, table, queries, about, classes):
     for fold in range(N_FOLDS):
         rest = fold_of != fold
         both = pd.concat([table, about[rest]], ignore_index=True)
-        weight = np.r_[np.ones(len(X)), np.full(rest.sum(), REAL)]
+        types = both["label_type"].to_numpy(dtype=object)
         head = fit_measured_head(
-            np.concatenate([X, queries[rest]]), both, both["label_type"], classes, sample_weight=weight
+            np.concatenate([X, queries[rest]]), both, types, classes, **beside(types, len(X), classes)
         )
         found[~rest] = head.probabilities(queries[~rest], about[~rest])
     return found
@@ -125,11 +125,11 @@ def told_by_fold(run, fold):
     asked = block_folds(about["label_type"], N_FOLDS) == fold
     known, types = about[~asked], about["label_type"].to_numpy(dtype=str)
     both = pd.concat([table, known], ignore_index=True)
-    weight = np.r_[np.ones(len(X)), np.full(len(known), REAL)]
     names = sorted(set(table["label_type"]))
     simulated = fit_measured_head(X, table, table["label_type"], names)
+    labels = both["label_type"].to_numpy(dtype=object)
     joint = fit_measured_head(
-        np.concatenate([X, queries[~asked]]), both, both["label_type"], names, sample_weight=weight
+        np.concatenate([X, queries[~asked]]), both, labels, names, **beside(labels, len(X), names)
     )
     own = load_model(run / f"fold-{fold}.safetensors")[1]["classes"]["type"]
     chances = {f"own head, {len(own)} types": (space.aspect_coordinates("type", queries), own)}

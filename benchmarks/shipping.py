@@ -7,7 +7,7 @@
 writes into the metadata of registered weights ``docs/model_card.md`` and the salted hashes of the real scans
 that trained them, or the head of the type that reads measured columns as well. It is learned from files of
 ``tumorsim embed`` by the same weights: of simulated patients that the network has not seen, and of real
-tumors, which count five times. Tensors and fingerprint stay; the registry gets the file's new SHA-256.
+tumors, which together weigh as much. Tensors and fingerprint stay; the registry gets the file's new SHA-256.
 """
 
 import argparse
@@ -39,10 +39,9 @@ from tumorsim.weights import (
     save_model,
 )
 
-__all__ = ["average_models", "describe_again", "learn_type", "register"]
+__all__ = ["average_models", "beside", "describe_again", "learn_type", "register"]
 
 MAX_BYTES = 6_000_000  # the wheel's limit
-REAL = 5.0  # simulated tumors that a real one counts as in a measured head (docs/results.md)
 
 CARD = Path(__file__).parents[1] / "docs/model_card.md"
 
@@ -268,15 +267,29 @@ def learn_type(name, simulated, real=(), *, registry_path=None):
     """Return the measured head of the type of registered weights, from files of their embeddings."""
     registry = load_registry(registry_path)
     _, config = load_model(registry.path.parent / registry.get(name).file)
-    files = [load_embeddings(path) for path in (*simulated, *real)]
+    files, n = [load_embeddings(path) for path in (*simulated, *real)], len(simulated)
     strange = [space for _, _, space in files if space["fingerprint"] != config["fingerprint"]]
     if strange:
         raise ValueError(f"Embeddings must be of '{name}'. Got {len(strange)} files of other weights.")
     table = pd.concat([pd.DataFrame(columns) for _, columns, _ in files], ignore_index=True)
-    weight = np.repeat([1.0] * len(simulated) + [REAL] * len(real), [len(X) for X, _, _ in files])
-    types = table["label_type"].to_numpy(dtype=object)
+    types, classes = table["label_type"].to_numpy(dtype=object), config["classes"]["type"]
+    options = beside(types, sum(len(X) for X, _, _ in files[:n]), classes)
     X = np.concatenate([X for X, _, _ in files]).astype(np.float64)
-    return fit_measured_head(X, table, types, config["classes"]["type"], sample_weight=weight)
+    return fit_measured_head(X, table, types, classes, **options)
+
+
+def beside(types, n_simulated, classes):
+    """Return options of `fit_measured_head` for simulated tumors and the real ones behind them.
+
+    Real ones together weigh as much as simulated ones. They are told apart from the types of their archive
+    only, so that it does not speak against the others that an archive was collected of few types.
+    """
+    n_real = len(types) - n_simulated
+    held = np.isin(classes, types[n_simulated:].astype(str))
+    return {
+        "sample_weight": np.repeat([1.0, n_simulated / max(n_real, 1)], [n_simulated, n_real]),
+        "possible": np.repeat([np.ones(len(classes), dtype=bool), held], [n_simulated, n_real], axis=0),
+    }
 
 
 def main(arguments=None):

@@ -200,3 +200,20 @@ def test_malformed_heads_in_a_model_file_are_named(tmp_path):
         save_file(tensors, path, metadata=metadata | {"config": json.dumps(config)})
         with pytest.raises(WeightsError):
             TumorEmbedder.load(path)
+
+
+def test_an_archive_of_few_types_does_not_speak_against_the_rest():
+    """Of real tumors of two types of three, what marks them as real lowers the third only where it could be."""
+    (X, table), (queries, about) = cohort(600, 7, ["a", "b", "c"]), cohort(200, 8, ["a", "b", "c"])
+    real = table["label_type"] != "c"
+    X[:, 0], queries[:, 0] = 0, 3  # another scanner
+    joined = np.vstack([X, np.where([True, False, False], 3, X[real])])
+    both = pd.concat([table, table[real]], ignore_index=True)
+    possible = np.ones((len(both), 3), dtype=bool)
+    possible[len(X) :, 2] = False
+    told = {}
+    for name, given in (("all", None), ("those held", possible)):
+        head = fit_measured_head(joined, both, both["label_type"], ["a", "b", "c"], possible=given)
+        told[name] = head.probabilities(queries, about)[:, 2].mean()
+        assert right(head, queries, about, ["a", "b", "c"]) > 0.45
+    assert told["those held"] == pytest.approx(1 / 3, abs=0.05) and told["all"] < 0.25

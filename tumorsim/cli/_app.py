@@ -25,7 +25,7 @@ class _OneLineErrors(TyperGroup):
     def invoke(self, ctx):
         """Run a command; ``--debug`` lets the traceback through."""
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = lambda text, *_, **__: say(f"Warning: {text}", err=True)
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:  # 'tumorsim … | head'
@@ -46,11 +46,6 @@ class _OneLineErrors(TyperGroup):
 def say(text="", *, err=False):
     """Print text without the control characters that a manifest or a file's name may hold."""
     typer.echo("\n".join(printable(line, len(line)) for line in str(text).split("\n")), err=err)
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None):
-    """Print a warning for people, without the line of code that gave it."""
-    say(f"Warning: {message}", err=True)
 
 
 def _print_version(wanted):

@@ -1,5 +1,6 @@
 """What a query may be → its tumors, or their proposed mask."""
 
+import re
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -160,16 +161,11 @@ def _case_of(query, mask, box, patient_id, case_id, dicom):
         ids = {"case_id": case_id or query.case_id, "patient_id": patient_id or query.patient_id}
         mask = query.mask if mask is None and box is None else mask
         return Case(query.image, mask, **ids)
-    name = _stem(query) if isinstance(query, str | PathLike) else "query"
+    named = isinstance(query, str | PathLike)
+    name = Path(re.sub(r"(?i)\.gz$", "", Path(query).name)).stem if named else "query"
     return Case(query, mask, case_id=case_id or name, patient_id=patient_id or UNKNOWN_PATIENT)
 
 
 def _is_folder(query):
     """Tell whether a query is a folder, which holds DICOM."""
     return isinstance(query, str | PathLike) and Path(query).is_dir()
-
-
-def _stem(path):
-    """Return a file's name without ``.nii.gz`` and the like."""
-    name = Path(path).name
-    return name[:-7] if name.lower().endswith(".nii.gz") else Path(path).stem

@@ -1,6 +1,7 @@
 """Scans of an archive, embedded by this process, by several of this machine, or by a Dask cluster."""
 
 import contextlib
+import copy
 import multiprocessing
 import signal
 from itertools import islice
@@ -135,7 +136,9 @@ def _by_dask(embedder, scans, address):
     distributed = import_extra("distributed", "--dask", "dask")
     with distributed.Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
-        shared = client.submit(_same, embedder, pure=False)  # a task, not scattered: it survives its worker
+        shared = client.submit(
+            copy.copy, embedder, pure=False
+        )  # a task, not scattered: it survives its worker
         keys, flying = {}, distributed.as_completed(loop=client.loop)
 
         def send(n_parts):
@@ -150,8 +153,3 @@ def _by_dask(embedder, scans, address):
             results = task.result()
             send(1)
             yield from zip(keys.pop(task.key), results, strict=True)
-
-
-def _same(value):
-    """Return what came in."""
-    return value

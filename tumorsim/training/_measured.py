@@ -10,7 +10,7 @@ from tumorsim.spaces import MeasuredHead, read_measure
 COLUMNS = ("volume_mm3", "sphericity", "elongation", *ENHANCEMENT, IN_SCAN)
 
 
-def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
+def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible=None, C=0.05):
     """Return a `MeasuredHead` by multinomial logistic regression, classes weighing the same.
 
     Parameters
@@ -23,6 +23,9 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     classes : list of str
         At least two, each of which needs tumors.
     sample_weight : array-like of shape (n_tumors,), optional
+    possible : array-like of shape (n_tumors, n_classes), dtype=bool, optional
+        Classes that a tumor's archive holds. The others are no part of its likelihood: that an archive was
+        collected of few types does not teach that its scanners speak against the rest. Default: all.
     C : float, default=0.05
         Inverse strength of the L2 penalty on standardized inputs.
 
@@ -31,15 +34,12 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     ValueError
         If a class has no tumor.
     """
-    from sklearn.linear_model import LogisticRegression
-
     labels = np.array(["" if is_missing(label) else str(label) for label in labels], dtype=object)
-    of = [np.flatnonzero(labels == name) for name in classes]
-    empty = [name for name, rows in zip(classes, of, strict=True) if not len(rows)]
+    truth = labels[:, None] == np.array(classes, dtype=object)
+    empty = [name for name, members in zip(classes, truth.T, strict=True) if not members.any()]
     if empty or len(classes) < 2:
         raise ValueError(f"A measured head needs tumors of each class, of two at least. Got none of {empty}.")
-    rows = np.sort(np.concatenate(of))
-    k, columns = len(classes), {}
+    rows, k, columns = truth.any(axis=1), len(classes), {}
     for name in (name for name in COLUMNS if name in table):
         values = read_measure(table, name)[rows]
         if np.isfinite(values).any():
@@ -49,18 +49,28 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, C=0.05):
     inputs = np.hstack([X, np.broadcast_to(terms, (len(X), terms.shape[1]))])[rows]
     middle, unit = inputs.mean(axis=0), inputs.std(axis=0)
     unit[unit == 0] = 1
-    weight = np.zeros(len(labels))
-    for members in of:
-        weight[members] = 1 if sample_weight is None else np.asarray(sample_weight)[members]
-        weight[members] *= len(rows) / k / weight[members].sum()
-    model = LogisticRegression(C=C, max_iter=5000)
-    model.fit((inputs - middle) / unit, labels[rows].astype(str), sample_weight=weight[rows])
-    found, offsets = model.coef_, model.intercept_
-    if k == 2:
-        found, offsets = np.vstack([-found, found]) / 2, np.hstack([-offsets, offsets]) / 2
-    order = [list(model.classes_).index(name) for name in classes]
-    found = found[order] / unit
-    offsets, found = offsets[order] - found @ middle, found - found.mean(axis=0)
-    slopes = found[:, X.shape[1] :].T.reshape(-1, 2, k)
-    columns = {name: (held[0], part) for (name, held), part in zip(columns.items(), slopes, strict=True)}
-    return MeasuredHead(found[:, : X.shape[1]], offsets - offsets.mean(), columns)
+    weight = truth * (1.0 if sample_weight is None else np.asarray(sample_weight)[:, None])
+    weight = (weight * rows.sum() / k / weight.sum(axis=0)).sum(axis=1)
+    barred = ~truth & ~np.asarray(True if possible is None else possible)
+    found = _regress((inputs - middle) / unit, truth[rows], C * weight[rows], barred[rows]).T
+    slopes = found[:, :-1] / unit
+    parts = slopes[:, X.shape[1] :].T.reshape(-1, 2, k)
+    columns = {name: (held[0], part) for (name, held), part in zip(columns.items(), parts, strict=True)}
+    return MeasuredHead(slopes[:, : X.shape[1]], found[:, -1] - slopes @ middle, columns)
+
+
+def _regress(inputs, truth, weight, barred):
+    """Return slopes and, last, offsets (p + 1, k) of a softmax over classes that are not `barred` (n, k)."""
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    def loss(flat):
+        scores = inputs @ flat.reshape(shape)[:-1] + flat.reshape(shape)[-1]
+        logs = log_softmax(np.where(barred, -np.inf, scores), axis=1)
+        error = weight[:, None] * (np.exp(logs) - truth)
+        slopes = flat.reshape(shape) * np.r_[np.ones(shape[0] - 1), 0][:, None]
+        gradient = np.vstack([inputs.T @ error, error.sum(axis=0)]) + slopes
+        return (slopes**2).sum() / 2 - weight @ logs[truth], gradient.ravel()
+
+    shape = (inputs.shape[1] + 1, truth.shape[1])
+    return minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B").x.reshape(shape)
