@@ -7,7 +7,7 @@ patients that neither the network nor ``--test`` has. Rows, for each test file: 
 measured one, and of real tumors the measured one that learned from them too (`shipping.beside`), by five
 contiguous blocks of case numbers within each type. ``pairs`` are solitary rings, glioma against metastasis,
 in pairs of equal volume, where a file has them. Balanced accuracy of the most probable of all types, of pairs
-of those two, with its interval by patient.
+of those two, and of real tumors of the types that their file has as well, with its interval by patient.
 
     python -m benchmarks.measured --folds RUN --out OUT
 
@@ -84,7 +84,9 @@ def is_simulated(table):
 def subsets(table, known, classes):
     """Yield name, rows and types of what is scored apart."""
     yield "all", known, classes
-    if is_simulated(table):
+    if not is_simulated(table):
+        yield "told from theirs", known, sorted(set(table["label_type"][known]))
+    else:
         alone = is_ring(table) & (table["tumors_in_scan"] == 1).to_numpy()
         if {"glioma", "metastasis"} == set(table["label_type"]):
             yield "pairs", matched_in_volume(table, alone, ratio=1.3), ["glioma", "metastasis"]
@@ -135,7 +137,11 @@ def told_by_fold(run, fold):
     chances = {f"own head, {len(own)} types": (space.aspect_coordinates("type", queries), own)}
     of_all = f"measured head, {len(names)} types"
     chances |= {of_all: (simulated.probabilities(queries, about), names)}
-    chances |= {f"{of_all}, of real stacks too": (joint.probabilities(queries, about), names)}
+    both_ways = joint.probabilities(queries, about)
+    chances |= {f"{of_all}, of real stacks too": (both_ways, names)}
+    chances |= {
+        f"the same, told from {len(own)} types": (both_ways[:, [names.index(name) for name in own]], own)
+    }
     told = {way: np.array(of)[c[asked].argmax(axis=1)] for way, (c, of) in chances.items()}
     points = {"plain distance": space.coordinates(queries)}
     points |= {f"{way}, as a distance": np.sqrt(c) for way, (c, _) in chances.items()}

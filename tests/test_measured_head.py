@@ -203,7 +203,7 @@ def test_malformed_heads_in_a_model_file_are_named(tmp_path):
 
 
 def test_an_archive_of_few_types_does_not_speak_against_the_rest():
-    """Of real tumors of two types of three, what marks them as real lowers the third only where it could be."""
+    """What marks tumors as real lowers a type that they are not collected of only where it is possible."""
     (X, table), (queries, about) = cohort(600, 7, ["a", "b", "c"]), cohort(200, 8, ["a", "b", "c"])
     real = table["label_type"] != "c"
     X[:, 0], queries[:, 0] = 0, 3  # another scanner
@@ -216,4 +216,4 @@ def test_an_archive_of_few_types_does_not_speak_against_the_rest():
         head = fit_measured_head(joined, both, both["label_type"], ["a", "b", "c"], possible=given)
         told[name] = head.probabilities(queries, about)[:, 2].mean()
         assert right(head, queries, about, ["a", "b", "c"]) > 0.45
-    assert told["those held"] == pytest.approx(1 / 3, abs=0.05) and told["all"] < 0.25
+    assert told["those held"] > 0.25 and told["all"] < 0.22

@@ -161,8 +161,7 @@ def _case_of(query, mask, box, patient_id, case_id, dicom):
         ids = {"case_id": case_id or query.case_id, "patient_id": patient_id or query.patient_id}
         mask = query.mask if mask is None and box is None else mask
         return Case(query.image, mask, **ids)
-    named = isinstance(query, str | PathLike)
-    name = Path(re.sub(r"(?i)\.gz$", "", Path(query).name)).stem if named else "query"
+    name = Path(re.sub(r"(?i)\.gz$", "", str(query))).stem if isinstance(query, str | PathLike) else "query"
     return Case(query, mask, case_id=case_id or name, patient_id=patient_id or UNKNOWN_PATIENT)
 
 

@@ -11,7 +11,7 @@ COLUMNS = ("volume_mm3", "sphericity", "elongation", *ENHANCEMENT, IN_SCAN)
 
 
 def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible=None, C=0.05):
-    """Return a `MeasuredHead` by multinomial logistic regression, classes weighing the same.
+    """Return a `MeasuredHead` by multinomial logistic regression, an archive's classes weighing the same.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible
         At least two, each of which needs tumors.
     sample_weight : array-like of shape (n_tumors,), optional
     possible : array-like of shape (n_tumors, n_classes), dtype=bool, optional
-        Classes that a tumor's archive holds. The others are no part of its likelihood: that an archive was
-        collected of few types does not teach that its scanners speak against the rest. Default: all.
+        Classes that a tumor's archive holds, and is told from: one collected of few types does not teach that
+        its scanners speak against the rest. Default: all.
     C : float, default=0.05
         Inverse strength of the L2 penalty on standardized inputs.
 
@@ -49,10 +49,14 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible
     inputs = np.hstack([X, np.broadcast_to(terms, (len(X), terms.shape[1]))])[rows]
     middle, unit = inputs.mean(axis=0), inputs.std(axis=0)
     unit[unit == 0] = 1
-    weight = truth * (1.0 if sample_weight is None else np.asarray(sample_weight)[:, None])
-    weight = (weight * rows.sum() / k / weight.sum(axis=0)).sum(axis=1)
-    barred = ~truth & ~np.asarray(True if possible is None else possible)
-    found = _regress((inputs - middle) / unit, truth[rows], C * weight[rows], barred[rows]).T
+    weight = np.array(np.ones(len(rows)) if sample_weight is None else sample_weight, dtype=float)
+    held = np.ones_like(truth) if possible is None else np.asarray(possible)
+    truth, weight, held = truth[rows], weight[rows], held[rows]
+    for kind in np.unique(held, axis=0):
+        here = (held == kind).all(axis=1)
+        sums = weight[here] @ truth[here]
+        weight[here] *= sums.sum() / np.count_nonzero(sums) / (truth[here] @ sums)
+    found = _regress((inputs - middle) / unit, truth, C * weight / weight.mean(), ~truth & ~held).T
     slopes = found[:, :-1] / unit
     parts = slopes[:, X.shape[1] :].T.reshape(-1, 2, k)
     columns = {name: (held[0], part) for (name, held), part in zip(columns.items(), parts, strict=True)}
@@ -61,16 +65,15 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible
 
 def _regress(inputs, truth, weight, barred):
     """Return slopes and, last, offsets (p + 1, k) of a softmax over classes that are not `barred` (n, k)."""
-    from scipy.optimize import minimize
-    from scipy.special import log_softmax
+    from scipy import optimize, special
 
     def loss(flat):
         scores = inputs @ flat.reshape(shape)[:-1] + flat.reshape(shape)[-1]
-        logs = log_softmax(np.where(barred, -np.inf, scores), axis=1)
+        logs = special.log_softmax(np.where(barred, -np.inf, scores), axis=1)
         error = weight[:, None] * (np.exp(logs) - truth)
         slopes = flat.reshape(shape) * np.r_[np.ones(shape[0] - 1), 0][:, None]
         gradient = np.vstack([inputs.T @ error, error.sum(axis=0)]) + slopes
         return (slopes**2).sum() / 2 - weight @ logs[truth], gradient.ravel()
 
     shape = (inputs.shape[1] + 1, truth.shape[1])
-    return minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B").x.reshape(shape)
+    return optimize.minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B").x.reshape(shape)
