@@ -136,9 +136,8 @@ def _by_dask(embedder, scans, address):
     distributed = import_extra("distributed", "--dask", "dask")
     with distributed.Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
-        shared = client.submit(
-            copy.copy, embedder, pure=False
-        )  # a task, not scattered: it survives its worker
+        # a task, not scattered: it survives its worker
+        shared = client.submit(copy.copy, embedder, pure=False)
         keys, flying = {}, distributed.as_completed(loop=client.loop)
 
         def send(n_parts):

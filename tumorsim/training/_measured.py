@@ -50,7 +50,7 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible
     middle, unit = inputs.mean(axis=0), inputs.std(axis=0)
     unit[unit == 0] = 1
     weight = np.array(np.ones(len(rows)) if sample_weight is None else sample_weight, dtype=float)
-    held = np.ones_like(truth) if possible is None else np.asarray(possible)
+    held = np.ones_like(truth) if possible is None else np.asarray(possible, dtype=bool)
     truth, weight, held = truth[rows], weight[rows], held[rows]
     for kind in np.unique(held, axis=0):
         here = (held == kind).all(axis=1)
