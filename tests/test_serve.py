@@ -120,7 +120,9 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(world):
     """Return a running server; at the end it has logged nothing, and its private folder is gone."""
-    server = Server(world, world / "model.safetensors", world / "index", upload_bytes=2**22, upload_seconds=2)
+    server = Server(
+        world, world / "model.safetensors", world / "index", upload_bytes=2**22, upload_seconds=12
+    )
     yield server
     assert server.stop() == ("", "") and not server.private.exists()
 
@@ -455,7 +457,7 @@ def test_slow_upload_ends(server):
         )
         start = time.monotonic()
         assert b" 408 " in client.recv(100)
-        assert time.monotonic() - start < 10
+        assert 11 < time.monotonic() - start < 60
 
 
 def test_fifty_uploads_at_once(server, world):

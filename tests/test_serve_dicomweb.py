@@ -56,7 +56,7 @@ def _until(holds):
     """Wait until a condition holds, for a minute at most; a server that is not there yet does not count."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if holds():
                 return
         time.sleep(0.2)
