@@ -114,7 +114,7 @@ def test_scans_without_a_proposal_are_shown_but_not_listed(made_folder, week, tm
     assert "No tumor proposed" in _Page(tmp_path / "m" / "review.html").text and "2 scans" in result.output
 
 
-def test_an_interrupted_archive_goes_on(made_folder, week, tmp_path, monkeypatch):
+def test_an_interrupted_archive_goes_on(made_folder, week, tmp_path, monkeypatch, interruptible):
     """SIGINT ends with 130 and how to go on; the same command then does what is left, and only that."""
     folder = tmp_path / "in"
     folder.mkdir()
@@ -128,13 +128,9 @@ def test_an_interrupted_archive_goes_on(made_folder, week, tmp_path, monkeypatch
         if Path(target).name == "c1.nii.gz":
             os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job lacks
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", replace)
-            assert "Stopped. The same command goes on" in run(*words, code=130).stderr
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        assert "Stopped. The same command goes on" in run(*words, code=130).stderr
     assert not (tmp_path / "m" / "scans.csv").exists()
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "m").glob("*.nii.gz")}
     assert 2 <= len(done) < 8 and not [p for p in (tmp_path / "m").iterdir() if p.name.startswith(".")]

@@ -457,7 +457,7 @@ def test_slow_upload_ends(server):
         )
         start = time.monotonic()
         assert b" 408 " in client.recv(100)
-        assert 11 < time.monotonic() - start < 60
+        assert 11 < time.monotonic() - start < 20
 
 
 def test_fifty_uploads_at_once(server, world):

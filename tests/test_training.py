@@ -1,15 +1,13 @@
 """Training: learning, reproducibility, interruption."""
 
-import _thread
+import itertools
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,24 +140,19 @@ def _epochs_in(directory):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_interrupted_run_goes_on_bit_for_bit(tumors, tmp_path, request, optimizer):
+def test_interrupted_run_goes_on_bit_for_bit(tumors, tmp_path, monkeypatch, interruptible, optimizer):
     """Ctrl-C within the third epoch costs that epoch only, with either optimizer."""
-    # a background job of a shell begins without the handler that makes an interrupt an exception
-    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = {"optimizer": optimizer, "lr": 0.01, "max_epochs": 4, "batches_per_epoch": 25}
-    checkpoint = tmp_path / CHECKPOINT
+    steps, original = itertools.count(1), torch.Tensor.backward
 
-    def interrupt():
-        while not checkpoint.is_file() or len(_epochs_in(tmp_path)) < 2:
-            time.sleep(0.002)
-        _thread.interrupt_main()
+    def backward(loss):
+        original(loss)
+        if next(steps) == 60:  # of 25 an epoch
+            signal.raise_signal(signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch.Tensor, "backward", backward)
         tiny(**options, checkpoint_dir=tmp_path).fit(tumors)
-    thread.join()
     assert 2 <= len(_epochs_in(tmp_path)) < 4
     resumed = tiny(**options, checkpoint_dir=tmp_path).fit(tumors, resume=True)
     assert_same_network(resumed, tiny(**options).fit(tumors))

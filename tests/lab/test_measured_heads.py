@@ -51,6 +51,7 @@ def test_a_measured_head_is_scored_beside_the_network(tmp_path, monkeypatch):
     types = found["type"]
     assert types["rings", "pairs", "measured head"] > 0.9 > 0.7 > types["rings", "pairs", "own head"]
     assert types["stacks", "all", "measured head"] > 0.5 > types["stacks", "all", "own head"]
+    assert types["stacks", "all", "measured head, by folds"] >= types["stacks", "all", "measured head"] - 0.05
     theirs = types["stacks", "told from theirs"]
     assert theirs["measured head, by folds"] > 0.6 > theirs["own head"]
     assert (found["low"] <= found["type"]).all() and (found["type"] <= found["high"]).all()
