@@ -56,8 +56,7 @@ def heads(args):
     """Return a row per file, subset and head."""
     registry = load_registry()
     classes = load_model(registry.path.parent / registry.get(args.model).file)[1]["classes"]["type"]
-    parts = [read(path, f"{path.stem}/") for path in args.train]
-    X, table = np.concatenate([part[0] for part in parts]), pd.concat([part[1] for part in parts])
+    X, table = patients(args.train)
     head = fit_measured_head(X, table, table["label_type"], classes)
     rows = []
     for path in args.test:
@@ -74,6 +73,12 @@ def heads(args):
                 score(path.stem, name, way, c, about, chosen, names, classes) for way, c in chances.items()
             ]
     return rows
+
+
+def patients(files):
+    """Return embeddings and table of simulated patients, whose ids get their file's name."""
+    parts = [read(path, f"{path.stem}/") for path in files]
+    return np.concatenate([part[0] for part in parts]), pd.concat([part[1] for part in parts])
 
 
 def is_simulated(table):
@@ -97,13 +102,17 @@ def by_folds(X, table, queries, about, classes):
     fold_of, found = block_folds(about["label_type"], N_FOLDS), np.zeros((len(queries), len(classes)))
     for fold in range(N_FOLDS):
         rest = fold_of != fold
-        both = pd.concat([table, about[rest]], ignore_index=True)
-        types = both["label_type"].to_numpy(dtype=object)
-        head = fit_measured_head(
-            np.concatenate([X, queries[rest]]), both, types, classes, **beside(types, len(X), classes)
-        )
+        head = joint_head(X, table, queries[rest], about[rest], classes)
         found[~rest] = head.probabilities(queries[~rest], about[~rest])
     return found
+
+
+def joint_head(X, table, real_X, real_table, classes):
+    """Return the head that simulated tumors and real ones teach."""
+    both = pd.concat([table, real_table], ignore_index=True)
+    types = both["label_type"].to_numpy(dtype=object)
+    options = beside(types, len(X), classes)
+    return fit_measured_head(np.concatenate([X, real_X]), both, types, classes, **options)
 
 
 def networks_of_folds(run):
@@ -122,25 +131,17 @@ def told_by_fold(run, fold):
     order = np.argsort(about["case_id"].to_numpy(dtype=str), kind="stable")
     queries, about = queries[order], about.iloc[order].reset_index(drop=True)
     files = [path for path in sorted(run.glob(f"fold-{fold}-*.npz")) if not path.stem.endswith("-stacks")]
-    patients = [read(path, f"{path.stem}/") for path in files]
-    X, table = np.concatenate([part[0] for part in patients]), pd.concat([part[1] for part in patients])
-    asked = block_folds(about["label_type"], N_FOLDS) == fold
-    known, types = about[~asked], about["label_type"].to_numpy(dtype=str)
-    both = pd.concat([table, known], ignore_index=True)
-    names = sorted(set(table["label_type"]))
-    simulated = fit_measured_head(X, table, table["label_type"], names)
-    labels = both["label_type"].to_numpy(dtype=object)
-    joint = fit_measured_head(
-        np.concatenate([X, queries[~asked]]), both, labels, names, **beside(labels, len(X), names)
-    )
+    X, table = patients(files)
+    types, names = about["label_type"].to_numpy(dtype=str), sorted(set(table["label_type"]))
     own = load_model(run / f"fold-{fold}.safetensors")[1]["classes"]["type"]
-    chances = {f"own head, {len(own)} types": (space.aspect_coordinates("type", queries), own)}
-    of_all = f"measured head, {len(names)} types"
-    chances |= {of_all: (simulated.probabilities(queries, about), names)}
-    both_ways = joint.probabilities(queries, about)
-    chances |= {f"{of_all}, of real stacks too": (both_ways, names)}
-    chances |= {
-        f"the same, told from {len(own)} types": (both_ways[:, [names.index(name) for name in own]], own)
+    asked = block_folds(types, N_FOLDS) == fold
+    simulated = fit_measured_head(X, table, table["label_type"], names).probabilities(queries, about)
+    joint = joint_head(X, table, queries[~asked], about[~asked], names).probabilities(queries, about)
+    chances = {
+        f"own head, {len(own)} types": (space.aspect_coordinates("type", queries), own),
+        f"measured head, {len(names)} types": (simulated, names),
+        f"measured head, {len(names)} types, of real stacks too": (joint, names),
+        f"the same, told from {len(own)} types": (joint[:, [names.index(name) for name in own]], own),
     }
     told = {way: np.array(of)[c[asked].argmax(axis=1)] for way, (c, of) in chances.items()}
     points = {"plain distance": space.coordinates(queries)}

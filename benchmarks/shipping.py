@@ -267,15 +267,15 @@ def learn_type(name, simulated, real=(), *, registry_path=None):
     """Return the measured head of the type of registered weights, from files of their embeddings."""
     registry = load_registry(registry_path)
     _, config = load_model(registry.path.parent / registry.get(name).file)
-    files, n = [load_embeddings(path) for path in (*simulated, *real)], len(simulated)
+    files = [load_embeddings(path) for path in (*simulated, *real)]
     strange = [space for _, _, space in files if space["fingerprint"] != config["fingerprint"]]
     if strange:
         raise ValueError(f"Embeddings must be of '{name}'. Got {len(strange)} files of other weights.")
     table = pd.concat([pd.DataFrame(columns) for _, columns, _ in files], ignore_index=True)
     types, classes = table["label_type"].to_numpy(dtype=object), config["classes"]["type"]
-    options = beside(types, sum(len(X) for X, _, _ in files[:n]), classes)
+    n_simulated = sum(len(X) for X, _, _ in files[: len(simulated)])
     X = np.concatenate([X for X, _, _ in files]).astype(np.float64)
-    return fit_measured_head(X, table, types, classes, **options)
+    return fit_measured_head(X, table, types, classes, **beside(types, n_simulated, classes))
 
 
 def beside(types, n_simulated, classes):

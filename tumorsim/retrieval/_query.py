@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +161,8 @@ def _case_of(query, mask, box, patient_id, case_id, dicom):
         ids = {"case_id": case_id or query.case_id, "patient_id": patient_id or query.patient_id}
         mask = query.mask if mask is None and box is None else mask
         return Case(query.image, mask, **ids)
-    name = Path(re.sub(r"(?i)\.gz$", "", str(query))).stem if isinstance(query, str | PathLike) else "query"
+    named = isinstance(query, str | PathLike)
+    name = Path(re.sub(r"(?i)(?<=\.nii)\.gz$", "", fspath(query))).stem if named else "query"
     return Case(query, mask, case_id=case_id or name, patient_id=patient_id or UNKNOWN_PATIENT)
 
 

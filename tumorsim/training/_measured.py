@@ -50,13 +50,13 @@ def fit_measured_head(X, table, labels, classes, *, sample_weight=None, possible
     middle, unit = inputs.mean(axis=0), inputs.std(axis=0)
     unit[unit == 0] = 1
     weight = np.array(np.ones(len(rows)) if sample_weight is None else sample_weight, dtype=float)
-    held = np.ones_like(truth) if possible is None else np.asarray(possible, dtype=bool)
-    truth, weight, held = truth[rows], weight[rows], held[rows]
-    for kind in np.unique(held, axis=0):
-        here = (held == kind).all(axis=1)
+    possible = np.ones_like(truth) if possible is None else np.asarray(possible, dtype=bool)
+    truth, weight, possible = truth[rows], weight[rows], possible[rows]
+    for kind in np.unique(possible, axis=0):
+        here = (possible == kind).all(axis=1)
         sums = weight[here] @ truth[here]
         weight[here] *= sums.sum() / np.count_nonzero(sums) / (truth[here] @ sums)
-    found = _regress((inputs - middle) / unit, truth, C * weight / weight.mean(), ~truth & ~held).T
+    found = _regress((inputs - middle) / unit, truth, C * weight / weight.mean(), ~truth & ~possible).T
     slopes = found[:, :-1] / unit
     parts = slopes[:, X.shape[1] :].T.reshape(-1, 2, k)
     columns = {name: (held[0], part) for (name, held), part in zip(columns.items(), parts, strict=True)}
@@ -68,11 +68,10 @@ def _regress(inputs, truth, weight, barred):
     from scipy import optimize, special
 
     def loss(flat):
-        scores = inputs @ flat.reshape(shape)[:-1] + flat.reshape(shape)[-1]
-        logs = special.log_softmax(np.where(barred, -np.inf, scores), axis=1)
+        slopes, offsets = np.split(flat.reshape(shape), [-1])
+        logs = special.log_softmax(np.where(barred, -np.inf, inputs @ slopes + offsets), axis=1)
         error = weight[:, None] * (np.exp(logs) - truth)
-        slopes = flat.reshape(shape) * np.r_[np.ones(shape[0] - 1), 0][:, None]
-        gradient = np.vstack([inputs.T @ error, error.sum(axis=0)]) + slopes
+        gradient = np.vstack([inputs.T @ error + slopes, error.sum(axis=0)])
         return (slopes**2).sum() / 2 - weight @ logs[truth], gradient.ravel()
 
     shape = (inputs.shape[1] + 1, truth.shape[1])
